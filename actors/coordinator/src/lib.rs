@@ -1,1 +1,2 @@
-//! To be written.
+//! placeholder while wiring; see state.rs
+pub mod state;

@@ -1,1 +1,30 @@
-//! To be written.
+//! Arrow frames, the manifest of a dataset version, and applying fitted preprocessing.
+//!
+//! What the data_loader prepares, others read through here: the trainer by the feed's frames, the
+//! evaluator by shards, later the predictor row by row. All use the same [`Encoder`], so a row has the same
+//! features, to the last bit, wherever it is encoded. No network, no async, no clock.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`manifest`] | [`Manifest`]: the schema, statistics, split, shards and fitted preprocessing of a dataset version |
+//! | [`table`] | [`Table`]: raw typed rows |
+//! | [`shard`] | a table as an Arrow IPC file, and back |
+//! | [`encode`] | [`Encoder`]: raw rows to features and targets |
+//! | [`feed_frame`] | encoded rows as an Arrow IPC stream, and back |
+//! | [`scale`] | the scalings' arithmetic, the same on every host |
+
+pub mod encode;
+pub mod error;
+pub mod feed_frame;
+mod ipc;
+pub mod manifest;
+pub mod scale;
+pub mod shard;
+pub mod table;
+
+pub use encode::{Encoded, Encoder};
+pub use error::{Error, ErrorKind};
+pub use feed_frame::{decode_frame, encode_frame, frame_bytes_bound};
+pub use manifest::Manifest;
+pub use shard::{read_shard, write_shard};
+pub use table::{ColumnValues, Table};

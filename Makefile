@@ -1,0 +1,71 @@
+# The commands of this repository. Tools are kept in .tools/; builds go to CARGO_TARGET_DIR if it is
+# set, else to target/. What is provisioned needs the network once.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test accept fault bench coverage gpu-test clean
+.SUFFIXES:
+
+target := $(abspath $(or $(CARGO_TARGET_DIR),target))
+suites := $(sort $(basename $(notdir $(wildcard */benches/*.rs actors/*/benches/*.rs))))
+
+SEED ?= 1
+FAULTS ?= 200
+
+# Shell fragments: a recipe that needs them fails with them.
+server := WITHIN_NATS_SERVER="$$(scripts/provision-nats)" && export WITHIN_NATS_SERVER
+python := WITHIN_PYTHON="$$(scripts/provision-python)" && export WITHIN_PYTHON
+# The binary is built with the features of the whole workspace, so that the tests reuse its parts.
+binary := cargo build --workspace --bin within && export WITHIN_BIN="$(target)/debug/within"
+release := cargo build --release --workspace --bin within && export WITHIN_BIN="$(target)/release/within"
+
+help: ## Show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: ## Train, evaluate and announce a model on generated data, or your job (ARGS="my.yaml --set ...")
+	@$(server) && $(binary) && "$$WITHIN_BIN" run $(ARGS)
+
+test: ## Format, lints and every test
+	@$(server) && $(python) && $(binary) && set -x && \
+	cargo fmt --check && \
+	cargo clippy --workspace --all-targets -- -D warnings && \
+	cargo test --workspace
+
+accept: ## The full figures: data sets, peers, long matrices, benches
+	@$(server) && $(python) && $(binary) && set -x && \
+	WITHIN_ACCEPT=1 cargo test -p within-tests --test it -- --nocapture
+	@set -e; for suite in $(suites); do $(MAKE) --no-print-directory bench SUITE=$$suite; done
+
+fault: ## Random faults on a running platform (SEED=1 FAULTS=200)
+	@$(server) && $(python) && $(binary) && set -x && \
+	WITHIN_ACCEPT=1 WITHIN_SEED=$(SEED) WITHIN_FAULTS=$(FAULTS) \
+	cargo test -p within-tests --test it fault -- --nocapture
+
+bench: ## One suite of figures, also as JSON in the build folder (SUITE=...)
+ifeq ($(filter $(SUITE),$(suites)),)
+	@echo "make bench SUITE=...: $(or $(SUITE),none given); there are: $(or $(suites),none yet)" >&2; exit 2
+else
+	@$(server) && $(python) && $(release) && mkdir -p "$(target)/bench" && \
+	WITHIN_BENCH_DIR="$(target)/bench" cargo bench --workspace --bench $(SUITE) -- $(ARGS)
+endif
+
+# The processes that the tests start are counted too, except those that they kill.
+coverage: ## Share of lines that the tests run, by file
+	@$(server) && $(python) && \
+	export PATH="$(CURDIR)/.tools/bin:$$PATH" CARGO_TARGET_DIR="$(target)/coverage" && \
+	{ command -v cargo-llvm-cov >/dev/null || \
+	  cargo install cargo-llvm-cov --version 0.9.1 --locked --root .tools; } && \
+	rustup component add llvm-tools && \
+	eval "$$(cargo llvm-cov show-env --sh)" && \
+	cargo llvm-cov clean --workspace && \
+	cargo build --workspace --bin within && \
+	export WITHIN_BIN="$$CARGO_TARGET_DIR/debug/within" && \
+	cargo test --workspace && \
+	cargo llvm-cov report --html --output-dir "$$CARGO_TARGET_DIR/report" && \
+	cargo llvm-cov report --ignore-filename-regex '^(.*/)?tests/'
+
+gpu-test: ## The tests of the CUDA path; a skip is a failure
+	REQUIRE_CUDA=1 cargo test -p within-kernels
+
+clean: ## Remove builds and provisioned tools; models and runs in .within stay
+	cargo clean
+	rm -rf .tools

@@ -1,0 +1,157 @@
+//! The workers as their heartbeats show them.
+
+use std::collections::BTreeMap;
+
+use messages::job::{JobState, Role, TaskState};
+use messages::worker::{Control, Heartbeat, HeldLease};
+use messages::{JobId, UnixMs, WorkerId};
+
+use super::{Effect, State};
+
+/// A role of a worker.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Worker {
+    pub host: String,
+    pub build: String,
+    pub fingerprint: String,
+    pub slots: u32,
+    pub draining: bool,
+    pub seen: UnixMs,
+    pub sequence: u64,
+    /// Gang slots that this coordinator has reserved or sees in use, by job.
+    pub(super) reserved: BTreeMap<JobId, u32>,
+}
+
+impl Worker {
+    /// Gang slots that may be offered.
+    pub(super) fn slots_open(&self) -> u32 {
+        if self.draining { 0 } else { self.slots.saturating_sub(self.reserved.values().sum()) }
+    }
+}
+
+impl State {
+    pub(super) fn on_heartbeat(&mut self, beat: Heartbeat, now: UnixMs) {
+        let key = (beat.role, beat.worker.clone());
+        let known = self.workers.get(&key);
+        let reserved = known.map(|w| w.reserved.clone()).unwrap_or_default();
+        if known.is_some_and(|w| w.sequence > beat.sequence && w.seen <= now) {
+            return; // reordered
+        }
+        let opened = known.is_none_or(|w| w.slots != beat.slots || w.draining != beat.draining);
+        self.workers.insert(
+            key,
+            Worker {
+                host: beat.host,
+                build: beat.build,
+                fingerprint: beat.fingerprint,
+                slots: beat.slots,
+                draining: beat.draining,
+                seen: now,
+                sequence: beat.sequence,
+                reserved,
+            },
+        );
+        for lease in beat.held {
+            self.on_held(&beat.worker, beat.role, &lease, now);
+        }
+        if opened && beat.role == Role::Trainer {
+            self.schedule_gangs(now);
+        }
+    }
+
+    /// A lease that a worker believes to hold: it lives on, or the worker is told that it is void.
+    fn on_held(&mut self, worker: &WorkerId, role: Role, lease: &HeldLease, now: UnixMs) {
+        let Some(entry) = self.jobs.get_mut(&lease.job) else { return };
+        let Some(task) = entry.record.task(&lease.task) else { return };
+        let valid = task.state.is_held()
+            && task.role == role
+            && task.attempt == lease.attempt
+            && task.fence == Some(lease.fence);
+        if valid {
+            entry.seen.insert((lease.task.clone(), worker.clone()), now);
+            return;
+        }
+        // A commit may be on its way that this lease stems from.
+        if entry.busy && task.state.is_held() && task.fence.is_none() {
+            return;
+        }
+        let over = task.state == TaskState::Done && entry.record.state != JobState::Cancelled;
+        if !over {
+            self.effects.push(Effect::Control {
+                worker: worker.clone(),
+                control: Control::StopTask {
+                    job: lease.job.clone(),
+                    task: lease.task.clone(),
+                    fence: lease.fence,
+                    reason: "the lease has passed on".into(),
+                },
+            });
+        }
+    }
+
+    pub(super) fn drop_silent_workers(&mut self, now: UnixMs) {
+        let lost_ms = self.timings.worker_lost_ms;
+        self.workers.retain(|_, worker| now.saturating_sub(worker.seen) < lost_ms || !worker.reserved.is_empty());
+    }
+
+    fn alive(&self, role: Role) -> impl Iterator<Item = (&WorkerId, &Worker)> {
+        self.workers.iter().filter(move |((r, _), w)| *r == role && !w.draining).map(|((_, id), w)| (id, w))
+    }
+
+    /// Why nobody can take a queue task; none if somebody can.
+    pub(super) fn why_no_worker(&self, role: Role) -> Option<String> {
+        self.alive(role).next().is_none().then(|| format!("no {role} is up"))
+    }
+
+    /// Why a gang of this size can never be placed as things stand; none if it only has to wait.
+    pub(super) fn why_no_gang(&self, world_size: u32) -> Option<String> {
+        let slots: u32 = self.alive(Role::Trainer).map(|(_, w)| w.slots).sum();
+        match slots {
+            0 => Some("no trainer is up".into()),
+            n if n < world_size => Some(format!("{world_size} trainer slots are needed, {n} exist")),
+            _ => None,
+        }
+    }
+
+    pub(super) fn reserve(&mut self, worker: &WorkerId, job: &JobId, slots: u32) {
+        if let Some(entry) = self.workers.get_mut(&(Role::Trainer, worker.clone())) {
+            entry.reserved.insert(job.clone(), slots);
+        }
+    }
+
+    pub(super) fn unreserve(&mut self, worker: &WorkerId, job: &JobId) {
+        if let Some(entry) = self.workers.get_mut(&(Role::Trainer, worker.clone())) {
+            entry.reserved.remove(job);
+        }
+    }
+
+    pub(super) fn unreserve_all(&mut self, job: &JobId) {
+        for ((role, _), worker) in &mut self.workers {
+            if *role == Role::Trainer {
+                worker.reserved.remove(job);
+            }
+        }
+    }
+
+    /// Workers with open slots, fullest fingerprint group first, then by id.
+    pub(super) fn pick_slots(&self, world_size: u32) -> Option<Vec<(WorkerId, u32)>> {
+        let mut groups: BTreeMap<&str, u32> = BTreeMap::new();
+        for (_, worker) in self.alive(Role::Trainer) {
+            *groups.entry(&worker.fingerprint).or_default() += worker.slots_open();
+        }
+        let (fingerprint, open) = groups.into_iter().max_by_key(|(name, open)| (*open, std::cmp::Reverse(*name)))?;
+        if open < world_size {
+            return None;
+        }
+        let mut left = world_size;
+        let mut picks = Vec::new();
+        for (id, worker) in self.alive(Role::Trainer).filter(|(_, w)| w.fingerprint == fingerprint) {
+            let take = worker.slots_open().min(left);
+            if take > 0 {
+                picks.push((id.clone(), take));
+                left -= take;
+            }
+        }
+        (left == 0).then_some(picks)
+    }
+}

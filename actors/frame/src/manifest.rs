@@ -1,0 +1,343 @@
+//! The manifest of a dataset version: what it was made of, what its columns hold, how it is split, where
+//! its shards lie, and the preprocessing fitted on its train part. Stored as JSON, kind [`ARTIFACT_KIND`],
+//! name [`ARTIFACT_NAME`]; a reader needs nothing else to encode rows and to invert predictions.
+
+use messages::ArtifactRef;
+use messages::feed::Split;
+use messages::plan::{SplitStrategy, Task};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+pub use crate::scale::{FittedScale, FittedTransform};
+
+/// Kind under which shards and manifests are stored.
+pub const ARTIFACT_KIND: &str = "dataset";
+/// Name under which the manifest is stored.
+pub const ARTIFACT_NAME: &str = "manifest.json";
+/// Version of this schema. Readers accept this one and the previous one.
+pub const MANIFEST_VERSION: u16 = 1;
+/// Largest manifest that a reader accepts, in bytes.
+pub const MAX_MANIFEST_BYTES: usize = 256 * 1024 * 1024;
+/// Most encoded features of a row.
+pub const MAX_FEATURES: usize = 1_000_000;
+/// Names that begin so are the table's own, not the data's.
+pub const RESERVED_PREFIX: &str = "within.";
+/// Text of the feature into which rare categories fall.
+pub const OTHER: &str = "<other>";
+/// Text of a missing-value indicator.
+pub const MISSING: &str = "<missing>";
+
+/// A dataset version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub schema: u16,
+    /// The plan's free label.
+    pub dataset_version: String,
+    pub lineage: Lineage,
+    /// Files in reading order.
+    pub sources: Vec<Source>,
+    /// Columns in the order of the files.
+    pub columns: Vec<Column>,
+    pub target: Target,
+    /// Fitted preprocessing, in the order of the encoded features.
+    pub features: Vec<Feature>,
+    /// Name of each encoded feature.
+    pub feature_names: Vec<String>,
+    pub sample_id: SampleIdScheme,
+    /// Whether rows carry weights.
+    pub weighted: bool,
+    pub split: SplitInfo,
+    /// Train, val, test.
+    pub parts: Vec<Part>,
+    pub warnings: Vec<String>,
+}
+
+/// What the dataset version follows from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lineage {
+    /// `JobPlan::content_blake3`.
+    pub plan_blake3: String,
+    /// `version+commit` of the code that prepared it.
+    pub code_version: String,
+    /// Dataset versions that it was derived from; none when it was read from files.
+    #[serde(default)]
+    pub parents: Vec<ArtifactRef>,
+}
+
+/// One file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// As in the plan.
+    pub path: String,
+    /// BLAKE3 of its bytes.
+    pub blake3: String,
+    pub size_bytes: u64,
+    pub rows: u64,
+    /// Whether it is of the official test part.
+    pub test: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ColumnKind {
+    Number,
+    Category,
+    /// Read past: not a feature, and not target, id or weight either.
+    Dropped,
+}
+
+/// What a column is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ColumnRole {
+    Feature,
+    Target,
+    SampleId,
+    Weight,
+    /// Named by the split (group, time, strata) and not a feature.
+    Split,
+    None,
+}
+
+/// One column of the files.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Column {
+    pub name: String,
+    pub r#type: ColumnKind,
+    pub role: ColumnRole,
+    /// Of the train part; none for a dropped column.
+    pub statistics: Option<Statistics>,
+    /// Categories by falling count, then by text; at most [`MAX_LISTED_CATEGORIES`].
+    #[serde(default)]
+    pub categories: Vec<CategoryCount>,
+}
+
+/// Most categories that a manifest lists of one column; `distinct` counts all.
+pub const MAX_LISTED_CATEGORIES: usize = 1_000;
+
+/// Of one column's values in train, in row order.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Statistics {
+    /// Values that are there.
+    pub count: u64,
+    pub missing: u64,
+    pub distinct: u64,
+    /// Numbers only; none when no value is there.
+    pub mean: Option<f64>,
+    /// ddof 0.
+    pub std: Option<f64>,
+    pub min: Option<f64>,
+    pub max: Option<f64>,
+    pub median: Option<f64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CategoryCount {
+    pub value: String,
+    pub count: u64,
+}
+
+/// What is learned.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Target {
+    pub task: Task,
+    pub column: String,
+    /// Class texts by class index; binary: the negative, then the positive one. Empty for regression.
+    pub classes: Vec<String>,
+    /// Applied to what the model learns; inverted in [`Manifest::invert_target`].
+    pub transform: FittedTransform,
+    /// Regression: mean of the untransformed target in train. Binary: share of the positive class.
+    /// Multiclass: 0. The mean baseline answers this.
+    pub train_mean: f64,
+    /// Share of each class in train; empty for regression.
+    pub train_priors: Vec<f64>,
+}
+
+/// The encoded features of one column.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Feature {
+    pub column: String,
+    /// Index of its first encoded feature.
+    pub first: usize,
+    pub encoding: Encoding,
+}
+
+/// How a column is encoded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Encoding {
+    /// The value (or, where it is missing, `impute`), scaled; then the indicator, if there is one.
+    Number {
+        impute: f64,
+        missing_indicator: bool,
+        scale: FittedScale,
+        /// Bound of standardized values; 0: none.
+        clip: f64,
+    },
+    /// One feature a category, in text order, then one for all others if rare categories were folded.
+    /// A missing value is all zeros; so is an unseen category where nothing was folded.
+    OneHot { categories: Vec<String>, other: bool },
+}
+
+impl Encoding {
+    /// How many encoded features it makes.
+    pub fn width(&self) -> usize {
+        match self {
+            Self::Number { missing_indicator, .. } => 1 + usize::from(*missing_indicator),
+            Self::OneHot { categories, other } => categories.len() + usize::from(*other),
+        }
+    }
+
+    /// Names of its encoded features.
+    pub fn names(&self, column: &str) -> Vec<String> {
+        match self {
+            Self::Number { missing_indicator, .. } => {
+                let mut names = vec![column.to_owned()];
+                if *missing_indicator {
+                    names.push(format!("{column}={MISSING}"));
+                }
+                names
+            }
+            Self::OneHot { categories, other } => {
+                let mut names: Vec<_> = categories.iter().map(|c| format!("{column}={c}")).collect();
+                if *other {
+                    names.push(format!("{column}={OTHER}"));
+                }
+                names
+            }
+        }
+    }
+}
+
+/// What names a sample.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "scheme", rename_all = "snake_case")]
+pub enum SampleIdScheme {
+    /// Row number from 0 over all files, first train and val's, then test's.
+    RowNumber,
+    /// First 8 bytes, little-endian, of the BLAKE3 of the column's text.
+    Column { column: String },
+}
+
+/// How rows were split.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SplitInfo {
+    pub strategy: SplitStrategy,
+    pub test_size: f64,
+    pub val_size: f64,
+    pub random_state: u64,
+    /// The column that strata, groups or times came from.
+    pub column: Option<String>,
+    /// Whether the test part came with the data.
+    pub official_test: bool,
+}
+
+/// One part of the split.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    pub split: Split,
+    pub rows: u64,
+    /// Rows of each class; empty for regression.
+    pub class_counts: Vec<u64>,
+    /// In row order.
+    pub shards: Vec<Shard>,
+}
+
+/// One file of rows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shard {
+    pub artifact: ArtifactRef,
+    pub rows: u64,
+}
+
+impl Manifest {
+    /// The bytes to store; the same manifest gives the same bytes.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).expect("invariant: a manifest serializes")
+    }
+
+    /// Reads a manifest, bounded in size, and checks that its parts agree.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, Error> {
+        if bytes.len() > MAX_MANIFEST_BYTES {
+            return Err(Error::malformed(format!("manifest of {} bytes: expected at most {MAX_MANIFEST_BYTES}", bytes.len())));
+        }
+        #[derive(Deserialize)]
+        struct Head {
+            schema: u16,
+        }
+        let head: Head = serde_json::from_slice(bytes).map_err(|e| Error::malformed(format!("not a manifest: {e}")))?;
+        if !(MANIFEST_VERSION.saturating_sub(1)..=MANIFEST_VERSION).contains(&head.schema) {
+            return Err(Error::version(format!(
+                "manifest of schema version {}: this reader knows up to {MANIFEST_VERSION}",
+                head.schema
+            )));
+        }
+        let manifest: Self = serde_json::from_slice(bytes).map_err(|e| Error::malformed(format!("not a manifest: {e}")))?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// Number of encoded features of a row.
+    pub fn width(&self) -> usize {
+        self.feature_names.len()
+    }
+
+    /// Number of outputs that a model for this target has.
+    pub fn outputs(&self) -> usize {
+        match self.target.task {
+            Task::Regression | Task::BinaryClassification => 1,
+            Task::Multiclass => self.target.classes.len(),
+        }
+    }
+
+    /// A part; a manifest has all three.
+    pub fn part(&self, split: Split) -> Option<&Part> {
+        self.parts.iter().find(|part| part.split == split)
+    }
+
+    pub fn rows(&self, split: Split) -> u64 {
+        self.part(split).map_or(0, |part| part.rows)
+    }
+
+    /// Turns a regression model's outputs into values of the target column, in place.
+    pub fn invert_target(&self, outputs: &mut [f32]) {
+        if self.target.transform != FittedTransform::None {
+            for value in outputs {
+                *value = self.target.transform.invert(f64::from(*value)) as f32;
+            }
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let mut names = Vec::new();
+        for feature in &self.features {
+            if feature.first != names.len() {
+                return Err(Error::malformed(format!(
+                    "manifest: feature column {:?} begins at {}, expected {}",
+                    feature.column,
+                    feature.first,
+                    names.len()
+                )));
+            }
+            names.extend(feature.encoding.names(&feature.column));
+        }
+        if names != self.feature_names {
+            return Err(Error::malformed("manifest: feature_names are not those of its features"));
+        }
+        if names.len() > MAX_FEATURES {
+            return Err(Error::malformed(format!("manifest: {} features, expected at most {MAX_FEATURES}", names.len())));
+        }
+        for split in Split::ALL {
+            let part = self.part(split).ok_or_else(|| Error::malformed(format!("manifest: no {} part", split.as_str())))?;
+            let rows = part.shards.iter().fold(0u64, |sum, shard| sum.saturating_add(shard.rows));
+            if rows != part.rows {
+                return Err(Error::malformed(format!(
+                    "manifest: the {} part has {} rows but its shards {rows}",
+                    split.as_str(),
+                    part.rows
+                )));
+            }
+        }
+        Ok(())
+    }
+}

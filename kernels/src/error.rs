@@ -1,0 +1,75 @@
+//! The one error of this crate. Every variant says which operation refused, what it expected and what it
+//! got; [`ErrorKind`] is what callers branch on.
+
+/// What went wrong, for callers that branch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// Sizes do not fit together.
+    Shape,
+    /// An element type an operation does not take.
+    Dtype,
+    /// A value outside its range: a configuration key, a class index, a weight.
+    Value,
+    /// NaN or infinity appeared during a computation.
+    Numeric,
+    /// A weight or state file that is damaged, hostile or of another model.
+    Weights,
+    /// Memory could not be had.
+    OutOfMemory,
+}
+
+/// Every failure of this crate.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// Sizes do not fit together.
+    #[error("{op}: expected {expected}, got {got}")]
+    Shape { op: &'static str, expected: String, got: String },
+    /// An element type an operation does not take.
+    #[error("{op}: expected element type {expected}, got {got}")]
+    Dtype { op: &'static str, expected: &'static str, got: String },
+    /// A value outside its range.
+    #[error("{op}: expected {expected}, got {got}")]
+    Value { op: &'static str, expected: String, got: String },
+    /// NaN or infinity. `op` is the first operation whose result was not finite, `samples` the ids of the
+    /// first rows concerned (at most [`MAX_NAMED_SAMPLES`]; empty where no single row is to blame).
+    #[error("{op}: a value is not finite (step {step}, samples {samples:?})")]
+    Numeric { op: String, step: u64, samples: Vec<u64> },
+    /// A weight or state file that does not fit.
+    #[error("weights: {what}: expected {expected}, got {got}")]
+    Weights { what: String, expected: String, got: String },
+    /// Memory could not be had.
+    #[error("{op}: out of memory, {bytes} bytes asked for")]
+    OutOfMemory { op: &'static str, bytes: usize },
+}
+
+/// How many sample ids a numeric error names.
+pub const MAX_NAMED_SAMPLES: usize = 8;
+
+impl Error {
+    /// The kind of this error.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Shape { .. } => ErrorKind::Shape,
+            Error::Dtype { .. } => ErrorKind::Dtype,
+            Error::Value { .. } => ErrorKind::Value,
+            Error::Numeric { .. } => ErrorKind::Numeric,
+            Error::Weights { .. } => ErrorKind::Weights,
+            Error::OutOfMemory { .. } => ErrorKind::OutOfMemory,
+        }
+    }
+
+    pub(crate) fn shape(op: &'static str, expected: impl Into<String>, got: impl Into<String>) -> Error {
+        Error::Shape { op, expected: expected.into(), got: got.into() }
+    }
+
+    pub(crate) fn value(op: &'static str, expected: impl Into<String>, got: impl ToString) -> Error {
+        Error::Value { op, expected: expected.into(), got: got.to_string() }
+    }
+
+    pub(crate) fn weights(what: impl Into<String>, expected: impl Into<String>, got: impl Into<String>) -> Error {
+        Error::Weights { what: what.into(), expected: expected.into(), got: got.into() }
+    }
+}
+
+/// The result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;

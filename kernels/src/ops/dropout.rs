@@ -1,0 +1,59 @@
+//! Inverted dropout (Srivastava et al. 2014): during training an element is zero with probability p, else
+//! scaled by 1 / (1 - p). Which ones is addressed by (seed, layer, epoch, sample id, step).
+
+use super::{Env, GradStore, Op, Var};
+use crate::cpu;
+use crate::cpu::gemm::Scratch;
+use crate::error::{Error, Result};
+use crate::philox::{Key, Stream};
+use crate::tape::Tape;
+use std::ops::Range;
+
+/// One recorded dropout.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dropout {
+    pub input: Var,
+    pub output: Var,
+    mask: Var,
+    rate: f32,
+    lane: u32,
+}
+
+impl Tape<'_> {
+    /// Drops elements of x with probability `rate` in [0, 1); `lane` tells layers apart. In evaluation, and
+    /// at rate 0, this is x itself.
+    pub fn dropout(&mut self, x: Var, rate: f32, lane: u32) -> Result<Var> {
+        if !(0.0..1.0).contains(&rate) {
+            return Err(Error::value("dropout", "a rate in [0, 1)", rate));
+        }
+        if rate == 0.0 || !self.is_training() {
+            return Ok(x);
+        }
+        let (output, mask) = (self.fresh(self.columns(x))?, self.fresh(self.columns(x))?);
+        self.record(Op::Dropout(Dropout { input: x, output, mask, rate, lane }))?;
+        Ok(output)
+    }
+}
+
+impl Dropout {
+    pub(super) fn forward(&self, env: &Env<'_>, rows: Range<usize>, scratch: &mut Scratch) {
+        let random = env.randomness;
+        let key = Key::new(random.seed, Stream::Dropout).lane(self.lane).epoch(random.epoch).words();
+        for row in rows {
+            let one = row..row + 1;
+            let (mask, y) = (env.rows_mut(self.mask, &one), env.rows_mut(self.output, &one));
+            let (x, sample) = (env.rows(self.input, &one), env.sample_ids[row]);
+            cpu::dropout::row(x, self.rate, key, sample, random.step, mask, y, &mut scratch.words);
+        }
+    }
+
+    pub(super) fn backward(&self, env: &Env<'_>, rows: Range<usize>, stores: [GradStore; 2], _: &mut Scratch) {
+        let (grad, mask) = (env.grad(self.output, &rows), env.rows(self.mask, &rows));
+        let terms = grad.iter().zip(mask).map(|(g, m)| g * m);
+        match stores[0] {
+            GradStore::Skip => {}
+            GradStore::Set => env.grad_mut(self.input, &rows).iter_mut().zip(terms).for_each(|(o, t)| *o = t),
+            GradStore::Add => env.grad_mut(self.input, &rows).iter_mut().zip(terms).for_each(|(o, t)| *o += t),
+        }
+    }
+}

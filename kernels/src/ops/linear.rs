@@ -1,0 +1,95 @@
+//! y = act(x W^T + b), W [out, in]: the product, bias and activation in one operation.
+
+use super::{Env, GradStore, ParamTask, Var};
+use crate::cpu::activation::{self, Activation};
+use crate::cpu::gemm::{DOT_BELOW, Matrix, Right, Scratch, ShardProduct, product, product_by_dots, shard_product};
+use crate::cpu::reduce::{Summand, add_assign, column_sums};
+use crate::error::{Error, Result};
+use crate::params::{ParamId, ParamStore};
+use crate::tape::Tape;
+use std::ops::Range;
+
+/// One recorded linear layer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Linear {
+    pub input: Var,
+    pub output: Var,
+    /// The activation's input, kept where its derivative needs it.
+    kept: Option<Var>,
+    pub weight: ParamId,
+    pub bias: Option<ParamId>,
+    act: Activation,
+    pub inputs: usize,
+    pub outputs: usize,
+}
+
+impl Tape<'_> {
+    /// act(x W^T + b): x [rows, in], W [out, in], b [out]; gives [rows, out]. `Shape` errors name the sizes.
+    pub fn linear(&mut self, x: Var, weight: ParamId, bias: Option<ParamId>, act: Activation) -> Result<Var> {
+        let [outputs, inputs] = *self.params().param(weight).shape.as_slice() else {
+            return Err(Error::shape("linear", "a weight [out, in]", format!("{:?}", self.params().param(weight).shape)));
+        };
+        if self.columns(x) != inputs {
+            return Err(Error::shape("linear", format!("inputs of {inputs} columns"), self.columns(x).to_string()));
+        }
+        if let Some(bias) = bias
+            && self.params().param(bias).shape != [outputs]
+        {
+            return Err(Error::shape("linear", format!("a bias [{outputs}]"), format!("{:?}", self.params().param(bias).shape)));
+        }
+        let output = self.fresh(outputs)?;
+        let kept = if act.needs_input() && self.wants_gradients() { Some(self.fresh(outputs)?) } else { None };
+        self.record(super::Op::Linear(Linear { input: x, output, kept, weight, bias, act, inputs, outputs }))?;
+        Ok(output)
+    }
+}
+
+impl Linear {
+    fn weights<'a>(&self, params: &'a ParamStore) -> &'a [f32] {
+        params.values(self.weight)
+    }
+
+    pub(super) fn forward(&self, env: &Env<'_>, rows: Range<usize>, scratch: &mut Scratch) {
+        let x = Matrix::dense(env.rows(self.input, &rows), rows.len(), self.inputs);
+        let y = env.rows_mut(self.output, &rows);
+        if self.outputs < DOT_BELOW {
+            product_by_dots(x, self.weights(env.params), self.outputs, y);
+        } else {
+            let b = Right::Packed { panels: env.params.packed(self.weight), n: self.outputs, k: self.inputs };
+            product(x, b, y, &mut scratch.edge);
+        }
+        let kept = self.kept.map(|var| env.rows_mut(var, &rows));
+        activation::forward(self.act, y, self.bias.map(|b| env.params.values(b)), kept);
+    }
+
+    pub(super) fn backward(&self, env: &Env<'_>, rows: Range<usize>, stores: [GradStore; 2], scratch: &mut Scratch) {
+        let grad = env.grad_mut(self.output, &rows);
+        activation::backward(self.act, grad, env.rows(self.kept.unwrap_or(self.output), &rows));
+        if stores[0] == GradStore::Skip {
+            return;
+        }
+        let grad = Matrix::dense(grad, rows.len(), self.outputs);
+        let w = Right::Rows(Matrix::dense(self.weights(env.params), self.outputs, self.inputs));
+        let out = env.grad_mut(self.input, &rows);
+        if stores[0] == GradStore::Set {
+            return product(grad, w, out, &mut scratch.edge);
+        }
+        scratch.product.resize(out.len(), 0.0);
+        product(grad, w, &mut scratch.product, &mut scratch.edge);
+        add_assign(out, &scratch.product);
+    }
+
+    pub(super) fn param_gradient(&self, env: &Env<'_>, task: &ParamTask<'_>, scratch: &mut Scratch) {
+        let grad = Matrix::dense(env.whole(self.output, task.rows).1, task.rows, self.outputs);
+        if task.which == 1 {
+            // SAFETY: blocks of parameter gradients are disjoint.
+            let out = unsafe { task.out.get_mut(task.block.clone()) };
+            return column_sums(grad, Summand::Plain, task.bounds, out, &mut scratch.stack);
+        }
+        let x = Matrix::dense(env.whole(self.input, task.rows).0, task.rows, self.inputs);
+        let (from, to) = (task.block.start, task.block.end);
+        // SAFETY: as above.
+        let out = unsafe { task.out.get_mut(from * self.inputs..to * self.inputs) };
+        shard_product(&ShardProduct { a: grad, b: x, bounds: task.bounds, node: task.node }, from, to, out, scratch);
+    }
+}

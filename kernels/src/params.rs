@@ -1,0 +1,185 @@
+//! A model's parameters: names, shapes and values in one flat run, in canonical order. Gradients and
+//! optimizer state have the same layout, so that a step is a few passes over flat memory.
+
+use crate::buffer::{AlignedBuf, Shared};
+use crate::cpu::gemm::{pack_transposed, packed_len};
+use crate::error::{Error, Result};
+use std::ops::Range;
+
+/// Which parameter of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParamId(pub(crate) usize);
+
+/// Parameter groups by weight decay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decay {
+    /// Weights of products.
+    Decayed,
+    /// Biases and norms.
+    Exempt,
+}
+
+/// How a parameter is used, hence what is kept beside its values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Values only.
+    Plain,
+    /// The [out, in] weight of a product: a copy packed for it is kept in step.
+    Product,
+}
+
+/// One parameter.
+#[derive(Clone, Debug)]
+pub struct Param {
+    /// Canonical name, such as `layers.0.weight`.
+    pub name: String,
+    /// Sizes per axis.
+    pub shape: Vec<usize>,
+    /// Its group.
+    pub decay: Decay,
+    pub(crate) range: Range<usize>,
+    packed: Option<Range<usize>>,
+}
+
+/// Elements by which parameters are aligned in the flat run: a cache line.
+const ALIGN: usize = 16;
+
+/// All parameters of a model. Gaps between them in the flat run are zero and stay so.
+#[derive(Clone, Debug)]
+pub struct ParamStore {
+    entries: Vec<Param>,
+    values: AlignedBuf,
+    packed: AlignedBuf,
+}
+
+/// Collects parameters in canonical order.
+#[derive(Default)]
+pub struct ParamBuilder {
+    entries: Vec<Param>,
+    flat: usize,
+    packed: usize,
+}
+
+impl ParamBuilder {
+    /// Adds a parameter of one or two axes.
+    pub fn add(&mut self, name: String, shape: &[usize], decay: Decay, layout: Layout) -> Result<ParamId> {
+        let refuse = || Error::value("parameters", "a model that fits in memory", format!("{name} of shape {shape:?}"));
+        let len = shape.iter().try_fold(1usize, |n, &s| n.checked_mul(s)).ok_or_else(refuse)?;
+        let end = self.flat.checked_add(len).filter(|&n| n < usize::MAX / 64).ok_or_else(refuse)?;
+        let range = self.flat..end;
+        self.flat = end.next_multiple_of(ALIGN);
+        let packed = (layout == Layout::Product).then(|| {
+            let start = self.packed;
+            self.packed += packed_len(shape[0], shape[1]);
+            start..self.packed
+        });
+        self.entries.push(Param { name, shape: shape.to_vec(), decay, range, packed });
+        Ok(ParamId(self.entries.len() - 1))
+    }
+
+    /// The store, all zero.
+    pub fn build(self) -> Result<ParamStore> {
+        let (values, packed) = (AlignedBuf::zeroed(self.flat)?, AlignedBuf::zeroed(self.packed)?);
+        Ok(ParamStore { entries: self.entries, values, packed })
+    }
+}
+
+impl ParamStore {
+    /// Number of parameters (tensors).
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Number of trained numbers.
+    pub fn count(&self) -> usize {
+        self.entries.iter().map(|p| p.range.len()).sum()
+    }
+
+    /// In canonical order: each parameter and its values.
+    pub fn iter(&self) -> impl Iterator<Item = (&Param, &[f32])> {
+        self.entries.iter().map(|p| (p, &self.values[p.range.clone()]))
+    }
+
+    /// The parameter itself.
+    pub fn param(&self, id: ParamId) -> &Param {
+        &self.entries[id.0]
+    }
+
+    /// Values of one parameter.
+    pub fn values(&self, id: ParamId) -> &[f32] {
+        &self.values[self.entries[id.0].range.clone()]
+    }
+
+    /// By name.
+    pub fn find(&self, name: &str) -> Option<ParamId> {
+        self.entries.iter().position(|p| p.name == name).map(ParamId)
+    }
+
+    /// Replaces the values of one parameter. `Shape` error where the count differs.
+    pub fn set(&mut self, id: ParamId, values: &[f32]) -> Result<()> {
+        let range = self.entries[id.0].range.clone();
+        if values.len() != range.len() {
+            return Err(Error::shape("set parameter", format!("{} values", range.len()), values.len().to_string()));
+        }
+        self.values[range].copy_from_slice(values);
+        self.repack(id);
+        Ok(())
+    }
+
+    /// Length of the flat run: the length of a gradient.
+    pub fn flat_len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// The packed form of a product's weight.
+    pub(crate) fn packed(&self, id: ParamId) -> &[f32] {
+        let range = self.entries[id.0].packed.clone().expect("invariant: the weight of a product is packed");
+        &self.packed[range]
+    }
+
+    fn repack(&mut self, id: ParamId) {
+        let entry = &self.entries[id.0];
+        if let Some(packed) = entry.packed.clone() {
+            pack_transposed(&self.values[entry.range.clone()], entry.shape[1], &mut self.packed[packed]);
+        }
+    }
+
+    /// Views for an update that writes disjoint blocks on several threads.
+    pub(crate) fn shared(&mut self) -> SharedParams<'_> {
+        SharedParams { values: self.values.shared(), packed: self.packed.shared(), entries: &self.entries }
+    }
+}
+
+/// The store during a parallel update.
+pub(crate) struct SharedParams<'a> {
+    pub values: Shared<f32>,
+    packed: Shared<f32>,
+    entries: &'a [Param],
+}
+
+impl SharedParams<'_> {
+    /// Packs anew what a block of a product's weight holds. `block` is in the flat run and, within its
+    /// parameter, begins at a multiple of 16 rows and ends at one or at the end.
+    ///
+    /// # Safety
+    /// Nobody else touches the block or its packed form meanwhile.
+    pub(crate) unsafe fn repack(&self, param: usize, block: Range<usize>) {
+        let entry = &self.entries[param];
+        let Some(packed) = &entry.packed else { return };
+        let k = entry.shape[1];
+        let (first, len) = (block.start - entry.range.start, block.len());
+        if k == 0 || len == 0 {
+            return;
+        }
+        let start = packed.start + first;
+        let end = start + packed_len(len / k, k);
+        // SAFETY: by the caller's promise; the packed form of rows 16q.. begins at the same offset as the rows.
+        let (values, out) = unsafe { (self.values.get(block), self.packed.get_mut(start..end)) };
+        pack_transposed(values, k, out);
+    }
+}

@@ -1,0 +1,447 @@
+//! What runs: a [`JobPlan`] has every default filled in, everything validated, nothing optional
+//! left that a default exists for, and remembers where each value came from.
+//!
+//! The keys of a job spec are the paths of these fields (`training.optimizer.learning_rate`), plus
+//! the aliases of [`crate::spec`].
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "origin", rename_all = "snake_case")]
+pub enum Origin {
+    Default,
+    BaseConfig { file: String, line: u32 },
+    File { file: String, line: u32 },
+    /// The spec's `overrides`.
+    Override { line: u32 },
+    /// `--set`.
+    Set,
+    Trial,
+}
+
+/// Kind of a spec. Only `job` runs in this version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Job,
+    Sweep,
+    Evaluation,
+    Gates,
+    Experiment,
+}
+
+/// What the model learns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Task {
+    Regression,
+    BinaryClassification,
+    Multiclass,
+}
+
+impl Task {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Regression => "regression",
+            Self::BinaryClassification => "binary_classification",
+            Self::Multiclass => "multiclass",
+        }
+    }
+}
+
+/// A job, ready to run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct JobPlan {
+    pub schema: u16,
+    pub kind: Kind,
+    pub name: String,
+    pub description: String,
+    pub seed: u64,
+    pub task: Task,
+    pub data: DataPlan,
+    pub model: ModelPlan,
+    pub training: TrainingPlan,
+    pub evaluation: EvaluationPlan,
+    pub tracking: TrackingPlan,
+    pub notifications: NotificationPlan,
+    pub resources: ResourcePlan,
+    pub limits: LimitPlan,
+    /// Origin of each value by its path.
+    pub origins: BTreeMap<String, Origin>,
+    /// Accepted and worth saying: "accepted, no effect because …".
+    pub warnings: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DataPlan {
+    /// Free label, such as `2023Q1`.
+    pub dataset_version: String,
+    /// Files of one table, in order; relative to the data roots. All of it is split, or, with
+    /// `test_path`, this is train and val.
+    pub path: Vec<String>,
+    /// The official test part, if the data come with one.
+    pub test_path: Vec<String>,
+    pub format: DataFormat,
+    pub csv: CsvPlan,
+    pub target: TargetPlan,
+    /// Column whose value identifies a sample; without one, the row's number does.
+    pub id_column: Option<String>,
+    /// Column of sample weights; not a feature.
+    pub weight_column: Option<String>,
+    /// Only these columns are features; empty: all but target, id, weight and excluded.
+    pub include: Vec<String>,
+    /// Columns that are not features: leaks, identifiers.
+    pub exclude: Vec<String>,
+    /// Declared types and treatment by column; the rest is inferred.
+    pub columns: BTreeMap<String, ColumnPlan>,
+    pub preprocessing: PreprocessingPlan,
+    pub split: SplitPlan,
+    pub shuffle: bool,
+    pub shuffle_seed: u64,
+    pub drop_last: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DataFormat {
+    /// By the file's suffix.
+    Auto,
+    Csv,
+    Parquet,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CsvPlan {
+    /// One character.
+    pub delimiter: String,
+    /// One character.
+    pub quote: String,
+    pub header: bool,
+    /// Lines that begin with this character are skipped; empty: none are.
+    pub comment: String,
+    /// Blanks around fields and column names are cut off.
+    pub trim: bool,
+    /// One character, `.` or `,`.
+    pub decimal: String,
+    /// Texts that mean missing.
+    pub null_values: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TargetPlan {
+    pub column: String,
+    /// Binary: the text of the positive class; empty: `1`/`true`/`yes`, or the later of two in sorted order.
+    pub positive: String,
+    /// Cut off the end of a class's text, as the `.` of adult.test.
+    pub strip_suffix: String,
+    pub transform: TargetTransform,
+    /// Binary from a number: positive above this.
+    pub threshold: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetTransform {
+    None,
+    /// Regression: learn `ln(1 + y)`; predictions are transformed back before metrics.
+    Log1p,
+    /// Regression: learn `(y - mean) / std`, fitted on train; transformed back before metrics.
+    Standard,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ColumnType {
+    /// Inferred from the values.
+    Auto,
+    /// A quantity: imputed and scaled.
+    Number,
+    /// One of a set of texts or codes: one-hot.
+    Category,
+}
+
+/// Treatment of one column; what is not set follows `preprocessing`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ColumnPlan {
+    pub r#type: ColumnType,
+    /// Texts that mean missing in this column, beside `csv.null_values`.
+    pub null_values: Vec<String>,
+    pub impute: Option<Impute>,
+    pub scale: Option<Scale>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Impute {
+    Mean,
+    Median,
+    Zero,
+    /// Missing values fail the job.
+    Refuse,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Scale {
+    None,
+    /// `(x - mean) / std`, ddof 0, fitted on train.
+    Standard,
+    /// To 0..1, fitted on train.
+    MinMax,
+    /// `sign(x) ln(1 + |x|)`, then standard: for heavy tails.
+    Log1p,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PreprocessingPlan {
+    pub impute: Impute,
+    /// A further 0/1 feature for each number column that has missing values in train.
+    pub missing_indicator: bool,
+    pub scale: Scale,
+    /// Standardized numbers are clipped to +- this; 0: not at all.
+    pub clip: f64,
+    /// Categories of train with fewer rows fall together into one.
+    pub min_frequency: u32,
+    /// Most one-hot features of one column; the rarest beyond fall together.
+    pub max_categories: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SplitStrategy {
+    Random,
+    Stratified,
+    Group,
+    Time,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SplitPlan {
+    pub strategy: SplitStrategy,
+    /// Fraction of all rows; without effect when `data.test_path` is given.
+    pub test_size: f64,
+    /// Fraction of the remaining rows.
+    pub val_size: f64,
+    pub random_state: u64,
+    /// Stratified: this column, else the target (a number is binned).
+    pub stratify_column: Option<String>,
+    pub group_column: Option<String>,
+    pub time_column: Option<String>,
+}
+
+/// The model, by type.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ModelPlan {
+    Mlp(MlpPlan),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct MlpPlan {
+    pub hidden_layers: Vec<u32>,
+    pub activation: Activation,
+    pub dropout: f64,
+    pub normalization: Normalization,
+    pub initialization: Initialization,
+    pub initialization_seed: u64,
+    pub dropout_seed: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    Relu,
+    Gelu,
+    GeluTanh,
+    Sigmoid,
+    Tanh,
+    Silu,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Normalization {
+    None,
+    LayerNorm,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Initialization {
+    Normal { mean: f64, std: f64 },
+    XavierUniform,
+    XavierNormal,
+    KaimingUniform,
+    KaimingNormal,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TrainingPlan {
+    pub epochs: u32,
+    /// Rows of a global batch: one optimizer step (times `accumulation_steps`), whatever the world size.
+    pub batch_size: u32,
+    pub loss: Loss,
+    /// Binary: weight of the positive class in the loss.
+    pub positive_weight: f64,
+    /// Multiclass: smoothing of the one-hot targets.
+    pub label_smoothing: f64,
+    pub optimizer: OptimizerPlan,
+    pub scheduler: SchedulerPlan,
+    /// Largest global gradient norm; 0: not clipped.
+    pub clip_grad_norm: f64,
+    /// Largest absolute gradient value; 0: not clipped.
+    pub clip_grad_value: f64,
+    pub accumulation_steps: u32,
+    pub early_stopping: Option<EarlyStoppingPlan>,
+    /// Fixed cut of a global batch; part of the plan's hash, never changed by the world size.
+    pub logical_shards: u32,
+    pub checkpoint: CheckpointPlan,
+    /// Steps between two progress events.
+    pub log_interval: u32,
+    pub precision: Precision,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Loss {
+    Mse,
+    Mae,
+    Huber,
+    BceWithLogits,
+    CrossEntropy,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    F32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OptimizerPlan {
+    pub r#type: OptimizerType,
+    pub learning_rate: f64,
+    pub weight_decay: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub epsilon: f64,
+    /// SGD only.
+    pub momentum: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OptimizerType {
+    Adamw,
+    Adam,
+    Sgd,
+}
+
+/// Learning-rate schedule. Lengths in epochs unless the name says steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum SchedulerPlan {
+    Constant,
+    CosineAnnealing {
+        #[serde(rename = "T_max")]
+        t_max: u32,
+        eta_min: f64,
+    },
+    LinearWarmup { warmup_steps: u32, start_factor: f64 },
+    WarmupCosine { warmup_steps: u32, start_factor: f64, eta_min: f64 },
+    ReduceOnPlateau { factor: f64, patience: u32, threshold: f64, cooldown: u32, min_lr: f64 },
+    Step { step_size: u32, gamma: f64 },
+    OneCycle { max_lr: f64, pct_start: f64, div_factor: f64, final_div_factor: f64 },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    Min,
+    Max,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EarlyStoppingPlan {
+    pub monitor: String,
+    pub patience: u32,
+    pub min_delta: f64,
+    pub mode: Mode,
+    /// The model that is announced is the best by `monitor`, not the last.
+    pub restore_best: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CheckpointPlan {
+    /// Epochs between two checkpoints.
+    pub save_freq: u32,
+    pub keep_best: u32,
+    pub metric_name: String,
+    pub mode: Mode,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EvaluationPlan {
+    /// Names of `kernels::metrics`; empty in a spec means the task's default ones.
+    pub metrics: Vec<String>,
+    pub primary_metric: String,
+    /// Binary: positive at or above this probability.
+    pub threshold: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TrackingPlan {
+    pub experiment: String,
+    pub tags: BTreeMap<String, String>,
+    /// Patterns of plan paths to record, such as `training.optimizer.*`; empty: all.
+    pub parameters: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NotificationPlan {
+    pub webhooks: Vec<WebhookPlan>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WebhookPlan {
+    /// `http(s)://`; the host must be allowed by the notifier's configuration.
+    pub url: String,
+    /// Names of terminal events: completed, failed, cancelled.
+    pub events: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ResourcePlan {
+    /// `auto`, `cpu` (later `cuda:N`).
+    pub device: String,
+    /// Ranks of the training gang.
+    pub world_size: u32,
+    /// Compute threads of a rank; 0: what the machine gives, shared by its ranks.
+    pub threads: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LimitPlan {
+    /// From acceptance to the end of the job.
+    pub deadline_s: u64,
+    /// How often a task is tried.
+    pub max_attempts: u32,
+}
+
+impl JobPlan {
+    /// BLAKE3 of what is to be done: canonical JSON without names, origins and warnings. Two specs
+    /// with the same hash do the same.
+    pub fn content_blake3(&self) -> String {
+        let mut value = serde_json::to_value(self).expect("invariant: a plan serializes");
+        if let Some(map) = value.as_object_mut() {
+            for key in ["origins", "warnings", "name", "description", "notifications", "tracking", "limits", "resources"] {
+                map.remove(key);
+            }
+        }
+        blake3::hash(value.to_string().as_bytes()).to_hex().to_string()
+    }
+}
