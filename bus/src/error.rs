@@ -83,7 +83,7 @@ impl Error {
         let mut wire = WireError::new(code, self.message.clone());
         wire.retry = match self.kind {
             ErrorKind::Timeout => true,
-            ErrorKind::ServerTooOld => false,
+            ErrorKind::ServerTooOld | ErrorKind::Closed => false,
             _ => wire.retry,
         };
         wire

@@ -9,6 +9,7 @@
 //! - [`heartbeat`], [`role`]: what every role of a process needs.
 //! - [`embedded`]: a supervised child `nats-server`, for `within run` and for tests.
 
+mod api;
 pub mod artifact;
 pub mod clock;
 mod connection;

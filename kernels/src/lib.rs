@@ -94,12 +94,21 @@
 
 pub mod buffer;
 pub mod cpu;
+pub mod cuda;
 pub mod device;
 pub mod error;
+pub mod fingerprint;
 pub mod metrics;
+pub mod nn;
+pub mod ops;
+pub mod optim;
+pub mod params;
 pub mod philox;
 pub mod pool;
 pub mod shard;
+pub mod tape;
 pub mod tensor;
+pub mod train;
+pub mod weights;
 
 pub use error::{Error, ErrorKind, Result};

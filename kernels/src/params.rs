@@ -77,6 +77,11 @@ impl ParamBuilder {
         Ok(ParamId(self.entries.len() - 1))
     }
 
+    /// Numbers declared so far.
+    pub(crate) fn count(&self) -> usize {
+        self.entries.iter().map(|p| p.range.len()).sum()
+    }
+
     /// The store, all zero.
     pub fn build(self) -> Result<ParamStore> {
         let (values, packed) = (AlignedBuf::zeroed(self.flat)?, AlignedBuf::zeroed(self.packed)?);

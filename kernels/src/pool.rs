@@ -209,7 +209,9 @@ mod tests {
         pool.parallel_for(n, grain, |worker, range| {
             assert!(worker < pool.threads());
             assert_eq!(range.start % grain.max(1), 0);
-            range.for_each(|i| drop(seen[i].fetch_add(1, Ordering::Relaxed)));
+            for i in range {
+                seen[i].fetch_add(1, Ordering::Relaxed);
+            }
         });
         seen.into_iter().map(AtomicUsize::into_inner).collect()
     }
@@ -240,7 +242,9 @@ mod tests {
             for _ in 0..3 {
                 scope.spawn(|| {
                     pool.parallel_for(10, 1, |_, _| {
-                        pool.parallel_for(10, 2, |_, inner| drop(total.fetch_add(inner.len(), Ordering::Relaxed)));
+                        pool.parallel_for(10, 2, |_, inner| {
+                            total.fetch_add(inner.len(), Ordering::Relaxed);
+                        });
                     });
                 });
             }

@@ -17,7 +17,11 @@ pub enum Origin {
     BaseConfig { file: String, line: u32 },
     File { file: String, line: u32 },
     /// The spec's `overrides`.
-    Override { line: u32 },
+    Override {
+        #[serde(default)]
+        file: String,
+        line: u32,
+    },
     /// `--set`.
     Set,
     Trial,

@@ -89,8 +89,25 @@ pub struct Submit {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum SpecDocument {
-    Text { text: String, format: SpecFormat, file: Option<String> },
+    Text {
+        text: String,
+        format: SpecFormat,
+        #[serde(default)]
+        file: Option<String>,
+        /// The texts of the chain of `base_config`s, nearest first: a spec on the wire is self-contained.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        bases: Vec<SpecBase>,
+    },
     Object(serde_json::Map<String, serde_json::Value>),
+}
+
+/// The text of one `base_config`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SpecBase {
+    pub text: String,
+    pub format: SpecFormat,
+    /// As seen from where the spec's file lies.
+    pub file: String,
 }
 
 /// What became of a submission.

@@ -34,6 +34,13 @@ pub const HEADER_CONTENT_TYPE: &str = "Content-Type";
 /// Header of a feed frame: its [`crate::feed::FrameHeader`] as JSON.
 pub const HEADER_FRAME: &str = "Within-Frame";
 
+/// Header of a dead letter: why it could not be processed.
+pub const HEADER_DLQ_REASON: &str = "Within-Reason";
+/// Header of a dead letter: the subject that it came on.
+pub const HEADER_DLQ_SUBJECT: &str = "Within-Subject";
+/// Header of a dead letter: how many bytes the original had; more than are kept if it was cut.
+pub const HEADER_DLQ_BYTES: &str = "Within-Original-Bytes";
+
 /// The subjects of one tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subjects {

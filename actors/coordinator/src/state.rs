@@ -19,10 +19,11 @@ use messages::rpc::{Cancel, CancelAnswer, Claim, ClaimAnswer, Report, ReportAnsw
 use messages::timings::Timings;
 use messages::trace::TraceParent;
 use messages::work::Work;
-use messages::worker::{Control, Heartbeat};
+use messages::worker::{Control, Heartbeat, HeldLease};
 use messages::{ArtifactRef, Fence, JobId, TaskId, UnixMs, WireError, WorkerId};
 
 pub use fleet::Worker;
+pub(crate) use lifecycle::detail;
 use gang::GangRun;
 
 /// Names a request that waits for its answer.
@@ -62,6 +63,8 @@ pub enum Input {
     Conflicted { job: JobId },
     /// The record as it stands, asked for by [`Effect::Load`] or at start.
     Loaded { job: JobId, record: Option<Box<JobRecord>>, revision: u64 },
+    /// A worker's heartbeat shows a lease of a job that is not in memory.
+    Held { worker: WorkerId, role: Role, lease: HeldLease },
     /// An outbox entry is stored.
     Published { job: JobId, id: String },
     Tick,
@@ -140,6 +143,9 @@ struct Entry {
 pub struct State {
     timings: Timings,
     jobs: BTreeMap<JobId, Entry>,
+    /// What waits for the record of a job that is not in memory: it has ended, or another leader
+    /// accepted it at the last moment.
+    loading: BTreeMap<JobId, VecDeque<Input>>,
     workers: BTreeMap<(Role, WorkerId), Worker>,
     /// Jobs by when they want to be looked at.
     wakes: BTreeSet<(UnixMs, JobId)>,
@@ -153,6 +159,7 @@ impl State {
         Self {
             timings,
             jobs: BTreeMap::new(),
+            loading: BTreeMap::new(),
             workers: BTreeMap::new(),
             wakes: BTreeSet::new(),
             gang_queue: BTreeSet::new(),
@@ -188,11 +195,6 @@ impl State {
         self.workers.iter()
     }
 
-    /// What a job does or waits for, for `jobs list`.
-    pub fn detail(&self, record: &JobRecord) -> String {
-        lifecycle::detail(record)
-    }
-
     fn on_job_input(&mut self, input: Input, now: UnixMs) {
         let Some(job) = input_job(&input).cloned() else { return };
         if let Some(entry) = self.jobs.get_mut(&job) {
@@ -200,8 +202,12 @@ impl State {
                 entry.backlog.push_back(input);
                 return;
             }
+        } else if let Some(waiting) = self.loading.get_mut(&job) {
+            waiting.push_back(input);
+            return;
         } else if !matches!(input, Input::Submit { .. }) {
-            self.on_unknown_job(input);
+            self.loading.insert(job.clone(), VecDeque::from([input]));
+            self.effects.push(Effect::Load { job });
             return;
         }
         self.handle(&job, input, now);
@@ -219,6 +225,7 @@ impl State {
                 self.on_offered(job, &worker, &task, attempt, answer, now);
             }
             Input::Published { id, .. } => self.on_published(job, &id),
+            Input::Held { worker, role, lease } => self.on_held(&worker, role, &lease, now),
             _ => unreachable!("invariant: on_job_input passes inputs of jobs only"),
         }
     }
@@ -372,6 +379,7 @@ fn input_job(input: &Input) -> Option<&JobId> {
         Input::Claim { claim, .. } => Some(&claim.job),
         Input::Report { report, .. } => Some(&report.job),
         Input::Join { join, .. } => Some(&join.job),
+        Input::Held { lease, .. } => Some(&lease.job),
         Input::Offered { job, .. } | Input::Published { job, .. } => Some(job),
         _ => None,
     }

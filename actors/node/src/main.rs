@@ -1,1 +1,88 @@
-fn main(){}
+//! The one binary `within`: command line, configuration, supervision. The composition root: the only
+//! crate that knows every role.
+
+mod cli;
+mod config;
+mod doctor;
+mod environment;
+mod exit;
+mod generate;
+mod http;
+mod jobs;
+mod logging;
+mod parent;
+mod roles;
+mod run;
+mod schema;
+mod server;
+mod spec_file;
+mod supervisor;
+mod watch;
+mod worker;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+use crate::config::Config;
+use crate::exit::Failure;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match &cli.command {
+        Command::DieWithParent(args) => return parent::exec(args),
+        Command::Rank => return trainer::rank_main(),
+        _ => {}
+    }
+    // One message for a person and one object for a program, never a backtrace.
+    match run(&cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            report(&cli, &failure);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<u8, Failure> {
+    let config = Config::load(&cli.global)?;
+    let default = if matches!(cli.command, Command::Worker(_)) { "info" } else { "warn" };
+    let filter = logging::install(&config.home, config.log.as_deref(), default, config.json).map_err(Failure::Usage)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Usage(format!("runtime: {error}")))?;
+    let code = runtime.block_on(async {
+        match &cli.command {
+            Command::Run(args) => run::run(&config, args).await,
+            Command::Worker(args) => worker::run(&config, args, filter).await,
+            Command::Submit(args) => jobs::submit(&config, args).await,
+            Command::Jobs(command) => jobs::command(&config, command).await,
+            Command::Generate(args) => generate::command(&config, args),
+            Command::Schema(args) => schema::command(&config, args),
+            Command::Doctor => doctor::command(&config).await,
+            Command::Rank | Command::DieWithParent(_) => Ok(exit::DONE),
+        }
+    });
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    code
+}
+
+fn report(cli: &Cli, failure: &Failure) {
+    let wire = failure.to_wire();
+    if cli.global.json {
+        let mut line = serde_json::json!({
+            "event": "failed", "class": wire.class, "code": wire.code, "message": wire.message, "hint": wire.hint,
+        });
+        if let Failure::Spec(errors) = failure {
+            line["errors"] = serde_json::json!(errors);
+        }
+        watch::print_line(&line.to_string());
+        return;
+    }
+    eprintln!("error: {failure}");
+    if let Some(hint) = wire.hint {
+        eprintln!("hint: {hint}");
+    }
+}

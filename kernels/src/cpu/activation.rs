@@ -197,7 +197,8 @@ mod tests {
                 forward(act, &mut y, None, None);
                 assert!((f64::from(y[0]) - reference(act, x)).abs() < 3e-6, "{act:?}({x}) = {}", y[0]);
                 let mut slope = [1.0f32];
-                backward(act, &mut slope, if act.needs_input() { &[x as f32] } else { &y } as &[f32]);
+                let from = if act.needs_input() { [x as f32] } else { y };
+                backward(act, &mut slope, &from);
                 let want = (reference(act, x + 1e-5) - reference(act, x - 1e-5)) / 2e-5;
                 assert!((f64::from(slope[0]) - want).abs() < 1e-5, "{act:?}'({x}) = {}, not {want}", slope[0]);
             }

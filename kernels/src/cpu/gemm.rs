@@ -9,7 +9,7 @@
 //! bits depend on both; that is why these loops are ours. Blocking after Goto and van de Geijn (2008).
 
 use super::gemm_kernel::{MAX_TILE, PANEL, Store, Tile, run, tile_of};
-use super::isa::isa;
+use super::isa::{Isa, isa};
 use super::simd;
 use crate::shard::{MAX_LEVELS, Node, TreeStack};
 
@@ -116,16 +116,18 @@ pub(crate) fn product(a: Matrix<'_>, b: Right<'_>, c: &mut [f32], edge: &mut Vec
         Right::Packed { .. } => n.div_ceil(PANEL),
         Right::Rows(_) => n / PANEL,
     };
-    let (_, wide) = tile_of(isa());
+    // Read once: a product is of one instruction set.
+    let isa = isa();
+    let (_, wide) = tile_of(isa);
     let mut q = 0;
     while q < whole {
         let panels = wide.min(whole - q);
         match b {
             Right::Packed { panels: data, .. } => {
-                strip(a, Strip { b: &data[q * PANEL * k..], b_panel: PANEL * k, b_step: PANEL, panels }, q, n, c);
+                strip(isa, a, Strip { b: &data[q * PANEL * k..], b_panel: PANEL * k, b_step: PANEL, panels }, q, n, c);
             }
             Right::Rows(b) => {
-                strip(a, Strip { b: &b.data[q * PANEL..], b_panel: PANEL, b_step: b.stride, panels }, q, n, c);
+                strip(isa, a, Strip { b: &b.data[q * PANEL..], b_panel: PANEL, b_step: b.stride, panels }, q, n, c);
             }
         }
         q += panels;
@@ -134,7 +136,7 @@ pub(crate) fn product(a: Matrix<'_>, b: Right<'_>, c: &mut [f32], edge: &mut Vec
         && whole * PANEL < n
     {
         copy_edge(b, whole * PANEL, edge);
-        strip(a, Strip { b: edge, b_panel: PANEL, b_step: PANEL, panels: 1 }, whole, n, c);
+        strip(isa, a, Strip { b: edge, b_panel: PANEL, b_step: PANEL, panels: 1 }, whole, n, c);
     }
 }
 
@@ -158,8 +160,7 @@ struct Strip<'a> {
 }
 
 /// The columns `16 q ..` of C, from one strip of B, for all rows of A.
-fn strip(a: Matrix<'_>, b: Strip<'_>, q: usize, n: usize, c: &mut [f32]) {
-    let isa = isa();
+fn strip(isa: Isa, a: Matrix<'_>, b: Strip<'_>, q: usize, n: usize, c: &mut [f32]) {
     let (tall, _) = tile_of(isa);
     let k = a.columns;
     let reach = (b.panels - 1) * b.b_panel + PANEL;
@@ -280,7 +281,8 @@ pub(crate) fn shard_product(p: &ShardProduct<'_>, i0: usize, i1: usize, out: &mu
     assert!(i1 <= a.columns && a.rows == b.rows && p.bounds.iter().all(|&r| r <= a.rows), "invariant: rows agree");
     assert_eq!(p.bounds.len(), p.node.span() + 1, "invariant: bounds of the node's shards");
     assert_eq!(out.len(), (i1 - i0) * b.columns, "invariant: out is dense");
-    let (tall, wide) = tile_of(isa());
+    let isa = isa();
+    let (tall, wide) = tile_of(isa);
     let n = b.columns;
     let whole = n / PANEL;
     let Scratch { edge, stack, .. } = scratch;
@@ -297,7 +299,7 @@ pub(crate) fn shard_product(p: &ShardProduct<'_>, i0: usize, i1: usize, out: &mu
         let columns = (n - q * PANEL).min(panels * PANEL);
         for i in (i0..i1).step_by(tall) {
             let rows = tall.min(i1 - i);
-            let square = shard_tile(p, &strip, i, rows, stack);
+            let square = shard_tile(isa, p, &strip, i, rows, stack);
             for r in 0..rows {
                 out[(i - i0 + r) * n + q * PANEL..][..columns].copy_from_slice(&square[r * panels * PANEL..][..columns]);
             }
@@ -307,8 +309,7 @@ pub(crate) fn shard_product(p: &ShardProduct<'_>, i0: usize, i1: usize, out: &mu
 }
 
 /// One tile of the node's sum; dense `rows` x `16 panels` at the start of what is returned.
-fn shard_tile<'s>(p: &ShardProduct<'_>, b: &Strip<'_>, i: usize, rows: usize, stack: &'s mut TileStack) -> &'s [f32] {
-    let isa = isa();
+fn shard_tile<'s>(isa: Isa, p: &ShardProduct<'_>, b: &Strip<'_>, i: usize, rows: usize, stack: &'s mut TileStack) -> &'s [f32] {
     let used = rows * b.panels * PANEL;
     stack.clear();
     for shard in p.bounds.windows(2) {

@@ -36,12 +36,16 @@ impl State {
         if previous.as_ref().is_some_and(|entry| !entry.busy) {
             return;
         }
-        let backlog = previous.map(|entry| std::mem::take(&mut entry.backlog)).unwrap_or_default();
+        let mut backlog = previous.map(|entry| std::mem::take(&mut entry.backlog)).unwrap_or_default();
+        backlog.extend(self.loading.remove(job).unwrap_or_default());
         self.forget(job);
         self.unreserve_all(job);
         let Some(record) = record else {
             for input in backlog {
-                self.on_job_input(input, now);
+                match input {
+                    Input::Submit { .. } => self.on_job_input(input, now),
+                    other => self.on_unknown_job(other),
+                }
             }
             return;
         };
@@ -88,13 +92,14 @@ impl State {
                 super::After::Answer { token, .. } | super::After::Grant { token, .. } => Some(*token),
                 _ => None,
             });
-            let queued = entry.backlog.iter().filter_map(|input| match input {
-                Input::Submit { token, .. } | Input::Cancel { token, .. } => *token,
-                Input::Claim { token, .. } | Input::Report { token, .. } | Input::Join { token, .. } => Some(*token),
-                _ => None,
-            });
+            let queued = entry.backlog.iter().filter_map(token_of);
             let joining = entry.gang.iter().flat_map(GangRun::waiting_tokens);
             for token in waiting.chain(queued).chain(joining) {
+                self.effects.push(super::Effect::Answer { token, answer: Box::new(Answer::Error(super::not_leader())) });
+            }
+        }
+        for input in std::mem::take(&mut self.loading).into_values().flatten() {
+            if let Some(token) = token_of(&input) {
                 self.effects.push(super::Effect::Answer { token, answer: Box::new(Answer::Error(super::not_leader())) });
             }
         }
@@ -104,5 +109,13 @@ impl State {
             worker.reserved.clear();
         }
         std::mem::take(&mut self.effects)
+    }
+}
+
+fn token_of(input: &Input) -> Option<super::Token> {
+    match input {
+        Input::Submit { token, .. } | Input::Cancel { token, .. } => *token,
+        Input::Claim { token, .. } | Input::Report { token, .. } | Input::Join { token, .. } => Some(*token),
+        _ => None,
     }
 }

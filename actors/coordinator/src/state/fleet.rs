@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use messages::job::{JobState, Role, TaskState};
+use messages::job::{Role, TaskState};
 use messages::worker::{Control, Heartbeat, HeldLease};
 use messages::{JobId, UnixMs, WorkerId};
 
-use super::{Effect, State};
+use super::{Effect, Input, State};
 
 /// A role of a worker.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +23,11 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// Whether gang slots are reserved or in use on it.
+    pub fn holds_reservations(&self) -> bool {
+        !self.reserved.is_empty()
+    }
+
     /// Gang slots that may be offered.
     pub(super) fn slots_open(&self) -> u32 {
         if self.draining { 0 } else { self.slots.saturating_sub(self.reserved.values().sum()) }
@@ -52,7 +57,12 @@ impl State {
             },
         );
         for lease in beat.held {
-            self.on_held(&beat.worker, beat.role, &lease, now);
+            if self.jobs.contains_key(&lease.job) {
+                self.on_held(&beat.worker, beat.role, &lease, now);
+            } else {
+                let (worker, role) = (beat.worker.clone(), beat.role);
+                self.on_job_input(Input::Held { worker, role, lease }, now);
+            }
         }
         if opened && beat.role == Role::Trainer {
             self.schedule_gangs(now);
@@ -60,7 +70,7 @@ impl State {
     }
 
     /// A lease that a worker believes to hold: it lives on, or the worker is told that it is void.
-    fn on_held(&mut self, worker: &WorkerId, role: Role, lease: &HeldLease, now: UnixMs) {
+    pub(super) fn on_held(&mut self, worker: &WorkerId, role: Role, lease: &HeldLease, now: UnixMs) {
         let Some(entry) = self.jobs.get_mut(&lease.job) else { return };
         let Some(task) = entry.record.task(&lease.task) else { return };
         let valid = task.state.is_held()
@@ -75,18 +85,23 @@ impl State {
         if entry.busy && task.state.is_held() && task.fence.is_none() {
             return;
         }
-        let over = task.state == TaskState::Done && entry.record.state != JobState::Cancelled;
-        if !over {
-            self.effects.push(Effect::Control {
-                worker: worker.clone(),
-                control: Control::StopTask {
-                    job: lease.job.clone(),
-                    task: lease.task.clone(),
-                    fence: lease.fence,
-                    reason: "the lease has passed on".into(),
-                },
-            });
+        // Whoever has just reported needs a moment to hear the answer and tidy up.
+        let tidying = task.state == TaskState::Done
+            && task.fence == Some(lease.fence)
+            && now.saturating_sub(task.since) < 2 * self.timings.heartbeat_ms;
+        if !tidying {
+            self.stop_lease(worker, lease);
         }
+    }
+
+    pub(super) fn stop_lease(&mut self, worker: &WorkerId, lease: &HeldLease) {
+        let control = Control::StopTask {
+            job: lease.job.clone(),
+            task: lease.task.clone(),
+            fence: lease.fence,
+            reason: "the lease has passed on or the job has ended".into(),
+        };
+        self.effects.push(Effect::Control { worker: worker.clone(), control });
     }
 
     pub(super) fn drop_silent_workers(&mut self, now: UnixMs) {

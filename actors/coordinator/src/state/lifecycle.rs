@@ -411,7 +411,7 @@ fn completed(record: &JobRecord, now: UnixMs) -> Completed {
 }
 
 /// What the job does or waits for, in a few words.
-pub(super) fn detail(record: &JobRecord) -> String {
+pub(crate) fn detail(record: &JobRecord) -> String {
     if let Some(error) = &record.error {
         return format!("{} ({})", error.message, error.class.as_str());
     }

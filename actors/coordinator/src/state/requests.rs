@@ -12,7 +12,7 @@ use super::{After, Answer, Entry, Input, State, Submission, Token};
 const REASON_CHARS: usize = 500;
 
 impl State {
-    /// A job that is not in memory is settled or was never accepted.
+    /// There is no record: the job was never accepted.
     pub(super) fn on_unknown_job(&mut self, input: Input) {
         let gone = || WireError::new(Code::JobNotFound, "no such job, or it has ended");
         match input {
@@ -27,6 +27,7 @@ impl State {
             Input::Cancel { token: Some(token), .. } | Input::Join { token, .. } => {
                 self.answer(token, Answer::Error(gone()));
             }
+            Input::Held { worker, lease, .. } => self.stop_lease(&worker, &lease),
             _ => {}
         }
     }

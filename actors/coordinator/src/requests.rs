@@ -1,0 +1,248 @@
+//! What comes in over the bus: requests, submissions, heartbeats, and the clock's tick.
+
+use std::time::Duration;
+
+use bus::Incoming;
+use bus::role::RoleEnv;
+use futures::StreamExt;
+use messages::error::Code;
+use messages::gang::{Culprit, CulpritNoted, Join};
+use messages::job::{JobState, Role};
+use messages::rpc::{Cancel, Claim, GetJob, ListJobs, Report, Submit, Submitted};
+use messages::worker::Heartbeat;
+use messages::{Envelope, WireError};
+use ractor::{ActorProcessingErr, ActorRef};
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+
+use crate::actor::{Msg, Waiter, answer};
+use crate::intake;
+use crate::state::{Answer, Input};
+
+/// Jobs listed when the question does not say how many.
+const LIST_DEFAULT: usize = 100;
+
+/// What a coordinator hears, leading or not: heartbeats, so that it knows the workers when it begins
+/// to lead, and the clock.
+pub(crate) async fn spawn_background(env: &RoleEnv, actor: &ActorRef<Msg>) -> Result<(), ActorProcessingErr> {
+    let mut beats = env.bus.subscribe(&env.bus.subjects().hb_all()).await?;
+    let to = actor.clone();
+    tokio::spawn(async move {
+        while let Some(message) = beats.next().await {
+            match message.decode::<Heartbeat>() {
+                Ok(beat) => {
+                    if to.cast(Msg::Input(Input::Heartbeat(Box::new(beat.data)))).is_err() {
+                        return;
+                    }
+                }
+                Err(error) => debug!(%error, "a heartbeat could not be read"),
+            }
+        }
+    });
+    let (to, tick) = (actor.clone(), Duration::from_millis(env.bus.timings().tick_ms.max(1)));
+    tokio::spawn(async move {
+        let mut interval = tokio::time::interval(tick);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            if to.cast(Msg::Input(Input::Tick)).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Serves requests and submissions for as long as this coordinator leads. A standby does not even
+/// subscribe: a request to nobody fails at once and is asked again, while a refusal from a standby
+/// could overtake the leader's answer.
+pub(crate) async fn serve_while_leading(env: &RoleEnv, actor: &ActorRef<Msg>) -> Result<JoinSet<()>, bus::Error> {
+    let mut tasks = JoinSet::new();
+    let subjects = env.bus.subjects();
+    let mut requests = env.bus.serve(&subjects.svc(Role::Coordinator, "*"), None).await?;
+    let mut rendezvous = env.bus.serve(&subjects.rdzv_all(), None).await?;
+    let submissions = env.bus.submissions().await?;
+    let (to, with) = (actor.clone(), env.clone());
+    tasks.spawn(async move {
+        while let Some(incoming) = requests.next().await {
+            dispatch(&with, &to, incoming).await;
+        }
+    });
+    let to = actor.clone();
+    tasks.spawn(async move {
+        while let Some(incoming) = rendezvous.next().await {
+            rendezvous_request(&to, incoming).await;
+        }
+    });
+    let (to, with) = (actor.clone(), env.clone());
+    tasks.spawn(take_submissions(with, to, submissions));
+    Ok(tasks)
+}
+
+async fn dispatch(env: &RoleEnv, actor: &ActorRef<Msg>, incoming: Incoming) {
+    let verb = incoming.verb().to_owned();
+    let outcome = match verb.as_str() {
+        "submit" => match incoming.decode::<Submit>() {
+            Ok(envelope) => {
+                // Validation and storing take their time; requests of others go on meanwhile.
+                let (env, actor) = (env.clone(), actor.clone());
+                tokio::spawn(async move { submit(&env, &actor, envelope, Waiter::Request(incoming)).await });
+                return;
+            }
+            Err(error) => Err((incoming, error)),
+        },
+        "cancel" => match incoming.decode::<Cancel>() {
+            Ok(envelope) => send(actor, Msg::Cancel { cancel: envelope.data, waiter: Waiter::Request(incoming) }),
+            Err(error) => Err((incoming, error)),
+        },
+        "claim" => match incoming.decode::<Claim>() {
+            Ok(envelope) => ask(actor, incoming, move |token| Input::Claim { token, claim: envelope.data }),
+            Err(error) => Err((incoming, error)),
+        },
+        "report" => match incoming.decode::<Report>() {
+            Ok(envelope) => {
+                ask(actor, incoming, move |token| Input::Report { token, report: Box::new(envelope.data) })
+            }
+            Err(error) => Err((incoming, error)),
+        },
+        "get" => match incoming.decode::<GetJob>() {
+            Ok(envelope) => send(actor, Msg::Get { job: envelope.data.job, incoming }),
+            Err(error) => Err((incoming, error)),
+        },
+        "list" => match incoming.decode::<ListJobs>() {
+            Ok(envelope) => {
+                let limit = if envelope.data.limit == 0 { LIST_DEFAULT } else { envelope.data.limit as usize };
+                send(actor, Msg::List { limit, incoming })
+            }
+            Err(error) => Err((incoming, error)),
+        },
+        other => {
+            let error = WireError::new(Code::BadMessage, format!("svc.coordinator.{other}: no such request"))
+                .with_hint("submit, cancel, get, list, claim, report");
+            Err((incoming, error))
+        }
+    };
+    if let Err((incoming, error)) = outcome {
+        incoming.reply::<()>(Err(error)).await;
+    }
+}
+
+async fn rendezvous_request(actor: &ActorRef<Msg>, incoming: Incoming) {
+    let outcome = match incoming.verb() {
+        "join" => match incoming.decode::<Join>() {
+            Ok(envelope) => ask(actor, incoming, move |token| Input::Join { token, join: envelope.data }),
+            Err(error) => Err((incoming, error)),
+        },
+        "culprit" => match incoming.decode::<Culprit>() {
+            Ok(envelope) => {
+                let Culprit { job, reporter, suspect, error, .. } = envelope.data;
+                warn!(%job, reporter, suspect, %error, "a rank names the one it waited for in vain");
+                incoming.reply(Ok(CulpritNoted {})).await;
+                return;
+            }
+            Err(error) => Err((incoming, error)),
+        },
+        other => {
+            let error = WireError::new(Code::BadMessage, format!("rdzv {other}: expected join or culprit"));
+            Err((incoming, error))
+        }
+    };
+    if let Err((incoming, error)) = outcome {
+        incoming.reply::<()>(Err(error)).await;
+    }
+}
+
+type Refused = Result<(), (Incoming, WireError)>;
+
+fn ask(
+    actor: &ActorRef<Msg>,
+    incoming: Incoming,
+    make: impl FnOnce(crate::state::Token) -> Input + Send + 'static,
+) -> Refused {
+    send(actor, Msg::Ask { waiter: Waiter::Request(incoming), make: Box::new(make) })
+}
+
+/// A stopped actor means that the process ends; the caller hears nothing and asks the next leader.
+fn send(actor: &ActorRef<Msg>, msg: Msg) -> Refused {
+    if actor.cast(msg).is_err() {
+        debug!("a request came in after the actor had stopped");
+    }
+    Ok(())
+}
+
+/// Validates, stores and hands on a submission, or publishes and answers its rejection.
+async fn submit(env: &RoleEnv, actor: &ActorRef<Msg>, envelope: Envelope<Submit>, waiter: Waiter) {
+    let job = intake::job_of(&envelope);
+    let trace = envelope.traceparent.clone();
+    match intake::accept(env, envelope).await {
+        Ok(submission) => {
+            info!(%job, name = submission.name, "submitted");
+            let submission = Box::new(submission);
+            let make = Box::new(move |token| Input::Submit { token: Some(token), submission });
+            let _ = actor.cast(Msg::Ask { waiter, make });
+        }
+        // The store is out of reach: the submitter, or the stream, tries again.
+        Err(refusal) if refusal.error.retry => answer(waiter, Answer::Error(refusal.error)).await,
+        Err(refusal) => {
+            info!(%job, error = %refusal.error, "rejected");
+            let submitted = Submitted {
+                job: job.clone(),
+                state: JobState::Rejected,
+                duplicate: false,
+                warnings: Vec::new(),
+                errors: refusal.errors.clone(),
+                error: Some(refusal.error.clone()),
+            };
+            let outgoing = crate::events::rejection(&job, refusal.error, refusal.errors, trace);
+            let _ = actor.cast(Msg::Publish { outgoing: Box::new(outgoing), then: (waiter, Answer::Submitted(submitted)) });
+        }
+    }
+}
+
+/// Takes the durable submissions one by one; each is acknowledged when its outcome is stored.
+async fn take_submissions(env: RoleEnv, actor: ActorRef<Msg>, mut submissions: bus::Submissions) {
+    let wait = Duration::from_millis(env.bus.timings().ack_wait_ms);
+    loop {
+        let message = match submissions.next(wait).await {
+            Ok(Some(message)) => message,
+            Ok(None) => continue,
+            Err(error) => {
+                warn!(%error, "the submissions cannot be read; trying again");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                continue;
+            }
+        };
+        let is_cancel = message.subject() == env.bus.subjects().job_cancel();
+        let refused = if is_cancel {
+            message.decode::<Cancel>().map(|envelope| {
+                let msg = Msg::Cancel { cancel: envelope.data, waiter: Waiter::Stream(message.clone()) };
+                let _ = actor.cast(msg);
+            })
+        } else {
+            match message.decode::<Submit>() {
+                Ok(envelope) => {
+                    submit(&env, &actor, envelope, Waiter::Stream(message.clone())).await;
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            }
+        };
+        if let Err(error) = refused {
+            bury(&env, &message, &error).await;
+        }
+    }
+}
+
+/// A message that cannot be read goes to the dead letters with the reason, and is never seen again.
+async fn bury(env: &RoleEnv, message: &bus::Submission, error: &WireError) {
+    warn!(subject = message.subject(), %error, "a submission could not be read; it goes to the dead letters");
+    let (subject, original) = (message.subject(), message.payload());
+    let buried = env.bus.dead_letter(Role::Coordinator, "unknown", &error.message, subject, original).await;
+    let done = match buried {
+        Ok(()) => message.term().await,
+        Err(_) => message.nak(Duration::from_secs(1)).await,
+    };
+    if let Err(error) = done {
+        warn!(%error, "a dead letter is still in the queue");
+    }
+}

@@ -1,0 +1,188 @@
+//! What the columns of the files are used for, by the plan, and names that do not fit.
+
+use std::collections::BTreeMap;
+
+use frame::manifest::{ColumnRole, RESERVED_PREFIX};
+use messages::plan::{ColumnType, DataPlan, Impute, SplitStrategy, Task};
+
+use super::value::ValueReader;
+use super::{Violation, Violations};
+use crate::nearest::did_you_mean;
+use crate::source::Want;
+
+/// What a column's values must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    Infer,
+    Number,
+    Category,
+    /// Hashed to sample ids.
+    Id,
+}
+
+/// One column that is read.
+#[derive(Debug, Clone)]
+pub struct Use {
+    pub name: String,
+    pub role: ColumnRole,
+    pub need: Need,
+    /// Why it must be so, for messages.
+    pub why: &'static str,
+    /// Whether each row must have a value, and why.
+    pub required: Option<&'static str>,
+    pub values: ValueReader,
+}
+
+impl Use {
+    pub fn is_feature(&self) -> bool {
+        self.role == ColumnRole::Feature
+    }
+
+    pub fn want(&self) -> Want {
+        if matches!(self.need, Need::Category | Need::Id) { Want::Text } else { Want::Native }
+    }
+}
+
+/// The columns of the files, and those that are read.
+#[derive(Debug)]
+pub struct Layout {
+    /// All names, in the order of the first file.
+    pub names: Vec<String>,
+    /// In that order too.
+    pub uses: Vec<Use>,
+}
+
+impl Layout {
+    /// The plan's columns among those of the first file. Every name that does not fit is a violation.
+    pub fn new(plan: &DataPlan, task: Task, file: &str, names: &[String], violations: &mut Violations) -> Self {
+        check_header(file, names, violations);
+        check_plan_names(plan, file, names, violations);
+        let uses = names.iter().filter_map(|name| usage(plan, task, name)).collect::<Vec<_>>();
+        if violations.is_empty() && !uses.iter().any(Use::is_feature) {
+            let hint = "features are all columns but target, id, weight and excluded ones";
+            violations.add(Violation::new("no feature column is left").file(file).hint(hint));
+        }
+        Self { names: names.to_vec(), uses }
+    }
+
+    /// Index in another file of each used column; names must be the same ones, in any order.
+    pub fn places(&self, first: &str, file: &str, names: &[String], violations: &mut Violations) -> Vec<(usize, Want)> {
+        let index: BTreeMap<&str, usize> = names.iter().enumerate().map(|(i, name)| (name.as_str(), i)).collect();
+        for name in &self.names {
+            if !index.contains_key(name.as_str()) {
+                let message = format!("is missing, but {first} has it{}", did_you_mean(name, names.iter().map(String::as_str)));
+                violations.add(Violation::new(message).file(file).column(name));
+            }
+        }
+        for name in names.iter().filter(|name| !self.names.contains(name)) {
+            violations.add(Violation::new(format!("is not in {first}")).file(file).column(name));
+        }
+        self.uses.iter().filter_map(|usage| Some((*index.get(usage.name.as_str())?, usage.want()))).collect()
+    }
+}
+
+/// Names that no table may have: twice the same one, or one of our own.
+fn check_header(file: &str, names: &[String], violations: &mut Violations) {
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    for (index, name) in names.iter().enumerate() {
+        if let Some(first) = seen.insert(name, index) {
+            let message = format!("stands twice in the header, as column {} and column {}", first + 1, index + 1);
+            violations.add(Violation::new(message).file(file).column(name));
+        }
+        if name.starts_with(RESERVED_PREFIX) {
+            let message = format!("begins with {RESERVED_PREFIX:?}, which is kept for the platform: rename it");
+            violations.add(Violation::new(message).file(file).column(name));
+        }
+    }
+}
+
+/// Every name in the plan must be a column.
+fn check_plan_names(plan: &DataPlan, file: &str, names: &[String], violations: &mut Violations) {
+    let mut named: Vec<(&str, &str)> = vec![("data.target.column", &plan.target.column)];
+    let optional = [
+        ("data.id_column", &plan.id_column),
+        ("data.weight_column", &plan.weight_column),
+        ("data.split.stratify_column", &plan.split.stratify_column),
+        ("data.split.group_column", &plan.split.group_column),
+        ("data.split.time_column", &plan.split.time_column),
+    ];
+    named.extend(optional.iter().filter_map(|(key, column)| Some((*key, column.as_deref()?))));
+    named.extend(plan.include.iter().map(|column| ("data.include", column.as_str())));
+    named.extend(plan.exclude.iter().map(|column| ("data.exclude", column.as_str())));
+    named.extend(plan.columns.keys().map(|column| ("data.columns", column.as_str())));
+    let numeric_header = names.iter().all(|name| name.trim().parse::<f64>().is_ok());
+    for (key, column) in named {
+        if names.iter().any(|name| name == column) {
+            continue;
+        }
+        let nearest = did_you_mean(column, names.iter().map(String::as_str));
+        let mut violation = Violation::new(format!("no such column, named by {key}{nearest}")).file(file).column(column);
+        if names.iter().any(|name| name.trim() == column) {
+            violation = violation.hint("column names have blanks around them: set data.csv.trim: true");
+        } else if numeric_header {
+            violation = violation.hint("the first line holds numbers, not names: set data.csv.header: false and name columns column_1, column_2, …");
+        }
+        violations.add(violation);
+    }
+    let target = &plan.target.column;
+    for (key, other) in [("data.id_column", &plan.id_column), ("data.weight_column", &plan.weight_column)] {
+        if other.as_ref() == Some(target) {
+            violations.add(Violation::new(format!("is the target and {key} at once")).column(target));
+        }
+    }
+    if plan.include.contains(target) {
+        violations.add(Violation::new("is the target, and data.include makes it a feature").column(target));
+    }
+}
+
+/// What one column is for; none for those that are read past.
+fn usage(plan: &DataPlan, task: Task, name: &str) -> Option<Use> {
+    let declared = plan.columns.get(name);
+    let is = |column: &Option<String>| column.as_deref() == Some(name);
+    let named_by_split = split_column(plan) == Some(name);
+    let mut null_values = plan.csv.null_values.clone();
+    null_values.extend(declared.iter().flat_map(|column| column.null_values.iter().cloned()));
+    let values = ValueReader::new(null_values, plan.csv.decimal == ",");
+    let declared_need = match declared.map(|column| column.r#type) {
+        Some(ColumnType::Number) => (Need::Number, "its type is declared number"),
+        Some(ColumnType::Category) => (Need::Category, "its type is declared category"),
+        _ => (Need::Infer, ""),
+    };
+    let lists = |columns: &[String]| columns.iter().any(|column| column == name);
+    let is_feature = (plan.include.is_empty() || lists(&plan.include)) && !lists(&plan.exclude);
+    let (role, (need, why), required) = if name == plan.target.column {
+        let need = match task {
+            Task::Regression => (Need::Number, "the task is regression"),
+            _ if plan.target.threshold.is_some() => (Need::Number, "data.target.threshold compares it"),
+            _ => (Need::Category, ""),
+        };
+        (ColumnRole::Target, need, Some("it is the target"))
+    } else if is(&plan.id_column) {
+        (ColumnRole::SampleId, (Need::Id, ""), Some("it identifies samples"))
+    } else if is(&plan.weight_column) {
+        (ColumnRole::Weight, (Need::Number, "it is the sample weight"), Some("it is the sample weight"))
+    } else if is_feature {
+        let impute = declared.and_then(|column| column.impute).unwrap_or(plan.preprocessing.impute);
+        let required = if named_by_split {
+            Some("the split goes by it")
+        } else {
+            (impute == Impute::Refuse).then_some("impute is refuse")
+        };
+        (ColumnRole::Feature, declared_need, required)
+    } else if named_by_split {
+        (ColumnRole::Split, declared_need, Some("the split goes by it"))
+    } else {
+        return None;
+    };
+    Some(Use { name: name.to_owned(), role, need, why, required, values })
+}
+
+/// The column that the split goes by, if it is not the target.
+pub fn split_column(plan: &DataPlan) -> Option<&str> {
+    match plan.split.strategy {
+        SplitStrategy::Random => None,
+        SplitStrategy::Stratified => plan.split.stratify_column.as_deref(),
+        SplitStrategy::Group => plan.split.group_column.as_deref(),
+        SplitStrategy::Time => plan.split.time_column.as_deref(),
+    }
+}

@@ -1,0 +1,175 @@
+//! The first pass over the files: counts what each column holds and decides its type, or says what is wrong
+//! with it, by file and line.
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float64Type;
+use arrow_array::{Array, ArrayRef};
+
+use super::names::{Need, Use};
+use super::value::{Value, usable};
+use super::{At, MAX_SHOWN, Violation, Violations, shown};
+use crate::source::Chunk;
+
+/// The type that a column has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Number,
+    Category,
+    Id,
+    /// No value at all.
+    Empty,
+}
+
+/// Values of one sort: how many, and the first ones.
+#[derive(Debug, Default)]
+struct Examples {
+    count: u64,
+    /// Index of the file, place, text.
+    first: Vec<(usize, At, String)>,
+}
+
+impl Examples {
+    fn add(&mut self, file: usize, at: impl FnOnce() -> At, text: &str) {
+        self.count += 1;
+        if self.first.len() < MAX_SHOWN {
+            let cut = text.char_indices().nth(80).map_or(text.len(), |(i, _)| i);
+            self.first.push((file, at(), text[..cut].to_owned()));
+        }
+    }
+}
+
+/// What one column holds, over all files.
+#[derive(Debug, Default)]
+pub struct ColumnScan {
+    missing: Examples,
+    numbers: u64,
+    unusable: Examples,
+    texts: Examples,
+    /// (numbers, texts) of each file.
+    by_file: Vec<(u64, u64)>,
+}
+
+impl ColumnScan {
+    /// Counts a column of a chunk.
+    pub fn observe(&mut self, usage: &Use, file: usize, chunk: &Chunk, column: &ArrayRef) {
+        self.by_file.resize(file + 1, (0, 0));
+        let before = (self.numbers, self.texts.count);
+        if let Some(texts) = column.as_string_opt::<i32>() {
+            for (row, text) in texts.iter().enumerate() {
+                self.observe_text(usage, file, || chunk.at(row), text.unwrap_or_default());
+            }
+        } else if let Some(numbers) = column.as_primitive_opt::<Float64Type>() {
+            for row in 0..numbers.len() {
+                if numbers.is_null(row) {
+                    self.missing.add(file, || chunk.at(row), "");
+                } else if usable(numbers.value(row)) {
+                    self.numbers += 1;
+                } else {
+                    self.observe_text(usage, file, || chunk.at(row), &numbers.value(row).to_string());
+                }
+            }
+        }
+        self.by_file[file].0 += self.numbers - before.0;
+        self.by_file[file].1 += self.texts.count - before.1;
+    }
+
+    fn observe_text(&mut self, usage: &Use, file: usize, at: impl FnOnce() -> At, text: &str) {
+        match usage.need {
+            Need::Category | Need::Id if usage.values.is_missing(text.trim()) => self.missing.add(file, at, text),
+            Need::Category | Need::Id => self.texts.count += 1,
+            Need::Infer | Need::Number => match usage.values.read(text) {
+                Value::Missing => self.missing.add(file, at, text),
+                Value::Number(_) => self.numbers += 1,
+                Value::Unusable(text) => self.unusable.add(file, at, text),
+                Value::Text(text) => self.texts.add(file, at, text),
+            },
+        }
+    }
+
+    /// The column's type. What is wrong with its values goes to the violations.
+    pub fn decide(&self, usage: &Use, files: &[&str], violations: &mut Violations, warnings: &mut Vec<String>) -> Kind {
+        self.check_missing(usage, files, violations);
+        let kind = match usage.need {
+            Need::Category => Kind::Category,
+            Need::Id => Kind::Id,
+            Need::Number => Kind::Number,
+            Need::Infer if self.texts.count > 0 => Kind::Category,
+            Need::Infer if self.numbers + self.unusable.count == 0 => Kind::Empty,
+            Need::Infer => Kind::Number,
+        };
+        if kind == Kind::Number {
+            self.check_numbers(usage, files, violations);
+        }
+        if usage.need == Need::Infer && kind == Kind::Category {
+            self.check_inferred_category(usage, files, violations, warnings);
+        }
+        if kind == Kind::Empty && usage.is_feature() {
+            warnings.push(format!("column {:?} has no value in any row and is left out", usage.name));
+        }
+        kind
+    }
+
+    fn check_missing(&self, usage: &Use, files: &[&str], violations: &mut Violations) {
+        let (Some(reason), Some((file, at, text))) = (usage.required, self.missing.first.first()) else { return };
+        let what = if text.trim().is_empty() { String::new() } else { format!(" ({})", shown(text.trim())) };
+        let message = match self.missing.count {
+            1 => format!("a value is missing{what}, expected none missing: {reason}"),
+            count => format!("{count} values are missing, the first one here{what}, expected none missing: {reason}"),
+        };
+        let hint = if reason == "impute is refuse" {
+            "set data.preprocessing.impute to mean, median or zero, or exclude the column"
+        } else {
+            "remove these rows or fill the values in"
+        };
+        violations.add(Violation::new(message).file(files[*file]).at(*at).column(&usage.name).hint(hint));
+    }
+
+    fn check_numbers(&self, usage: &Use, files: &[&str], violations: &mut Violations) {
+        let why = if usage.why.is_empty() { String::new() } else { format!(": {}", usage.why) };
+        for (file, at, text) in &self.texts.first {
+            let mut violation = Violation::new(format!("{} is not a number, expected a number{why}", shown(text)));
+            if text.contains(',') && text.replace(',', ".").trim().parse::<f64>().is_ok() {
+                violation = violation.hint("is the decimal separator a comma? Set data.csv.decimal: \",\"");
+            }
+            violations.add(violation.file(files[*file]).at(*at).column(&usage.name));
+        }
+        for (file, at, text) in &self.unusable.first {
+            let digits = text.bytes().any(|b| b.is_ascii_digit());
+            let message = if digits {
+                format!("{} is beyond the range of a 32-bit float, expected at most 3.4e38", shown(text))
+            } else {
+                format!("{} is not finite, expected a finite number", shown(text))
+            };
+            let mut violation = Violation::new(message).file(files[*file]).at(*at).column(&usage.name);
+            if !digits {
+                violation = violation.hint(format!("if {} means a missing value, add it to data.csv.null_values", shown(text)));
+            }
+            violations.add(violation);
+        }
+        let kept = self.texts.first.len() + self.unusable.first.len();
+        violations.count_more(self.texts.count + self.unusable.count - kept as u64);
+    }
+
+    /// Numbers in one file and texts in another are a mistake; a few texts among numbers may be one.
+    fn check_inferred_category(&self, usage: &Use, files: &[&str], violations: &mut Violations, warnings: &mut Vec<String>) {
+        let only_numbers = self.by_file.iter().position(|&(numbers, texts)| numbers > 0 && texts == 0);
+        let only_texts = self.by_file.iter().position(|&(numbers, texts)| numbers == 0 && texts > 0);
+        if let (Some(numbers), Some(texts)) = (only_numbers, only_texts) {
+            let message = format!("holds texts here, but numbers in {}", files[numbers]);
+            let hint = format!("declare data.columns.{}.type", usage.name);
+            violations.add(Violation::new(message).file(files[texts]).column(&usage.name).hint(hint));
+        } else if self.numbers > self.texts.count
+            && let Some((file, at, text)) = self.texts.first.first()
+        {
+            warnings.push(format!(
+                "column {:?} is read as categories: {} of its values are numbers, but {} are not, the first {} in {} {at}; \
+                 if they mean missing, add them to data.csv.null_values, or declare the type",
+                usage.name,
+                self.numbers,
+                self.texts.count,
+                shown(text),
+                files[*file]
+            ));
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! A Parquet file, batch by batch. Its types are those of the Parquet schema itself; what is neither number
+//! nor text nor time is reported where it is wanted.
+
+use std::fs;
+use std::io::Read;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{
+    ArrowPrimitiveType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    Time32MillisecondType, Time64MicrosecondType, Time64NanosecondType, TimestampMicrosecondType,
+    TimestampMillisecondType, TimestampNanosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+};
+use arrow_array::{Array, ArrayRef, Float64Array, RecordBatch, StringArray};
+use arrow_schema::{DataType, SchemaRef, TimeUnit};
+use messages::WireError;
+use messages::error::Code;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+
+use super::{CHUNK_ROWS, Chunk, File, Format, Summary, Want, foreign_format, path};
+use crate::check::{MAX_COLUMNS, Violation, Violations};
+
+pub struct ParquetFile {
+    path: String,
+    file: File,
+    builder: Option<ParquetRecordBatchReaderBuilder<fs::File>>,
+    reader: Option<ParquetRecordBatchReader>,
+    schema: SchemaRef,
+    columns: Vec<String>,
+    wanted: Vec<(usize, Want)>,
+    rows: u64,
+}
+
+impl ParquetFile {
+    pub fn open(file: &File, violations: &mut Violations) -> Result<Option<Self>, WireError> {
+        let mut opened = fs::File::open(&file.real).map_err(|e| path::cannot_open(&file.path, &e))?;
+        let mut head = [0; 4];
+        let read = opened.read(&mut head).map_err(|e| path::cannot_open(&file.path, &e))?;
+        if let Some(violation) = foreign_format(&file.path, &head[..read], Format::Parquet) {
+            violations.add(violation);
+            return Ok(None);
+        }
+        if read == 0 {
+            violations.add(Violation::new("is empty").file(&file.path));
+            return Ok(None);
+        }
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let builder = match ParquetRecordBatchReaderBuilder::try_new_with_options(opened, options) {
+            Ok(builder) => builder,
+            Err(error) => {
+                violations.add(Violation::new(format!("is not a Parquet file that can be read: {error}")).file(&file.path));
+                return Ok(None);
+            }
+        };
+        let schema = builder.schema().clone();
+        if schema.fields().len() > MAX_COLUMNS {
+            let message = format!("has {} columns, expected at most {MAX_COLUMNS}", schema.fields().len());
+            violations.add(Violation::new(message).file(&file.path));
+            return Ok(None);
+        }
+        let columns = schema.fields().iter().map(|field| field.name().clone()).collect();
+        Ok(Some(Self {
+            path: file.path.clone(),
+            file: file.clone(),
+            builder: Some(builder),
+            reader: None,
+            schema,
+            columns,
+            wanted: Vec::new(),
+            rows: 0,
+        }))
+    }
+
+    pub fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
+    pub fn want(&mut self, wanted: &[(usize, Want)]) -> Result<(), WireError> {
+        self.wanted = wanted.to_vec();
+        if let Some(builder) = self.builder.take() {
+            let mask = ProjectionMask::roots(builder.parquet_schema(), wanted.iter().map(|(index, _)| *index));
+            let reader = builder.with_projection(mask).with_batch_size(CHUNK_ROWS).build();
+            self.reader = Some(reader.map_err(|e| self.damaged(&e))?);
+        }
+        Ok(())
+    }
+
+    fn damaged(&self, error: &dyn std::fmt::Display) -> WireError {
+        WireError::new(Code::DatasetValidationError, format!("{}: cannot be read: {error}", self.path))
+    }
+
+    pub fn next_chunk(&mut self, violations: &mut Violations) -> Result<Option<Chunk>, WireError> {
+        let Some(next) = self.reader.as_mut().and_then(Iterator::next) else { return Ok(None) };
+        let batch = next.map_err(|e| self.damaged(&e))?;
+        let mut columns = Vec::with_capacity(self.wanted.len());
+        for &(index, want) in &self.wanted {
+            match self.convert(&batch, index, want) {
+                Ok(array) => columns.push(array),
+                Err(violation) => {
+                    violations.add(violation);
+                    self.reader = None;
+                    return Ok(None);
+                }
+            }
+        }
+        let first_row = self.rows;
+        self.rows += batch.num_rows() as u64;
+        Ok(Some(Chunk { rows: batch.num_rows(), columns, lines: Vec::new(), first_row }))
+    }
+
+    /// A wanted column as numbers or texts. The batch holds the wanted columns in the file's order.
+    fn convert(&self, batch: &RecordBatch, index: usize, want: Want) -> Result<ArrayRef, Violation> {
+        let place = self.wanted.iter().filter(|(other, _)| *other < index).count();
+        let array = batch.column(place);
+        let found = match want {
+            Want::Native => numbers(array).or_else(|| texts(array)),
+            Want::Text => texts(array),
+        };
+        found.ok_or_else(|| {
+            let kind = self.schema.field(index).data_type();
+            let message = format!("is of type {kind}, expected a number, a text, a boolean, a date or a time");
+            Violation::new(message)
+                .file(&self.path)
+                .column(&self.columns[index])
+                .hint("leave the column out with data.exclude")
+        })
+    }
+
+    /// Hashes the file in a pass of its own: the reader above jumps about in it.
+    pub fn finish(self) -> Result<Summary, WireError> {
+        let failed = |e: std::io::Error| path::cannot_open(&self.path, &e);
+        let mut file = fs::File::open(&self.file.real).map_err(failed)?;
+        let mut hasher = blake3::Hasher::new();
+        let (mut buffer, mut size_bytes) = (vec![0; 1 << 18], 0);
+        loop {
+            let read = file.read(&mut buffer).map_err(failed)?;
+            if read == 0 {
+                break;
+            }
+            hasher.update(&buffer[..read]);
+            size_bytes += read as u64;
+        }
+        Ok(Summary { blake3: hasher.finalize().to_hex().to_string(), size_bytes, rows: self.rows })
+    }
+}
+
+/// The column's values of a primitive type, each turned by `turn`.
+fn each<T: ArrowPrimitiveType, U>(array: &ArrayRef, turn: impl Fn(T::Native) -> U) -> Vec<Option<U>> {
+    array.as_primitive::<T>().iter().map(|value| value.map(&turn)).collect()
+}
+
+/// Numbers, booleans as 0 and 1, dates in days and times in their own unit since the epoch.
+fn numbers(array: &ArrayRef) -> Option<ArrayRef> {
+    let values: Vec<Option<f64>> = match array.data_type() {
+        DataType::Float64 => each::<Float64Type, _>(array, |v| v),
+        DataType::Float32 => each::<Float32Type, _>(array, f64::from),
+        DataType::Int8 => each::<Int8Type, _>(array, f64::from),
+        DataType::Int16 => each::<Int16Type, _>(array, f64::from),
+        DataType::Int32 => each::<Int32Type, _>(array, f64::from),
+        DataType::Int64 => each::<Int64Type, _>(array, |v| v as f64),
+        DataType::UInt8 => each::<UInt8Type, _>(array, f64::from),
+        DataType::UInt16 => each::<UInt16Type, _>(array, f64::from),
+        DataType::UInt32 => each::<UInt32Type, _>(array, f64::from),
+        DataType::UInt64 => each::<UInt64Type, _>(array, |v| v as f64),
+        DataType::Decimal128(_, scale) => {
+            let unit = 10f64.powi(i32::from(*scale));
+            each::<Decimal128Type, _>(array, |v| v as f64 / unit)
+        }
+        DataType::Date32 => each::<Date32Type, _>(array, f64::from),
+        DataType::Time32(TimeUnit::Millisecond) => each::<Time32MillisecondType, _>(array, f64::from),
+        DataType::Time64(TimeUnit::Microsecond) => each::<Time64MicrosecondType, _>(array, |v| v as f64),
+        DataType::Time64(TimeUnit::Nanosecond) => each::<Time64NanosecondType, _>(array, |v| v as f64),
+        DataType::Timestamp(TimeUnit::Millisecond, _) => each::<TimestampMillisecondType, _>(array, |v| v as f64),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => each::<TimestampMicrosecondType, _>(array, |v| v as f64),
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => each::<TimestampNanosecondType, _>(array, |v| v as f64),
+        DataType::Boolean => array.as_boolean().iter().map(|v| v.map(|b| f64::from(u8::from(b)))).collect(),
+        _ => return None,
+    };
+    Some(Arc::new(Float64Array::from(values)))
+}
+
+/// Texts; integers exactly, floats in the shortest form that reads back, booleans as `true` and `false`.
+fn texts(array: &ArrayRef) -> Option<ArrayRef> {
+    let values: Vec<Option<String>> = match array.data_type() {
+        DataType::Utf8 => return Some(array.clone()),
+        DataType::Binary => {
+            let texts = array.as_binary::<i32>().iter().map(|v| v.map(|b| String::from_utf8(b.to_vec())).transpose());
+            texts.collect::<Result<_, _>>().ok()?
+        }
+        DataType::Boolean => array.as_boolean().iter().map(|v| v.map(|b| b.to_string())).collect(),
+        DataType::Int64 => each::<Int64Type, _>(array, |v| v.to_string()),
+        DataType::UInt64 => each::<UInt64Type, _>(array, |v| v.to_string()),
+        DataType::Float32 => each::<Float32Type, _>(array, |v| v.to_string()),
+        _ => {
+            let numbers = numbers(array)?;
+            each::<Float64Type, _>(&numbers, |v| v.to_string())
+        }
+    };
+    Some(Arc::new(StringArray::from(values)))
+}

@@ -1,0 +1,139 @@
+//! The NATS server that a command talks to: the one of `--nats`, the embedded one that another
+//! process of this home runs, or one that this process starts for itself.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use bus::embedded::{EmbeddedConfig, EmbeddedServer};
+use bus::{Bus, BusConfig, Credentials};
+use messages::WireError;
+use messages::error::Code;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::exit::Failure;
+
+/// Where the embedded server of a home can be reached; readable by its owner only.
+#[derive(Debug, Serialize, Deserialize)]
+struct Running {
+    pid: u32,
+    url: String,
+    user: String,
+    password: String,
+}
+
+/// A connection, and the server itself if it is ours.
+pub struct Link {
+    pub bus: Bus,
+    pub url: String,
+    pub credentials: Credentials,
+    /// Dies with this value.
+    pub server: Option<EmbeddedServer>,
+    notice: Option<PathBuf>,
+}
+
+impl Link {
+    /// Drains the connection, then stops the server if it is ours.
+    pub async fn close(mut self) {
+        self.bus.close().await;
+        if let Some(path) = self.notice.take() {
+            let _ = std::fs::remove_file(path);
+        }
+        if let Some(server) = self.server.take() {
+            server.stop().await;
+        }
+    }
+}
+
+/// Connects, starting the embedded server if there is none yet.
+pub async fn open(config: &Config, name: &str) -> Result<Link, Failure> {
+    if let Some(url) = &config.nats {
+        let bus = connect(config, url, config.credentials.clone(), name).await?;
+        return Ok(Link { bus, url: url.clone(), credentials: config.credentials.clone(), server: None, notice: None });
+    }
+    let notice = config.home.join("nats.json");
+    if let Some(link) = join_running(config, &notice, name).await {
+        return Ok(link);
+    }
+    let server = EmbeddedServer::start(EmbeddedConfig {
+        binary: find_binary(config)?,
+        store_dir: config.home.join("nats"),
+        port: None,
+        max_payload: None,
+        sync_always: config.nats_sync_always,
+        wrapper: Some(wrapper()?),
+    })
+    .await?;
+    let (url, credentials) = (server.url().to_owned(), server.credentials());
+    if let Credentials::UserPassword { user, password } = &credentials {
+        let running =
+            Running { pid: std::process::id(), url: url.clone(), user: user.clone(), password: password.clone() };
+        write_private(&notice, &running).map_err(|error| {
+            let message = format!("{}: {error}", notice.display());
+            Failure::Infrastructure(WireError::new(Code::ArtifactStoreUnavailable, message))
+        })?;
+    }
+    let bus = connect(config, &url, credentials.clone(), name).await?;
+    Ok(Link { bus, url, credentials, server: Some(server), notice: Some(notice) })
+}
+
+async fn connect(config: &Config, url: &str, credentials: Credentials, name: &str) -> Result<Bus, Failure> {
+    let config = BusConfig {
+        url: url.to_owned(),
+        credentials,
+        tenant: config.tenant.clone(),
+        name: format!("within {name}"),
+        timings: config.timings,
+    };
+    Ok(Bus::connect(config).await?)
+}
+
+/// The server of another process of this home, if it is still there.
+async fn join_running(config: &Config, notice: &Path, name: &str) -> Option<Link> {
+    let running: Running = serde_json::from_slice(&std::fs::read(notice).ok()?).ok()?;
+    if !Path::new(&format!("/proc/{}", running.pid)).exists() {
+        return None;
+    }
+    let credentials = Credentials::UserPassword { user: running.user, password: running.password };
+    let bus = connect(config, &running.url, credentials.clone(), name).await.ok()?;
+    Some(Link { bus, url: running.url, credentials, server: None, notice: None })
+}
+
+fn write_private(path: &Path, running: &Running) -> std::io::Result<()> {
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    let mut file =
+        std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+    file.write_all(&serde_json::to_vec(running)?)?;
+    file.sync_all()?;
+    std::fs::rename(temporary, path)
+}
+
+/// This program itself, as the wrapper that makes the server die with this process.
+fn wrapper() -> Result<Vec<String>, Failure> {
+    let me = std::env::current_exe().map_err(|error| {
+        Failure::Infrastructure(WireError::new(Code::InternalError, format!("own program file: {error}")))
+    })?;
+    Ok(vec![
+        me.display().to_string(),
+        "die-with-parent".into(),
+        std::process::id().to_string(),
+        "--".into(),
+    ])
+}
+
+/// The server's program: configured, on PATH, or where `make run` provisions it.
+pub fn find_binary(config: &Config) -> Result<PathBuf, Failure> {
+    if let Some(path) = &config.nats_server {
+        return Ok(path.clone());
+    }
+    let on_path = std::env::var_os("PATH").into_iter().flat_map(|paths| {
+        std::env::split_paths(&paths).map(|folder| folder.join("nats-server")).collect::<Vec<_>>()
+    });
+    let provisioned = [".tools/nats-server-2.15.1/nats-server".into(), config.home.join("bin/nats-server")];
+    on_path.chain(provisioned).find(|path| path.is_file()).ok_or_else(|| {
+        let error = WireError::new(Code::BusUnavailable, "no nats-server: not on PATH, not in .tools, not configured")
+            .with_hint("`make run` fetches it; or set WITHIN_NATS_SERVER to one of version 2.12 or newer, or use --nats URL");
+        Failure::Infrastructure(error)
+    })
+}

@@ -1,0 +1,23 @@
+//! The training of one rank, without a bus: batches come from a [`BatchSource`], what happens goes
+//! out through an [`Outbox`], and a [`Stop`] ends it at a step boundary. Synchronous; it runs on the
+//! rank's compute thread, and in tests on any thread.
+
+pub mod engine;
+pub mod mapping;
+pub mod outbox;
+mod pace;
+mod resume;
+pub mod selection;
+pub mod session;
+pub mod source;
+pub mod stop;
+mod validate;
+
+pub use outbox::{Outbox, Outgoing};
+pub use session::{Outcome, Ports, Trained, TrainJob, train};
+pub use source::{BatchSource, FeedPlan, SourceBatch};
+pub use stop::{Stop, StopReason};
+
+#[cfg(test)]
+#[path = "train_tests.rs"]
+mod tests;

@@ -1,0 +1,487 @@
+//! The training of one rank from the first batch to the model file: epochs, validation, hooks,
+//! checkpoints, early stopping. Time is only read for figures that people look at.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bus::now_ms;
+use frame::{Encoded, Manifest};
+use futures::channel::oneshot;
+use messages::event::{Checkpoint, Event, Metric, MetricValue, Metrics};
+use messages::feed::Split;
+use messages::plan::JobPlan;
+use messages::{Fence, JobId, TaskId, WireError};
+use messages::error::Code;
+
+use super::engine::Engine;
+use super::mapping;
+use super::outbox::{CheckpointReport, Outbox};
+use super::pace::Pace;
+use super::resume::{self, Identity};
+use super::selection::Selection;
+use super::source::{BatchSource, FeedPlan, SourceBatch};
+use super::stop::{Stop, StopReason};
+use super::validate::Validation;
+use crate::checkpoint::{
+    BestEntry, Bits, CHECKPOINT_VERSION, CheckpointStore, ExtraInfo, Position, Running, Seeds, Snapshot, TrainState, name_of,
+};
+use crate::link::Phase;
+use crate::model_file;
+use crate::vitals::Vitals;
+
+/// Validation parts up to this size are fetched once and kept.
+const KEEP_VALIDATION_BYTES: usize = 64 * 1024 * 1024;
+
+/// What is trained, and as whom.
+#[derive(Debug, Clone)]
+pub struct TrainJob {
+    pub job: JobId,
+    pub task: TaskId,
+    pub attempt: u32,
+    pub fence: Fence,
+    pub generation: u32,
+    pub rank: u32,
+    pub world_size: u32,
+    /// Compute threads.
+    pub threads: u32,
+    pub plan: JobPlan,
+    pub manifest: Arc<Manifest>,
+    /// BLAKE3 of the manifest.
+    pub dataset_blake3: String,
+    /// The checkpoint that the coordinator knows of.
+    pub resume: Option<Checkpoint>,
+    /// Folder of this job's checkpoints.
+    pub checkpoints: PathBuf,
+}
+
+/// What training is connected to.
+#[derive(Debug)]
+pub struct Ports {
+    pub train: BatchSource,
+    pub val: BatchSource,
+    pub outbox: Outbox,
+    pub vitals: Arc<Vitals>,
+    pub stop: Stop,
+}
+
+/// A trained model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trained {
+    /// One safetensors file with everything that serving needs.
+    pub file: Vec<u8>,
+    /// BLAKE3 of the parameters in canonical order.
+    pub params_blake3: String,
+    /// Completed epochs.
+    pub epochs: u32,
+    /// Completed optimizer steps.
+    pub steps: u64,
+    pub stopped_early: bool,
+}
+
+/// How training ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    Finished(Box<Trained>),
+    /// A stop was asked for; with a drain the last checkpoint has been reported.
+    Stopped(StopReason),
+}
+
+/// Trains until the end or a stop.
+pub fn train(job: TrainJob, ports: Ports) -> Result<Outcome, WireError> {
+    Session::new(job, ports)?.run()
+}
+
+/// Whether an epoch went through.
+#[derive(Debug, PartialEq)]
+enum Flow {
+    On,
+    Stopped,
+}
+
+/// A committed checkpoint whose report is on its way.
+struct Reported {
+    keep: BTreeSet<String>,
+    answer: oneshot::Receiver<CheckpointReport>,
+}
+
+struct Session {
+    job: TrainJob,
+    ports: Ports,
+    plan_blake3: String,
+    engine: Engine,
+    selection: Selection,
+    store: CheckpointStore,
+    position: Position,
+    running: Running,
+    /// Of the last completed epoch.
+    metrics: Metrics,
+    best_model: Option<Vec<u8>>,
+    should_stop: Option<String>,
+    last_saved: Option<(Position, String)>,
+    reported: Option<Reported>,
+    pace: Pace,
+    begun: String,
+}
+
+impl Session {
+    fn new(job: TrainJob, ports: Ports) -> Result<Self, WireError> {
+        let feed = train_feed(&job, Position { epoch: 0, batch: 0 });
+        if feed.batches_per_epoch() == 0 {
+            let message = format!("the train part of {} rows gives no batch of {}", feed.rows, feed.global_batch_size);
+            return Err(WireError::new(Code::DatasetValidationError, message).with_hint("lower training.batch_size or set data.drop_last: false"));
+        }
+        let steps = feed.batches_per_epoch().div_ceil(u64::from(job.plan.training.accumulation_steps.max(1)));
+        super::validate::wanted(&job.plan)?;
+        let recipe = mapping::recipe(&job.plan, &job.manifest, steps)?;
+        let mut engine = Engine::new(recipe, job.plan.task, job.rank, job.world_size, job.threads)?;
+        let mut selection = Selection::new(&job.plan)?;
+        let store = CheckpointStore::open(&job.checkpoints, job.fence).map_err(|e| e.to_wire())?;
+        let plan_blake3 = job.plan.content_blake3();
+        let identity = Identity { plan_blake3: &plan_blake3, dataset_blake3: &job.dataset_blake3 };
+        let found = resume::find(&store, job.resume.as_ref(), &identity).map_err(|e| e.to_wire())?;
+        for warning in &found.warnings {
+            tracing::warn!("checkpoint refused: {warning}");
+        }
+        let mut begun = found.warnings.iter().map(|w| format!("refused: {w}; ")).collect::<String>();
+        let mut session_state = (Position { epoch: 0, batch: 0 }, Running::default(), Metrics::new(), None, None, None);
+        if let Some(snapshot) = found.snapshot {
+            let stop = resume::restore(&snapshot, &mut engine, &mut selection)?;
+            let state = snapshot.state;
+            let name = name_of(state.position, state.step);
+            begun.push_str(&format!("resumed from {name}"));
+            let saved = Some((state.position, name));
+            session_state = (state.position, state.running, state.metrics, snapshot.best, stop, saved);
+        } else if job.resume.is_some() {
+            begun.push_str("begun anew");
+        }
+        let (position, running, metrics, best_model, should_stop, last_saved) = session_state;
+        let total_steps = steps * u64::from(job.plan.training.epochs);
+        let pace = Pace::new(total_steps, u64::from(job.plan.training.log_interval.max(1)), engine.trainer().global_step());
+        Ok(Self {
+            job, ports, plan_blake3, engine, selection, store, position, running, metrics, best_model, should_stop,
+            last_saved, reported: None, pace, begun,
+        })
+    }
+
+    fn run(mut self) -> Result<Outcome, WireError> {
+        self.ports.vitals.step(self.engine.trainer().global_step());
+        let detail = (!self.begun.is_empty()).then(|| self.begun.clone());
+        self.hook("on_train_begin", detail);
+        let epochs = self.job.plan.training.epochs;
+        if self.position.epoch < epochs && self.should_stop.is_none() {
+            let mut first = self.position;
+            if first.batch >= self.batches_per_epoch() {
+                first = Position { epoch: first.epoch + 1, batch: 0 };
+            }
+            if first.epoch < epochs {
+                self.ports.train.open(train_feed(&self.job, first), &self.ports.stop)?;
+            }
+        }
+        while self.position.epoch < epochs && self.should_stop.is_none() {
+            if self.position.batch == 0 {
+                self.hook("on_epoch_begin", None);
+            }
+            if self.batches()? == Flow::Stopped {
+                return self.stopped();
+            }
+            let Some(validation) = self.validate()? else { return self.stopped() };
+            if self.end_epoch(validation)? == Flow::Stopped {
+                return self.stopped();
+            }
+        }
+        self.finish()
+    }
+
+    fn batches_per_epoch(&self) -> u64 {
+        train_feed(&self.job, self.position).batches_per_epoch()
+    }
+
+    /// Trains to the end of the epoch under way.
+    fn batches(&mut self) -> Result<Flow, WireError> {
+        self.ports.vitals.enter(Phase::Training);
+        let accumulation = self.job.plan.training.accumulation_steps.max(1) as usize;
+        let batches = self.batches_per_epoch();
+        while self.position.batch < batches {
+            // Gathered before anything is computed, so that a stop never falls between two micro-batches.
+            let mut group = Vec::with_capacity(accumulation);
+            while group.len() < accumulation && self.position.batch + (group.len() as u64) < batches {
+                let Some(batch) = self.ports.train.next(&self.ports.stop)? else { return Ok(Flow::Stopped) };
+                self.expect(&batch, self.position.batch + group.len() as u64)?;
+                self.ports.vitals.progress();
+                group.push(batch);
+            }
+            self.step(group)?;
+        }
+        Ok(Flow::On)
+    }
+
+    fn step(&mut self, group: Vec<SourceBatch>) -> Result<(), WireError> {
+        let taken = group.len() as u64;
+        let outcome = self.engine.step(group)?;
+        self.position.batch += taken;
+        self.running.rows += outcome.rows as u64;
+        self.running.loss.0 += outcome.loss * outcome.rows as f64;
+        self.running.grad_norm.0 += outcome.grad_norm;
+        self.running.steps += 1;
+        self.ports.vitals.step(outcome.step);
+        let (task, epoch, epochs) = (&self.job.task, self.position.epoch + 1, self.job.plan.training.epochs);
+        if self.ports.outbox.leads()
+            && let Some(progress) = self.pace.step(&outcome, task, epoch, epochs)
+        {
+            self.ports.outbox.event(now_ms(), Event::Progress(progress));
+        }
+        Ok(())
+    }
+
+    fn expect(&self, batch: &SourceBatch, wanted: u64) -> Result<(), WireError> {
+        if (batch.epoch, batch.batch) == (self.position.epoch, wanted) {
+            return Ok(());
+        }
+        let message = format!(
+            "the feed sent epoch {} batch {}, expected epoch {} batch {wanted}",
+            batch.epoch, batch.batch, self.position.epoch
+        );
+        Err(WireError::new(Code::InternalError, message))
+    }
+
+    /// Metrics of the validation part; none if a stop was asked for.
+    fn validate(&mut self) -> Result<Option<Metrics>, WireError> {
+        self.ports.vitals.enter(Phase::Validating);
+        let manifest = self.job.manifest.clone();
+        let mut validation = Validation::new(&manifest);
+        let plan = val_feed(&self.job, self.position.epoch);
+        let batches = plan.batches_per_epoch();
+        if batches == 0 {
+            return validation.finish(&self.job.plan).map(Some);
+        }
+        let bytes = plan.rows as usize * (manifest.width() + 4) * 4;
+        let keep = bytes <= KEEP_VALIDATION_BYTES && matches!(self.ports.val, BatchSource::Feed { .. });
+        let mut kept = Encoded::default();
+        self.ports.val.open(plan, &self.ports.stop)?;
+        for wanted in 0..batches {
+            let Some(batch) = self.ports.val.next(&self.ports.stop)? else { return Ok(None) };
+            self.expect(&batch, wanted)?;
+            self.ports.vitals.progress();
+            if keep {
+                let failed = |e: frame::Error| WireError::new(Code::InternalError, format!("validation part: {e}"));
+                kept.append(batch.rows.clone()).map_err(failed)?;
+            }
+            validation.add(&mut self.engine, batch.rows, (batch.epoch, batch.batch))?;
+        }
+        if keep {
+            self.ports.val = BatchSource::memory(Arc::new(kept));
+        }
+        validation.finish(&self.job.plan).map(Some)
+    }
+
+    fn end_epoch(&mut self, validation: Metrics) -> Result<Flow, WireError> {
+        let running = std::mem::take(&mut self.running);
+        let train_loss = running.loss.0 / running.rows.max(1) as f64;
+        let mut metrics = validation;
+        metrics.insert("loss".into(), MetricValue::of(train_loss));
+        metrics.insert("grad_norm".into(), MetricValue::of(running.grad_norm.0 / running.steps.max(1) as f64));
+        metrics.insert("lr".into(), MetricValue::of(self.engine.trainer().learning_rate()));
+        let watched = metrics.get("val_loss").and_then(MetricValue::get).unwrap_or(train_loss);
+        self.engine.trainer_mut().end_epoch(Some(watched)).map_err(|e| mapping::config_error("training.scheduler", &e))?;
+        self.position = Position { epoch: self.position.epoch + 1, batch: 0 };
+        let (epoch, step) = (self.position.epoch, self.engine.trainer().global_step());
+        let verdict = self.selection.epoch(epoch, &metrics);
+        if verdict.best_model {
+            self.best_model = Some(self.weights()?);
+        }
+        self.should_stop = verdict.stop;
+        self.metrics = metrics;
+        let event = Metric { task: self.job.task.clone(), epoch, step, metrics: self.metrics.clone() };
+        self.ports.outbox.event(now_ms(), Event::Metric(event));
+        self.hook("on_epoch_end", None);
+        if let Some(reason) = self.should_stop.clone() {
+            self.hook("should_stop", Some(reason));
+        }
+        let training = &self.job.plan.training;
+        let last = epoch >= training.epochs || self.should_stop.is_some();
+        if last || epoch.is_multiple_of(training.checkpoint.save_freq.max(1)) { self.checkpoint() } else { Ok(Flow::On) }
+    }
+
+    /// Writes a checkpoint of the position and reports it in the background. Older ones go only after
+    /// the coordinator knows this one.
+    fn checkpoint(&mut self) -> Result<Flow, WireError> {
+        if !self.ports.outbox.leads() || self.last_saved.as_ref().is_some_and(|(at, _)| *at == self.position) {
+            return Ok(Flow::On);
+        }
+        if self.settle_report()? == Flow::Stopped {
+            return Ok(Flow::Stopped);
+        }
+        self.ports.vitals.enter(Phase::Checkpointing);
+        let name = name_of(self.position, self.engine.trainer().global_step());
+        let of_epoch = self.position.batch == 0;
+        let best = if of_epoch { self.selection.best_with(&name, &self.metrics) } else { self.selection.best() };
+        let snapshot = self.snapshot(best)?;
+        let committed = self.store.commit(&snapshot).map_err(|e| e.to_wire())?;
+        if of_epoch {
+            self.selection.admit(&name, &self.metrics);
+        }
+        // The one before stays as well: it serves if this one turns out damaged.
+        let mut keep: BTreeSet<String> = self.selection.best().into_iter().map(|entry| entry.name).collect();
+        keep.extend(self.last_saved.take().map(|(_, previous)| previous));
+        keep.insert(name.clone());
+        self.last_saved = Some((self.position, name));
+        self.ports.outbox.event(now_ms(), Event::Checkpoint(committed.clone()));
+        let answer = self.ports.outbox.checkpoint(committed);
+        self.reported = Some(Reported { keep, answer });
+        self.ports.vitals.enter(Phase::Training);
+        Ok(Flow::On)
+    }
+
+    /// Waits until the last checkpoint's report is answered, then removes what it replaces.
+    fn settle_report(&mut self) -> Result<Flow, WireError> {
+        let Some(reported) = self.reported.take() else { return Ok(Flow::On) };
+        // Not through the stop: a drain, too, has to know whether its checkpoint counts.
+        match futures::executor::block_on(reported.answer) {
+            Ok(CheckpointReport::Accepted) => {
+                self.store.prune(&reported.keep).map_err(|e| e.to_wire())?;
+                Ok(Flow::On)
+            }
+            _ => Ok(Flow::Stopped),
+        }
+    }
+
+    fn snapshot(&self, best: Vec<BestEntry>) -> Result<Snapshot, WireError> {
+        let trainer = self.engine.trainer();
+        let (job, ModelSeeds { dropout_seed }) = (&self.job, model_seeds(&self.job.plan));
+        Ok(Snapshot {
+            model: self.weights()?,
+            optimizer: trainer.save_state().map_err(|e| internal(&e))?,
+            best: self.best_model.clone(),
+            state: TrainState {
+                schema: CHECKPOINT_VERSION,
+                epoch: self.position.epoch,
+                step: trainer.global_step(),
+                position: self.position,
+                learning_rate: Bits(trainer.learning_rate()),
+                early_stopping: self.selection.observed().to_vec(),
+                best,
+                best_model: self.selection.best_model(),
+                running: self.running,
+                rng: Seeds { seed: job.plan.seed, shuffle_seed: job.plan.data.shuffle_seed, dropout_seed },
+                metrics: self.metrics.clone(),
+                timestamp: messages::envelope::rfc3339(now_ms()),
+                extra_info: ExtraInfo {
+                    job: job.job.clone(),
+                    task: job.task.clone(),
+                    attempt: job.attempt,
+                    fence: job.fence,
+                    generation: job.generation,
+                    world_size: job.world_size,
+                    plan_blake3: self.plan_blake3.clone(),
+                    dataset_blake3: job.dataset_blake3.clone(),
+                    params_blake3: kernels::weights::params_blake3(trainer.model()),
+                },
+            },
+        })
+    }
+
+    fn weights(&self) -> Result<Vec<u8>, WireError> {
+        kernels::weights::save(self.engine.trainer().model(), &std::collections::BTreeMap::new()).map_err(|e| internal(&e))
+    }
+
+    /// A stop was asked for: a drain leaves a checkpoint at the step boundary, everything else nothing.
+    fn stopped(mut self) -> Result<Outcome, WireError> {
+        if matches!(self.ports.stop.reason(), Some(StopReason::Drain { .. }))
+            && self.position != (Position { epoch: 0, batch: 0 })
+            && self.checkpoint()? == Flow::On
+        {
+            self.settle_report()?;
+        }
+        let reason = self.ports.stop.reason().cloned().unwrap_or_else(|| {
+            StopReason::Failed(WireError::new(Code::InternalError, "a checkpoint's report was not answered"))
+        });
+        match reason {
+            StopReason::Failed(error) => Err(error),
+            reason => Ok(Outcome::Stopped(reason)),
+        }
+    }
+
+    fn finish(mut self) -> Result<Outcome, WireError> {
+        if self.settle_report()? == Flow::Stopped {
+            return self.stopped();
+        }
+        self.ports.vitals.enter(Phase::Saving);
+        let best = self.best_model.take();
+        let model = match &best {
+            Some(bytes) => Some(kernels::weights::load(bytes).map_err(|e| internal(&e))?.0),
+            None => None,
+        };
+        let model = model.as_ref().unwrap_or_else(|| self.engine.trainer().model());
+        let content = model_file::Content {
+            plan: &self.job.plan,
+            plan_blake3: &self.plan_blake3,
+            manifest: &self.job.manifest,
+            dataset_blake3: &self.job.dataset_blake3,
+            metrics: &self.metrics,
+            epoch: self.selection.best_model().map_or(self.position.epoch, |best| best.epoch),
+        };
+        let trained = Trained {
+            file: model_file::write(model, &content).map_err(|e| internal(&e))?,
+            params_blake3: kernels::weights::params_blake3(model),
+            epochs: self.position.epoch,
+            steps: self.engine.trainer().global_step(),
+            stopped_early: self.should_stop.is_some(),
+        };
+        self.hook("on_train_end", self.should_stop.clone());
+        Ok(Outcome::Finished(Box::new(trained)))
+    }
+
+    fn hook(&mut self, hook: &str, detail: Option<String>) {
+        let epoch = match hook {
+            "on_epoch_begin" => self.position.epoch + 1,
+            _ => self.position.epoch,
+        };
+        self.ports.outbox.event(now_ms(), Event::Hook { hook: hook.into(), epoch, detail });
+    }
+}
+
+struct ModelSeeds {
+    dropout_seed: u64,
+}
+
+fn model_seeds(plan: &JobPlan) -> ModelSeeds {
+    let messages::plan::ModelPlan::Mlp(mlp) = &plan.model;
+    ModelSeeds { dropout_seed: mlp.dropout_seed }
+}
+
+fn internal(error: &kernels::Error) -> WireError {
+    WireError::new(Code::TrainingError, error.to_string())
+}
+
+/// Batches of the train part from a position to the last epoch.
+fn train_feed(job: &TrainJob, position: Position) -> FeedPlan {
+    let (data, training) = (&job.plan.data, &job.plan.training);
+    FeedPlan {
+        split: Split::Train,
+        rows: job.manifest.rows(Split::Train),
+        global_batch_size: training.batch_size,
+        logical_shards: training.logical_shards,
+        shuffle_seed: data.shuffle.then_some(data.shuffle_seed),
+        drop_last: data.drop_last,
+        position,
+        end_epoch: training.epochs,
+        rank: job.rank,
+        world_size: job.world_size,
+        batch_bytes: frame::frame_bytes_bound(training.batch_size as usize, job.manifest.width(), job.manifest.weighted),
+    }
+}
+
+/// The whole validation part, in stored order, once.
+fn val_feed(job: &TrainJob, epoch: u32) -> FeedPlan {
+    FeedPlan {
+        split: Split::Val,
+        rows: job.manifest.rows(Split::Val),
+        shuffle_seed: None,
+        drop_last: false,
+        end_epoch: epoch + 1,
+        rank: 0,
+        world_size: 1,
+        ..train_feed(job, Position { epoch, batch: 0 })
+    }
+}

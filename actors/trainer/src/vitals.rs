@@ -1,0 +1,57 @@
+//! How far a rank is, in a few numbers that the compute thread writes and the reporting thread reads.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use crate::link::Phase;
+
+/// Step, progress and phase of a rank.
+#[derive(Debug, Default)]
+pub struct Vitals {
+    step: AtomicU64,
+    progress: AtomicU64,
+    phase: AtomicU8,
+}
+
+impl Vitals {
+    /// Something was done: a batch, a file, a request.
+    pub fn progress(&self) {
+        self.progress.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An optimizer step was completed.
+    pub fn step(&self, step: u64) {
+        self.step.store(step, Ordering::Relaxed);
+        self.progress();
+    }
+
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+        self.progress();
+    }
+
+    /// Step, progress, phase.
+    pub fn read(&self) -> (u64, u64, Phase) {
+        let phase = self.phase.load(Ordering::Relaxed) as usize;
+        (
+            self.step.load(Ordering::Relaxed),
+            self.progress.load(Ordering::Relaxed),
+            Phase::ALL.get(phase).copied().unwrap_or(Phase::Starting),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_are_read_as_written() {
+        let vitals = Vitals::default();
+        for phase in Phase::ALL {
+            vitals.enter(phase);
+            assert_eq!(vitals.read().2, phase);
+        }
+        vitals.step(7);
+        assert_eq!((vitals.read().0, vitals.read().1), (7, Phase::ALL.len() as u64 + 1));
+    }
+}

@@ -1,0 +1,326 @@
+//! The engine proper: forward, backward, the sum over shards, clipping, the optimizer's step.
+
+use super::batch::{Batch, RankBatch};
+use super::partial::{Partial, total};
+use crate::buffer::AlignedBuf;
+use crate::cpu::reduce::add_assign;
+use crate::error::{Error, Result};
+use crate::nn::Model;
+use crate::ops::loss::{Loss, LossConfig, LossSum};
+use crate::ops::{Randomness, Var};
+use crate::optim::clip::norm;
+use crate::optim::{ClipConfig, Optimizer, OptimizerConfig, Schedule, SchedulerConfig};
+use crate::pool::Pool;
+use crate::shard::{MAX_SHARDS, nodes_of, rows_of};
+use crate::tape::{HeldShards, InputGrad, Mode, Rows, Tape, Workspace};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// How a model is trained.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    #[serde(default)]
+    pub optimizer: OptimizerConfig,
+    #[serde(default)]
+    pub scheduler: SchedulerConfig,
+    pub loss: LossConfig,
+    #[serde(default)]
+    pub clip: ClipConfig,
+    /// Into how many shards a global batch is cut, whatever the number of ranks.
+    #[serde(default = "eight")]
+    pub logical_shards: usize,
+    /// Seed of dropout.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+fn eight() -> usize {
+    8
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        TrainConfig {
+            optimizer: OptimizerConfig::default(),
+            scheduler: SchedulerConfig::default(),
+            loss: LossConfig::Mse,
+            clip: ClipConfig::default(),
+            logical_shards: eight(),
+            seed: 0,
+        }
+    }
+}
+
+/// What an optimizer step did.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct StepOutcome {
+    /// Mean loss of the global batch, before the step.
+    pub loss: f64,
+    /// L2 norm of the mean gradient, before clipping.
+    pub grad_norm: f64,
+    /// Rows of the global batch.
+    pub rows: usize,
+    /// The rate that the step used.
+    pub learning_rate: f64,
+    /// Steps taken so far, this one included.
+    pub step: u64,
+}
+
+/// A model under training.
+pub struct Trainer {
+    pub(super) model: Model,
+    pub(super) config: TrainConfig,
+    pub(super) pool: Arc<Pool>,
+    pub(super) optimizer: Optimizer,
+    pub(super) schedule: Schedule,
+    pub(super) epoch: u64,
+    /// Global batches and micro-batches seen: addresses dropout.
+    pub(super) micro_step: u64,
+    pub(super) pending: Pending,
+    ws: Workspace,
+    /// The geometry of the last batch, and its gradients per held node.
+    geometry: Option<(std::ops::Range<usize>, usize, HeldShards)>,
+    gradients: Vec<AlignedBuf>,
+    squares: Vec<AtomicU64>,
+}
+
+/// Gradients summed since the last step.
+pub(super) struct Pending {
+    pub(super) gradient: AlignedBuf,
+    pub(super) loss: LossSum,
+    pub(super) micro_batches: u64,
+}
+
+impl Trainer {
+    /// Takes a model. `Value` errors name the setting that is out of range.
+    pub fn new(model: Model, config: TrainConfig, pool: Arc<Pool>) -> Result<Trainer> {
+        config.loss.validate(model.output_dim())?;
+        config.clip.validate()?;
+        if !(1..=MAX_SHARDS).contains(&config.logical_shards) {
+            return Err(Error::value("train", format!("logical_shards in 1..={MAX_SHARDS}"), config.logical_shards));
+        }
+        let optimizer = Optimizer::new(&config.optimizer, model.params())?;
+        let schedule = Schedule::new(&config.scheduler, config.optimizer.learning_rate())?;
+        let gradient = AlignedBuf::zeroed(model.params().flat_len())?;
+        Ok(Trainer {
+            model,
+            config,
+            pool,
+            optimizer,
+            schedule,
+            epoch: 0,
+            micro_step: 0,
+            pending: Pending { gradient, loss: LossSum::default(), micro_batches: 0 },
+            ws: Workspace::default(),
+            geometry: None,
+            gradients: Vec::new(),
+            squares: Vec::new(),
+        })
+    }
+
+    /// The model as it stands.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Ends training.
+    pub fn into_model(self) -> Model {
+        self.model
+    }
+
+    /// How it trains.
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
+    /// Optimizer steps taken.
+    pub fn global_step(&self) -> u64 {
+        self.optimizer.steps()
+    }
+
+    /// Epochs ended.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The rate of the next step.
+    pub fn learning_rate(&self) -> f64 {
+        self.schedule.learning_rate()
+    }
+
+    /// Buffers ever allocated for steps: constant while batches of one size repeat.
+    pub fn allocations(&self) -> u64 {
+        self.ws.allocations()
+    }
+
+    /// One optimizer step on a global batch that this process holds whole.
+    pub fn step(&mut self, batch: &Batch) -> Result<StepOutcome> {
+        self.accumulate(batch)?;
+        match self.apply() {
+            Err(Error::Numeric { op, step, samples }) => {
+                // The parameters are untouched, so the batch can be run again to find the culprit.
+                self.micro_step -= 1;
+                let found = self.diagnose(batch)?;
+                self.micro_step += 1;
+                let (op, samples) = found.unwrap_or((op, samples));
+                Err(Error::Numeric { op, step, samples })
+            }
+            other => other,
+        }
+    }
+
+    /// Adds a global batch (or a micro-batch of one) to the gradient of the next step. Sums are weighed by
+    /// the samples' weights, so a short last micro-batch counts for what it holds.
+    pub fn accumulate(&mut self, batch: &Batch) -> Result<()> {
+        let shards = self.config.logical_shards;
+        let losses = self.compute(&RankBatch { batch, global_rows: batch.rows, held: 0..shards })?;
+        let loss = total(&losses);
+        if !loss.sum.is_finite() {
+            self.micro_step -= 1;
+            let found = self.diagnose(batch)?;
+            self.micro_step += 1;
+            self.discard();
+            let (op, samples) = found.unwrap_or_else(|| (format!("loss {}", self.config.loss.name()), Vec::new()));
+            return Err(Error::Numeric { op, step: self.global_step(), samples });
+        }
+        if self.pending.micro_batches == 0 {
+            std::mem::swap(&mut self.pending.gradient, &mut self.gradients[0]);
+        } else {
+            add_assign(&mut self.pending.gradient, &self.gradients[0]);
+        }
+        self.pending.loss.merge(loss);
+        self.pending.micro_batches += 1;
+        Ok(())
+    }
+
+    /// A rank's part of a global batch: gradients of whole nodes of the shard tree and the losses of the
+    /// held shards.
+    pub fn partial(&mut self, batch: &RankBatch<'_>) -> Result<Partial> {
+        let losses = self.compute(batch)?;
+        let (_, _, held) = self.geometry.as_ref().expect("invariant: set by `compute`");
+        let nodes = held.nodes.iter().zip(&self.gradients).map(|(node, gradient)| (*node, gradient.to_vec())).collect();
+        Ok(Partial { nodes, losses: batch.held.clone().zip(losses).collect() })
+    }
+
+    /// Adds the completed root of a global batch, and the losses of all its shards in order, to the next step.
+    pub fn accumulate_root(&mut self, root: &[f32], losses: &[LossSum]) -> Result<()> {
+        if root.len() != self.pending.gradient.len() || losses.len() != self.config.logical_shards {
+            let expected = format!("a gradient of {} and {} losses", self.pending.gradient.len(), self.config.logical_shards);
+            return Err(Error::shape("accumulate root", expected, format!("{} and {}", root.len(), losses.len())));
+        }
+        if self.pending.micro_batches == 0 {
+            self.pending.gradient.copy_from_slice(root);
+        } else {
+            add_assign(&mut self.pending.gradient, root);
+        }
+        self.pending.loss.merge(total(losses));
+        self.pending.micro_batches += 1;
+        Ok(())
+    }
+
+    /// Drops what was accumulated.
+    pub fn discard(&mut self) {
+        self.pending.loss = LossSum::default();
+        self.pending.micro_batches = 0;
+    }
+
+    /// The optimizer's step with the mean gradient of what was accumulated. A loss or gradient that is not
+    /// finite changes nothing and is a `Numeric` error; so is, as `Value`, a batch that weighs nothing.
+    pub fn apply(&mut self) -> Result<StepOutcome> {
+        let sum = self.pending.loss;
+        let Some(loss) = sum.mean() else {
+            self.discard();
+            return Err(Error::value("step", "a batch whose weights sum above 0", sum.weight));
+        };
+        self.discard();
+        let grad_norm = norm(&self.pending.gradient, &self.pool, &mut self.squares) / sum.weight;
+        if !(loss.is_finite() && grad_norm.is_finite()) {
+            return Err(Error::Numeric { op: "gradient".into(), step: self.global_step(), samples: Vec::new() });
+        }
+        let learning_rate = self.learning_rate();
+        let factor = self.config.clip.coefficient(grad_norm) / sum.weight;
+        let max_value = self.config.clip.max_value;
+        self.optimizer.step(self.model.params_mut(), &self.pending.gradient, factor, max_value, learning_rate, &self.pool);
+        self.schedule.on_step();
+        Ok(StepOutcome { loss, grad_norm, rows: sum.rows, learning_rate, step: self.global_step() })
+    }
+
+    /// The loss of a batch, without dropout and gradients.
+    pub fn evaluate(&mut self, batch: &Batch) -> Result<LossSum> {
+        let loss = Loss { config: &self.config.loss, targets: &batch.targets, weights: batch.weights.as_deref() };
+        loss.check(batch.rows, self.model.output_dim(), &batch.sample_ids)?;
+        let columns = self.model.output_dim();
+        let outputs = self.model.predict_with(&batch.features, batch.rows, &self.pool, &mut self.ws)?;
+        let mut sums = vec![[0.0; 2]; batch.rows];
+        loss.rows(0..batch.rows, columns, &outputs, &mut [], &mut sums);
+        let [sum, weight] = sums.iter().fold([0.0; 2], |[s, w], [loss, weight]| [s + loss, w + weight]);
+        Ok(LossSum { sum, weight, rows: batch.rows })
+    }
+
+    /// An epoch ended: schedules that count epochs move on; `metric` is what `reduce_on_plateau` watches.
+    pub fn end_epoch(&mut self, metric: Option<f64>) -> Result<()> {
+        self.schedule.on_epoch(metric)?;
+        self.epoch += 1;
+        Ok(())
+    }
+
+    fn randomness(&self) -> Randomness {
+        Randomness { seed: self.config.seed, epoch: self.epoch, step: self.micro_step as u32 }
+    }
+
+    /// Forward, backward and the held nodes' gradients; gives the losses of the held shards.
+    fn compute(&mut self, part: &RankBatch<'_>) -> Result<Vec<LossSum>> {
+        part.check(self.config.logical_shards)?;
+        self.set_geometry(part)?;
+        let (batch, randomness) = (part.batch, self.randomness());
+        let loss = Loss { config: &self.config.loss, targets: &batch.targets, weights: batch.weights.as_deref() };
+        let (mut tape, output) = record(&self.model, &mut self.ws, batch, randomness)?;
+        tape.forward_backward(&self.pool, output, &loss)?;
+        let (_, _, held) = self.geometry.as_ref().expect("invariant: set above");
+        tape.param_gradients(&self.pool, held, &mut self.gradients);
+        self.micro_step += 1;
+        Ok(held.bounds.windows(2).map(|w| tape.loss_sum(w[0]..w[1])).collect())
+    }
+
+    /// Row bounds of the held shards and a gradient per held node, kept while batches have one size.
+    fn set_geometry(&mut self, part: &RankBatch<'_>) -> Result<()> {
+        if matches!(&self.geometry, Some((held, rows, _)) if *held == part.held && *rows == part.global_rows) {
+            return Ok(());
+        }
+        let shards = self.config.logical_shards;
+        let at = |shard: usize| if shard == shards { part.global_rows } else { rows_of(shard, shards, part.global_rows).start };
+        let first_row = at(part.held.start);
+        let bounds = (part.held.start..=part.held.end).map(|s| at(s) - first_row).collect();
+        let nodes = nodes_of(part.held.clone(), shards);
+        self.gradients.truncate(nodes.len());
+        while self.gradients.len() < nodes.len() {
+            self.gradients.push(AlignedBuf::zeroed(self.model.params().flat_len())?);
+        }
+        self.geometry = Some((part.held.clone(), part.global_rows, HeldShards { nodes, bounds, first: part.held.start }));
+        Ok(())
+    }
+
+    /// Runs a batch again, one operation after the other, and names the first whose result is not finite
+    /// and the samples concerned; `None` where every value is finite. Changes nothing.
+    pub fn diagnose(&mut self, batch: &Batch) -> Result<Option<(String, Vec<u64>)>> {
+        let broken = self.model.params().iter().find(|(_, values)| !values.iter().all(|v| v.is_finite()));
+        if let Some((param, _)) = broken {
+            return Ok(Some((format!("parameter {}", param.name), Vec::new())));
+        }
+        let randomness = self.randomness();
+        let loss = Loss { config: &self.config.loss, targets: &batch.targets, weights: batch.weights.as_deref() };
+        let (mut tape, output) = record(&self.model, &mut self.ws, batch, randomness)?;
+        tape.forward_backward(&self.pool, output, &loss)?;
+        Ok(tape.find_not_finite(output, &loss))
+    }
+}
+
+/// The forward pass of a batch, recorded for training.
+fn record<'a>(model: &'a Model, ws: &'a mut Workspace, batch: &'a Batch, randomness: Randomness) -> Result<(Tape<'a>, Var)> {
+    let rows = Rows { count: batch.rows, sample_ids: &batch.sample_ids, mode: Mode::Train, randomness };
+    let mut tape = Tape::new(ws, model.params(), rows)?;
+    let x = tape.input(&batch.features, model.input_dim(), InputGrad::Skip)?;
+    let output = model.forward(&mut tape, x)?;
+    Ok((tape, output))
+}

@@ -1,0 +1,16 @@
+//! The training engine: batches in, updated parameters and figures out. It decides nothing about epochs,
+//! data or stopping; that is the trainer role's.
+
+mod batch;
+mod best;
+mod early_stop;
+mod engine;
+mod partial;
+mod state;
+
+pub use crate::ops::loss::{LossConfig, LossSum, Targets};
+pub use batch::{Batch, RankBatch};
+pub use best::{Admission, BestK};
+pub use early_stop::{EarlyStopping, EarlyStoppingConfig};
+pub use engine::{StepOutcome, TrainConfig, Trainer};
+pub use partial::Partial;
