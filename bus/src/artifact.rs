@@ -11,7 +11,7 @@ use messages::error::Code;
 use messages::id::is_token;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
-use object_store::{ObjectStore, ObjectStoreExt, PutPayload, WriteMultipart};
+use object_store::{ObjectStoreExt, PutPayload, WriteMultipart};
 use serde::de::DeserializeOwned;
 use tokio::io::AsyncReadExt;
 

@@ -21,7 +21,7 @@ use crate::connection::{Credentials, MIN_SERVER, UPGRADE, parse_version};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A server that does not accept within this time has failed. Recovery of a large store takes a while.
-const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_mins(1);
 /// A server that does not end within this time after SIGTERM is killed.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// Between two looks at a child.

@@ -19,9 +19,9 @@ pub struct JobStore {
 }
 
 impl Bus {
-    /// The records of jobs.
+    /// The records of jobs; [`ErrorKind::NotFound`] before a coordinator has created their bucket.
     pub async fn jobs(&self) -> Result<JobStore> {
-        Ok(JobStore { bucket: Bucket::new(self, BUCKET_JOB) })
+        Ok(JobStore { bucket: Bucket::open(self, BUCKET_JOB).await? })
     }
 }
 

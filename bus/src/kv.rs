@@ -58,9 +58,17 @@ pub(crate) fn bucket_subjects(bucket: &str) -> String {
 }
 
 impl Bucket {
-    pub(crate) fn new(bus: &Bus, name: &'static str) -> Self {
+    /// `NotFound` if nobody has created it.
+    pub(crate) async fn open(bus: &Bus, name: &'static str) -> Result<Self> {
         let scoped = bus.subjects().scoped(name);
-        Self { bus: bus.clone(), metric: name, stream: bucket_stream(&scoped), prefix: format!("$KV.{scoped}.") }
+        let bucket =
+            Self { bus: bus.clone(), metric: name, stream: bucket_stream(&scoped), prefix: format!("$KV.{scoped}.") };
+        bucket.exists().await.map(|()| bucket)
+    }
+
+    async fn exists(&self) -> Result<()> {
+        let verb = format!("STREAM.INFO.{}", self.stream);
+        self.bus.api::<serde::de::IgnoredAny>(&verb, &()).await.map(|_| ())
     }
 
     fn subject(&self, key: &str) -> String {
@@ -72,22 +80,14 @@ impl Bucket {
         let verb = format!("STREAM.MSG.GET.{}", self.stream);
         let read = serde_json::json!({ "last_by_subj": self.subject(key) });
         let found = match self.bus.api::<Found>(&verb, &read).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => return self.missing(error).await,
+            // No message, or no bucket?
+            Err(error) if error.kind() == ErrorKind::NotFound => return self.exists().await.map(|()| None),
             found => found?.message,
         };
         let message = StreamMessage::try_from(found).map_err(|error| {
             Error::new(ErrorKind::Other, format!("{}: the stored message cannot be read: {error}", self.subject(key)))
         })?;
         Ok(Some(self.entry(message.subject.as_str(), message.sequence, &message.headers, message.payload)))
-    }
-
-    /// No message, or no bucket?
-    async fn missing(&self, error: Error) -> Result<Option<KvEntry>> {
-        let verb = format!("STREAM.INFO.{}", self.stream);
-        match self.bus.api::<serde::de::IgnoredAny>(&verb, &()).await {
-            Ok(_) => Ok(None),
-            Err(_) => Err(error),
-        }
     }
 
     fn entry(&self, subject: &str, revision: u64, headers: &HeaderMap, payload: Bytes) -> KvEntry {

@@ -54,7 +54,7 @@ impl Bus {
         }
         Ok(LeaseKeeper {
             bus: self.clone(),
-            bucket: Bucket::new(self, BUCKET_LEASE),
+            bucket: Bucket::open(self, BUCKET_LEASE).await?,
             key: key.to_owned(),
             holder: holder.to_owned(),
             ttl: Duration::from_secs(whole_seconds(Duration::from_millis(self.timings().lease_ttl_ms))),

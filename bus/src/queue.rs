@@ -30,7 +30,7 @@ use crate::pull::{Acker, Delivery, Pulled, Puller};
 use crate::role::RoleEnv;
 
 /// A finished task is reported for this long at most.
-const MAX_REPORT: Duration = Duration::from_secs(600);
+const MAX_REPORT: Duration = Duration::from_mins(10);
 /// Pause before a message comes again that could not be claimed or dead-lettered.
 const RETRY: Duration = Duration::from_secs(1);
 /// How many orders to stop are remembered, for claims that are granted at the same moment.

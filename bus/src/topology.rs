@@ -23,7 +23,7 @@ const MAX_ACK_PENDING: u64 = 1_024;
 /// Of a projection: what one reader may buffer.
 const PROJECTION_ACK_PENDING: u64 = 2_048;
 /// How long the marker of an expired lease stays.
-const LEASE_MARKER: Duration = Duration::from_secs(60);
+const LEASE_MARKER: Duration = Duration::from_mins(1);
 
 /// Sizes of the streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,10 +45,10 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         const MIB: u64 = 1024 * 1024;
-        const DAY: Duration = Duration::from_secs(24 * 3600);
+        const DAY: Duration = Duration::from_hours(24);
         Self {
             replicas: 1,
-            duplicate_window: Duration::from_secs(600),
+            duplicate_window: Duration::from_mins(10),
             work_messages: 200_000,
             work_bytes: 512 * MIB,
             event_messages: 50_000_000,
@@ -263,7 +263,7 @@ impl Bus {
             let mut config = base(bucket_stream(&name), vec![bucket_subjects(&name)], json!({
                 "retention": "limits", "discard": "new", "max_msgs_per_subject": 1, "max_msgs": -1, "max_bytes": -1,
                 "allow_rollup_hdrs": true, "deny_delete": true,
-                "duplicate_window": nanos(limits.duplicate_window.min(Duration::from_secs(120))),
+                "duplicate_window": nanos(limits.duplicate_window.min(Duration::from_mins(2))),
             }));
             config.extend(object(more));
             config
@@ -301,12 +301,14 @@ impl Bus {
                 if let Some(replicas) = found.config.get("num_replicas") {
                     asked.insert("num_replicas".into(), replicas.clone());
                 }
-                if differences(&asked, &found.config).is_empty() {
+                let wanted = differences(&asked, &found.config);
+                if wanted.is_empty() {
                     return Ok(());
                 }
                 let mut merged = found.config;
                 merged.extend(asked.clone());
-                self.api::<Info>(&format!("STREAM.UPDATE.{name}"), &merged).await?.config
+                let updated = self.api::<Info>(&format!("STREAM.UPDATE.{name}"), &merged).await;
+                updated.map_err(|error| not_updated(&name, &wanted, error))?.config
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 self.api::<Info>(&format!("STREAM.CREATE.{name}"), &asked).await?.config
@@ -400,6 +402,18 @@ impl Bus {
         };
         let echoed: ConsumerInfo = self.api(&verb, &body).await?;
         self.check_echo(&format!("consumer {name} of {stream}"), &asked, &echoed.config)
+    }
+}
+
+/// An operator must decide: the stream may hold what others need.
+fn not_updated(name: &str, wanted: &[String], error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Other => Error::new(
+            ErrorKind::Other,
+            format!("stream {name} exists with another configuration ({}) and cannot be changed: {error}; back it up and delete it, or use another account", wanted.join("; ")),
+        )
+        .because(error),
+        _ => error,
     }
 }
 

@@ -72,7 +72,8 @@ fn measure(x: &[f32], y: &[f32], threads: usize, shards: usize, epochs: usize) {
             let Targets::Real(targets) = &mut batch.targets else { unreachable!("real targets were set") };
             for (i, &row) in order[step * BATCH..(step + 1) * BATCH].iter().enumerate() {
                 let row = row as usize;
-                batch.features[i * FEATURES..(i + 1) * FEATURES].copy_from_slice(&x[row * FEATURES..(row + 1) * FEATURES]);
+                batch.features[i * FEATURES..(i + 1) * FEATURES]
+                    .copy_from_slice(&x[row * FEATURES..(row + 1) * FEATURES]);
                 (targets[i], batch.sample_ids[i]) = (y[row], row as u64);
             }
             trainer.step(&batch).expect("a finite step");

@@ -48,49 +48,17 @@
 //! # Ok(()) }
 //! ```
 //!
-//! ## Signatures others build on
-//! ```text
-//! pool::Pool::new(threads) ; pool::available_threads() -> usize (cgroup quota and affinity)
-//!
-//! nn::ModelConfig            serde, tag "type": {"type":"mlp","input_dim":32,"hidden_layers":[256,128],"activation":"relu",
-//!                            "dropout":0.1,"norm":"none"|"layer_norm","output_dim":1}
-//! nn::Init                   serde, tag "type": default | normal{mean,std} | xavier_uniform | xavier_normal | kaiming_uniform
-//!                            | kaiming_normal | zeros
-//! nn::Model::new(&ModelConfig, &Init, seed: u64) -> Result<Model>
-//!   .config() .input_dim() .output_dim() .parameter_count() .params() -> &ParamStore (name, shape, values, decay)
-//!   .predict(&self, features: &[f32], rows: usize, &Pool) -> Result<Vec<f32>>       raw outputs (logits), [rows, output_dim]
-//!
-//! ops::loss::LossConfig      serde, tag "type": mse | mae | huber{delta} | bce_with_logits{pos_weight} | cross_entropy
-//!                            {label_smoothing, class_weights}
-//!   .to_predictions(&self, outputs: &mut [f32], columns: usize)   logits -> value | probability | class probabilities
-//!
-//! optim::OptimizerConfig     serde, tag "type": adamw | adam | sgd (learning_rate, weight_decay, beta1, beta2, epsilon, momentum, nesterov)
-//! optim::SchedulerConfig     serde, tag "type": constant | cosine_annealing{T_max, eta_min} | linear_warmup{warmup_steps, start_factor}
-//!                            | step{step_size, gamma} | one_cycle{..} | reduce_on_plateau{..} | warmup_cosine{..}
-//! optim::ClipConfig          serde: { max_norm: Option<f64>, max_value: Option<f64> }
-//!
-//! train::TrainConfig { optimizer, scheduler, loss, clip, logical_shards (8), seed }
-//! train::Batch { rows, features: Vec<f32> [rows, input_dim], targets: Targets::Real(Vec<f32>) | Targets::Class(Vec<u32>),
-//!                weights: Option<Vec<f32>>, sample_ids: Vec<u64> }
-//! train::Trainer::new(Model, TrainConfig, Arc<Pool>) -> Result<Trainer>
-//!   .step(&Batch) -> Result<StepOutcome { loss: f64, grad_norm: f64, rows: usize, learning_rate: f64, step: u64 }>
-//!   .accumulate(&Batch) ... .apply() -> StepOutcome          gradient accumulation, weighed by sample counts
-//!   .partial(&RankBatch) -> Result<Partial>                  several ranks: nodes of the gradient tree and sums per shard
-//!   .accumulate_root(&[f32] , &[ShardLoss])                  the completed tree, then .apply()
-//!   .evaluate(&Batch) -> Result<LossSum { sum, weight, rows }>; .mean()
-//!   .end_epoch(metric: Option<f64>) -> Result<()> ; .learning_rate() -> f64 ; .epoch() ; .global_step()
-//!   .save_state() -> Result<Vec<u8>> ; .load_state(&[u8]) -> Result<()> ; .model() ; .into_model() ; .set_epoch(u64)
-//! train::EarlyStopping::new(EarlyStoppingConfig { monitor, patience, min_delta, mode }) .observe(value) -> bool (stop)
-//! train::BestK::new(k, mode) .admit(value, id) -> Admission { kept, evicted }
-//!
-//! weights::save(&Model, &BTreeMap<String, String>) -> Result<Vec<u8>> ; weights::load(&[u8]) -> Result<(Model, BTreeMap)>
-//! weights::params_blake3(&Model) -> String (hex) ; weights::load_into(&mut Model, &[u8])
-//!
-//! philox::Stream { Init, Shuffle, Dropout, Augment, Split, Generate, Sample } ; philox::Key::new(seed, stream).epoch(e)
-//! philox::permutation(seed, stream, epoch, n) -> Vec<u32> ; Key::rng(sample, step) -> Rng .uniform() .normal() .below(n)
-//! fingerprint::fingerprint(&Device) -> String ; cuda::probe(&CudaEnvironment) -> CudaReport
-//! ```
-
+//! # Where things are
+//! - Models: [`nn::ModelConfig`] (serde, tag `type`), [`nn::Init`], [`nn::Model`] (`predict` gives raw outputs;
+//!   [`ops::loss::LossConfig::to_predictions`] turns them into values or probabilities).
+//! - Training: [`train::TrainConfig`], [`train::Trainer`] (`step`; `accumulate` + `apply`; for several ranks
+//!   `partial`, then [`shard::complete`] in the order a collective keeps, then `accumulate_root` + `apply`;
+//!   `evaluate`, `end_epoch`, `save_state`, `load_state`, `diagnose`), [`train::EarlyStopping`], [`train::BestK`].
+//! - Optimizers, schedules, clipping: [`optim`]. Losses: [`ops::loss`]. Evaluation: [`metrics`].
+//! - Files: [`weights::save`], [`weights::load`], [`weights::load_into`], [`weights::params_blake3`].
+//! - Randomness: [`philox::Key`], [`philox::permutation`]. Threads: [`pool::Pool`], [`pool::available_threads`].
+//! - Own graphs: [`tape::Tape`] over a [`params::ParamStore`].
+//! - This host: [`fingerprint::fingerprint`], [`cuda::probe`].
 
 pub mod buffer;
 pub mod cpu;

@@ -120,6 +120,11 @@ impl ParamStore {
         &self.values[self.entries[id.0].range.clone()]
     }
 
+    /// The part of a flat run (a gradient, a moment) that belongs to one parameter.
+    pub fn part<'a>(&self, id: ParamId, flat: &'a [f32]) -> &'a [f32] {
+        &flat[self.entries[id.0].range.clone()]
+    }
+
     /// By name.
     pub fn find(&self, name: &str) -> Option<ParamId> {
         self.entries.iter().position(|p| p.name == name).map(ParamId)

@@ -109,7 +109,8 @@ impl Pool {
     /// the number of threads. A panic of a task is raised again here.
     pub fn parallel_for(&self, n: usize, grain: usize, task: impl Fn(usize, Range<usize>) + Sync) {
         let grain = grain.max(1);
-        let owned = if self.workers.is_empty() || n <= grain || INSIDE.get() { None } else { self.owner.try_lock().ok() };
+        let owned =
+            if self.workers.is_empty() || n <= grain || INSIDE.get() { None } else { self.owner.try_lock().ok() };
         let Some(_owned) = owned else {
             for start in (0..n).step_by(grain) {
                 task(0, start..(start + grain).min(n));

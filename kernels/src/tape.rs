@@ -77,6 +77,8 @@ pub struct Workspace {
     scratch: Vec<Mutex<Scratch>>,
     tasks: Vec<TaskSpec>,
     used: Vec<bool>,
+    /// The gradients of the held nodes while they are written.
+    views: Vec<Shared<f32>>,
     /// Loss and weight of each row.
     row_sums: Vec<[f64; 2]>,
 }
@@ -233,7 +235,12 @@ impl<'a> Tape<'a> {
     }
 
     fn env(&self) -> Env<'_> {
-        Env { slots: &self.ws.slots, params: self.params, sample_ids: self.rows.sample_ids, randomness: self.rows.randomness }
+        Env {
+            slots: &self.ws.slots,
+            params: self.params,
+            sample_ids: self.rows.sample_ids,
+            randomness: self.rows.randomness,
+        }
     }
 
     /// Runs forward only.
@@ -261,9 +268,14 @@ impl<'a> Tape<'a> {
             ws.ops.iter().for_each(|r| r.op.forward(&env, rows.clone(), &mut scratch));
             let span = rows.start * slot.columns..rows.end * slot.columns;
             // SAFETY: this task owns these rows.
-            let (outputs, grad, sums) = unsafe { (slot.data.get(span.clone()), slot.grad.get_mut(span), sums.get_mut(rows.clone())) };
+            let (outputs, grad, sums) =
+                unsafe { (slot.data.get(span.clone()), slot.grad.get_mut(span), sums.get_mut(rows.clone())) };
             loss.rows(rows.clone(), slot.columns, outputs, grad, sums);
-            ws.ops.iter().rev().filter(|r| r.live).for_each(|r| r.op.backward(&env, rows.clone(), r.stores, &mut scratch));
+            ws.ops
+                .iter()
+                .rev()
+                .filter(|r| r.live)
+                .for_each(|r| r.op.backward(&env, rows.clone(), r.stores, &mut scratch));
         });
         Ok(())
     }
@@ -271,7 +283,8 @@ impl<'a> Tape<'a> {
     /// The loss of the rows from `range` after [`Tape::forward_backward`], summed in row order.
     pub fn loss_sum(&self, range: Range<usize>) -> LossSum {
         let rows = range.len();
-        let [sum, weight] = self.ws.row_sums[range].iter().fold([0.0; 2], |[s, w], [loss, weight]| [s + loss, w + weight]);
+        let [sum, weight] =
+            self.ws.row_sums[range].iter().fold([0.0; 2], |[s, w], [loss, weight]| [s + loss, w + weight]);
         LossSum { sum, weight, rows }
     }
 
@@ -293,7 +306,8 @@ impl<'a> Tape<'a> {
     pub fn param_gradients(&mut self, pool: &Pool, held: &HeldShards, outs: &mut [AlignedBuf]) {
         assert_eq!(held.nodes.len(), outs.len(), "invariant: one gradient per node");
         self.plan_tasks(held, outs);
-        let views: &mut Vec<Shared<f32>> = &mut outs.iter_mut().map(AlignedBuf::shared).collect();
+        self.ws.views.clear();
+        self.ws.views.extend(outs.iter_mut().map(AlignedBuf::shared));
         let (env, ws) = (self.env(), &*self.ws);
         pool.parallel_for(ws.tasks.len(), 1, |worker, tasks| {
             let mut scratch = lock(&ws.scratch[worker]);
@@ -301,9 +315,16 @@ impl<'a> Tape<'a> {
                 let op = &ws.ops[spec.op].op;
                 let id = op.params()[spec.which].expect("invariant: planned for a parameter");
                 let node = held.nodes[spec.node];
-                let out = views[spec.node].part(self.params.param(id).range.clone());
+                let out = ws.views[spec.node].part(self.params.param(id).range.clone());
                 let block = spec.from..spec.to;
-                let task = ParamTask { which: spec.which, block, rows: self.rows.count, bounds: held.bounds_of(node), node, out };
+                let task = ParamTask {
+                    which: spec.which,
+                    block,
+                    rows: self.rows.count,
+                    bounds: held.bounds_of(node),
+                    node,
+                    out,
+                };
                 op.param_gradient(&env, &task, &mut scratch);
             }
         });
@@ -328,7 +349,13 @@ impl<'a> Tape<'a> {
                 };
                 for node in 0..held.nodes.len() {
                     let blocks = (0..shape[0]).step_by(step);
-                    ws.tasks.extend(blocks.map(|from| TaskSpec { op, which, from, to: (from + step).min(shape[0]), node }));
+                    ws.tasks.extend(blocks.map(|from| TaskSpec {
+                        op,
+                        which,
+                        from,
+                        to: (from + step).min(shape[0]),
+                        node,
+                    }));
                 }
             }
         }
@@ -379,7 +406,9 @@ impl<'a> Tape<'a> {
         }
         for recorded in ws.ops.iter().rev().filter(|r| r.live) {
             recorded.op.backward(&env, all.clone(), recorded.stores, &mut scratch);
-            for (var, _) in recorded.op.inputs().into_iter().flatten().zip(recorded.stores).filter(|(_, s)| *s != GradStore::Skip) {
+            for (var, _) in
+                recorded.op.inputs().into_iter().flatten().zip(recorded.stores).filter(|(_, s)| *s != GradStore::Skip)
+            {
                 let slot = ws.slots[var.0];
                 if let Some(ids) = bad(slot.grad, slot.columns) {
                     return Some((format!("backward of {}", recorded.op.describe(self.params)), ids));

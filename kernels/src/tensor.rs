@@ -104,7 +104,11 @@ impl Tensor {
     /// A tensor with these values. `Shape` error where the count differs.
     pub fn from_slice(shape: Shape, values: &[f32]) -> Result<Tensor> {
         if values.len() != shape.elements() {
-            return Err(Error::shape("tensor", format!("{} values for {shape:?}", shape.elements()), values.len().to_string()));
+            return Err(Error::shape(
+                "tensor",
+                format!("{} values for {shape:?}", shape.elements()),
+                values.len().to_string(),
+            ));
         }
         Ok(Tensor { shape, device: Device::Cpu, data: AlignedBuf::copy_of(values)? })
     }

@@ -69,7 +69,8 @@ pub(crate) fn read(bytes: &[u8]) -> Result<File<'_>> {
 impl File<'_> {
     /// The values of one tensor, which must have this shape and be f32.
     pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let view = self.tensors.tensor(name).map_err(|_| Error::weights("tensors", format!("`{name}`"), "no such tensor"))?;
+        let view =
+            self.tensors.tensor(name).map_err(|_| Error::weights("tensors", format!("`{name}`"), "no such tensor"))?;
         if view.dtype() != Dtype::F32 {
             return Err(Error::weights(format!("`{name}`"), "element type F32", format!("{:?}", view.dtype())));
         }
@@ -95,7 +96,8 @@ pub fn save(model: &Model, metadata: &BTreeMap<String, String>) -> Result<Vec<u8
         return Err(Error::weights("metadata", format!("no key `{MODEL_KEY}`"), "one"));
     }
     let mut metadata = metadata.clone();
-    let config = serde_json::to_string(model.config()).map_err(|e| Error::weights("metadata", "JSON", e.to_string()))?;
+    let config =
+        serde_json::to_string(model.config()).map_err(|e| Error::weights("metadata", "JSON", e.to_string()))?;
     metadata.insert(MODEL_KEY.into(), config);
     write(&entries(model), &metadata)
 }
@@ -108,12 +110,18 @@ fn entries(model: &Model) -> Vec<Entry<'_>> {
 /// The model of a file by [`save`], and the caller's metadata.
 pub fn load(bytes: &[u8]) -> Result<(Model, BTreeMap<String, String>)> {
     let file = read(bytes)?;
-    let text = file.metadata.get(MODEL_KEY).ok_or_else(|| Error::weights("metadata", format!("`{MODEL_KEY}`"), "none"))?;
-    let config: ModelConfig = serde_json::from_str(text).map_err(|e| Error::weights("model", "a configuration", e.to_string()))?;
+    let text =
+        file.metadata.get(MODEL_KEY).ok_or_else(|| Error::weights("metadata", format!("`{MODEL_KEY}`"), "none"))?;
+    let config: ModelConfig =
+        serde_json::from_str(text).map_err(|e| Error::weights("model", "a configuration", e.to_string()))?;
     let declared = Declared::new(&config)?;
     // Sizes come from the file's metadata: believe them only as far as the file holds such data.
     if declared.count() > bytes.len() / 4 {
-        return Err(Error::weights("model", format!("{} parameters", declared.count()), format!("{} bytes", bytes.len())));
+        return Err(Error::weights(
+            "model",
+            format!("{} parameters", declared.count()),
+            format!("{} bytes", bytes.len()),
+        ));
     }
     let (mut model, _) = declared.build()?;
     fill(&mut model, &file)?;

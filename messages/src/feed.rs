@@ -76,6 +76,10 @@ pub struct FeedOpened {
 }
 request!(OpenFeed, DataLoader, "open_feed", "within.feed.open" -> FeedOpened);
 
+/// Last token of the subject on which one data_loader takes [`FeedControl`]:
+/// `svc.data_loader.<worker>.feed_control`.
+pub const VERB_FEED_CONTROL: &str = "feed_control";
+
 /// More credits, or the end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "feed", rename_all = "snake_case")]

@@ -13,6 +13,7 @@ pub mod id;
 pub mod job;
 pub mod plan;
 pub mod rpc;
+pub mod schema;
 pub mod spec;
 pub mod subject;
 pub mod timings;

@@ -38,32 +38,74 @@ fn check(name: &str, expected: Expect) {
 
 #[test]
 fn sweep() {
-    check("ad_score_sweep.yaml", expect![[]]);
+    check("ad_score_sweep.yaml", expect![[r#"
+        ad_score_sweep.yaml:8: method: not yet supported: method: how the search proposes trials
+        ad_score_sweep.yaml:8: kind: not yet supported: kind: sweep is understood, and only kind job runs in this version
+        ad_score_sweep.yaml:9: max_evals: not yet supported: max_evals: the number of trials
+        ad_score_sweep.yaml:10: objective_metric: not yet supported: objective_metric: what trials are judged by
+        ad_score_sweep.yaml:11: direction: not yet supported: direction: whether less or more is better
+        ad_score_sweep.yaml:12: n_jobs: not yet supported: n_jobs: trials at the same time
+        ad_score_sweep.yaml:14: param_space: not yet supported: param_space: 11 settings
+        ../training/ad_score_predictor.yaml:19: data.augmentation.text_augmentation: not yet supported: data.augmentation.text_augmentation: augmentation of texts
+        ../training/ad_score_predictor.yaml:20: data.augmentation.visual_augmentation: not yet supported: data.augmentation.visual_augmentation: augmentation of images
+        ../training/ad_score_predictor.yaml:21: data.augmentation.prob: not yet supported: data.augmentation.prob: augmentation
+        ../training/ad_score_predictor.yaml:22: data.augmentation.methods: not yet supported: data.augmentation.methods: augmentation
+        ../training/ad_score_predictor.yaml:30: model.type: not yet supported: model.type: ad_score_predictor (this version: mlp)
+    "#]]);
 }
 
 #[test]
 fn evaluation() {
-    check("kfold_evaluation.yaml", expect![[]]);
+    check("kfold_evaluation.yaml", expect![[r#"
+        kfold_evaluation.yaml:3: validation_strategy: not yet supported: validation_strategy: 4 settings
+        kfold_evaluation.yaml:3: kind: not yet supported: kind: evaluation is understood, and only kind job runs in this version
+        kfold_evaluation.yaml:9: metrics: not yet supported: metrics: 3 settings
+        kfold_evaluation.yaml:32: primary_metrics: not yet supported: primary_metrics: 3 settings
+        kfold_evaluation.yaml:37: generate_plots: not yet supported: generate_plots: plots
+        kfold_evaluation.yaml:38: calibration: not yet supported: calibration: 3 settings
+    "#]]);
 }
 
 #[test]
 fn experiment() {
-    check("ad_score_experiment.yaml", expect![[]]);
+    check("ad_score_experiment.yaml", expect![[r#"
+        ad_score_experiment.yaml:3: kind: not yet supported: kind: experiment is understood, and only kind job runs in this version
+        ad_score_experiment.yaml:6: experiment.tracking_uri: not yet supported: experiment.tracking_uri: a tracking server of the job's own; runs are recorded by the platform's tracker
+        ad_score_experiment.yaml:7: experiment.artifact_location: not yet supported: experiment.artifact_location: an artifact store of the job's own; artifacts lie in the platform's store
+        ad_score_experiment.yaml:42: tracking.resources: not yet supported: tracking.resources: monitoring of resources
+        ad_score_experiment.yaml:49: tracking.artifacts: not yet supported: tracking.artifacts: a choice of the artifacts to keep
+    "#]]);
 }
 
 #[test]
 fn gates() {
-    check("production_quality_gates.yaml", expect![[]]);
+    check("production_quality_gates.yaml", expect![[r#"
+        production_quality_gates.yaml:3: metrics: not yet supported: metrics: 5 settings
+        production_quality_gates.yaml:3: kind: not yet supported: kind: gates is understood, and only kind job runs in this version
+        production_quality_gates.yaml:90: baseline_comparisons: not yet supported: baseline_comparisons: 3 settings
+        production_quality_gates.yaml:103: drift_detection: not yet supported: drift_detection: 3 settings
+        production_quality_gates.yaml:121: validation_datasets: not yet supported: validation_datasets: data sets of the gates
+        production_quality_gates.yaml:135: validation: not yet supported: validation: 3 settings
+    "#]]);
 }
 
 #[test]
 fn transformer() {
-    check("transformer_classifier.yaml", expect![[]]);
+    check("transformer_classifier.yaml", expect![[r#"
+        transformer_classifier.yaml:4: model.name: not yet supported: model.name: transformer_classifier (this version: mlp)
+        transformer_classifier.yaml: task: missing: What is learnt.
+        transformer_classifier.yaml: data.path: missing: Files of one table, in order, relative to a data root.
+        transformer_classifier.yaml: data.target.column: missing: The column to predict.
+    "#]]);
 }
 
 #[test]
 fn deterministic_alone_lacks_only_what_it_does_not_speak_of() {
-    check("deterministic_config.yaml", expect![[]]);
+    check("deterministic_config.yaml", expect![[r#"
+        deterministic_config.yaml:12: data.path: missing: Files of one table, in order, relative to a data root.
+        deterministic_config.yaml:12: data.target.column: missing: The column to predict.
+        deterministic_config.yaml: task: missing: What is learnt.
+    "#]]);
 }
 
 const ON_DETERMINISTIC: &str = "\
@@ -101,7 +143,44 @@ fn written(plan: &JobPlan) -> String {
 #[test]
 fn deterministic_as_a_base_is_accepted_wholly() {
     let plan = planned(ON_DETERMINISTIC, &["training.log_interval=5"]).expect("is accepted");
-    expect![[]].assert_eq(&written(&plan));
+    expect![[r#"
+        data.dataset_version = "2023Q1" (base_config configs/deterministic_config.yaml:13)
+        data.drop_last = false (base_config configs/deterministic_config.yaml:19)
+        data.path = ["ads.csv"] (file job.yaml:4)
+        data.shuffle = true (base_config configs/deterministic_config.yaml:18)
+        data.shuffle_seed = 42 (base_config configs/deterministic_config.yaml:14)
+        data.split.random_state = 42 (base_config configs/deterministic_config.yaml:15)
+        data.target.column = "ad_score" (file job.yaml:5)
+        model.dropout_seed = 42 (base_config configs/deterministic_config.yaml:30)
+        model.initialization.mean = 0.0 (base_config configs/deterministic_config.yaml:28)
+        model.initialization.std = 0.02 (base_config configs/deterministic_config.yaml:29)
+        model.initialization.type = "normal" (base_config configs/deterministic_config.yaml:27)
+        model.initialization_seed = 42 (base_config configs/deterministic_config.yaml:25)
+        seed = 42 (base_config configs/deterministic_config.yaml:4)
+        task = "regression" (file job.yaml:2)
+        training.epochs = 7 (override job.yaml:10)
+        training.log_interval = 5 (Set)
+        training.optimizer.beta1 = 0.9 (base_config configs/deterministic_config.yaml:37)
+        training.optimizer.beta2 = 0.999 (base_config configs/deterministic_config.yaml:38)
+        training.optimizer.epsilon = 1e-8 (base_config configs/deterministic_config.yaml:39)
+        training.optimizer.learning_rate = 0.001 (base_config configs/deterministic_config.yaml:35)
+        training.optimizer.type = "adamw" (base_config configs/deterministic_config.yaml:34)
+        training.optimizer.weight_decay = 0.05 (file job.yaml:8)
+        training.scheduler.T_max = 20 (base_config configs/deterministic_config.yaml:42)
+        training.scheduler.eta_min = 0.00001 (base_config configs/deterministic_config.yaml:43)
+        training.scheduler.type = "cosine_annealing" (base_config configs/deterministic_config.yaml:41)
+        warning: data.augmentation_seed (configs/deterministic_config.yaml:16): accepted, no effect because no augmentation is asked for
+        warning: data.batching.num_workers (configs/deterministic_config.yaml:20): accepted, no effect because batches are read and encoded ahead by data_loaders, under credits
+        warning: data.batching.prefetch_factor (configs/deterministic_config.yaml:21): accepted, no effect because batches are read and encoded ahead by data_loaders, under credits
+        warning: data.batching.worker_init_seed (configs/deterministic_config.yaml:22): accepted, no effect because no random choice depends on the process that reads
+        warning: environment.benchmark (configs/deterministic_config.yaml:8): accepted, no effect because kernels are chosen by shape alone, never by timing
+        warning: environment.cublas_workspace_config (configs/deterministic_config.yaml:10): accepted, no effect because cuBLAS is not used where its order of sums could change
+        warning: environment.cudnn_deterministic (configs/deterministic_config.yaml:6): accepted, no effect because every kernel of this platform is deterministic, always
+        warning: environment.deterministic (configs/deterministic_config.yaml:5): accepted, no effect because every kernel of this platform is deterministic, always
+        warning: environment.python_hash_seed (configs/deterministic_config.yaml:9): accepted, no effect because there is no Python, and nothing depends on the order of a hash table
+        warning: environment.use_deterministic_algorithms (configs/deterministic_config.yaml:7): accepted, no effect because every kernel of this platform is deterministic, always
+        warning: training.batch_order (configs/deterministic_config.yaml:44): beside shuffle: true: batches follow an order that data.shuffle_seed fixes, the same in every run
+    "#]].assert_eq(&written(&plan));
 }
 
 #[test]
@@ -140,10 +219,14 @@ fn a_base_that_was_not_inlined_is_refused() {
     let text = ON_DETERMINISTIC.to_owned();
     let document = SpecDocument::Text { text, format: SpecFormat::Yaml, file: Some("job.yaml".into()), bases: vec![] };
     let errors = parse_document(&document).expect_err("lacks its base");
-    expect![[]].assert_eq(&lines(&errors));
+    expect![[r#"
+        job.yaml:1: base_config: "configs/deterministic_config.yaml" cannot be read: a spec on the wire must be self-contained: `within submit` inlines base_config
+    "#]].assert_eq(&lines(&errors));
     let object = serde_json::json!({"base_config": "x.yaml"}).as_object().cloned().expect("an object");
     let errors = parse_document(&SpecDocument::Object(object)).expect_err("lacks its base");
-    expect![[]].assert_eq(&lines(&errors));
+    expect![[r#"
+        base_config: a spec that comes as an object must be self-contained: merge the base into it
+    "#]].assert_eq(&lines(&errors));
 }
 
 #[test]
@@ -170,7 +253,148 @@ fn every_default_as_stated() {
     let plan = planned(SMALL, &[]).expect("plans");
     let mut value = serde_json::to_value(&plan).expect("serializes");
     value["origins"] = serde_json::Value::Null;
-    expect![[]].assert_eq(&serde_json::to_string_pretty(&value).expect("serializes"));
+    expect![[r#"
+        {
+          "data": {
+            "columns": {},
+            "csv": {
+              "comment": "",
+              "decimal": ".",
+              "delimiter": ",",
+              "header": true,
+              "null_values": [
+                "",
+                "NA",
+                "N/A",
+                "NaN",
+                "nan",
+                "null",
+                "NULL"
+              ],
+              "quote": "\"",
+              "trim": false
+            },
+            "dataset_version": "",
+            "drop_last": false,
+            "exclude": [],
+            "format": "auto",
+            "id_column": null,
+            "include": [],
+            "path": [
+              "a.csv"
+            ],
+            "preprocessing": {
+              "clip": 10.0,
+              "impute": "median",
+              "max_categories": 100,
+              "min_frequency": 1,
+              "missing_indicator": true,
+              "scale": "standard"
+            },
+            "shuffle": true,
+            "shuffle_seed": 42,
+            "split": {
+              "group_column": null,
+              "random_state": 42,
+              "strategy": "random",
+              "stratify_column": null,
+              "test_size": 0.2,
+              "time_column": null,
+              "val_size": 0.2
+            },
+            "target": {
+              "column": "y",
+              "positive": "",
+              "strip_suffix": "",
+              "threshold": null,
+              "transform": "none"
+            },
+            "test_path": [],
+            "weight_column": null
+          },
+          "description": "",
+          "evaluation": {
+            "metrics": [
+              "rmse",
+              "mae",
+              "r2",
+              "pearson_correlation"
+            ],
+            "primary_metric": "rmse",
+            "threshold": 0.5
+          },
+          "kind": "job",
+          "limits": {
+            "deadline_s": 3600,
+            "max_attempts": 3
+          },
+          "model": {
+            "activation": "relu",
+            "dropout": 0.0,
+            "dropout_seed": 42,
+            "hidden_layers": [
+              64,
+              32
+            ],
+            "initialization": {
+              "type": "kaiming_uniform"
+            },
+            "initialization_seed": 42,
+            "normalization": "none",
+            "type": "mlp"
+          },
+          "name": "job",
+          "notifications": {
+            "webhooks": []
+          },
+          "origins": null,
+          "resources": {
+            "device": "auto",
+            "threads": 0,
+            "world_size": 1
+          },
+          "schema": 1,
+          "seed": 42,
+          "task": "regression",
+          "tracking": {
+            "experiment": "job",
+            "parameters": [],
+            "tags": {}
+          },
+          "training": {
+            "accumulation_steps": 1,
+            "batch_size": 128,
+            "checkpoint": {
+              "keep_best": 3,
+              "metric_name": "val_loss",
+              "mode": "min",
+              "save_freq": 1
+            },
+            "clip_grad_norm": 0.0,
+            "clip_grad_value": 0.0,
+            "early_stopping": null,
+            "epochs": 20,
+            "label_smoothing": 0.0,
+            "log_interval": 10,
+            "logical_shards": 8,
+            "loss": "mse",
+            "optimizer": {
+              "beta1": 0.9,
+              "beta2": 0.999,
+              "epsilon": 1e-8,
+              "learning_rate": 0.001,
+              "momentum": 0.0,
+              "type": "adamw",
+              "weight_decay": 0.01
+            },
+            "positive_weight": 1.0,
+            "precision": "f32",
+            "scheduler": {
+              "type": "constant"
+            }
+          },
+          "warnings": []
+        }"#]].assert_eq(&serde_json::to_string_pretty(&value).expect("serializes"));
 }
 
 #[test]
@@ -193,7 +417,9 @@ fn what_a_base_leaves_over_is_dropped_with_a_warning() {
     let text = "base_config: deterministic_config.yaml\ntask: regression\ndata: {path: a.csv, target: y}\ntraining: {scheduler: constant}\n";
     let plan = planned(text, &[]).expect("plans");
     let about: Vec<_> = plan.warnings.iter().filter(|warning| warning.contains("scheduler")).cloned().collect();
-    expect![[]].assert_eq(&about.join("\n"));
+    expect![[r#"
+        training.scheduler.T_max (deterministic_config.yaml:42): no effect because training.scheduler.type is constant
+        training.scheduler.eta_min (deterministic_config.yaml:43): no effect because training.scheduler.type is constant"#]].assert_eq(&about.join("\n"));
 }
 
 #[test]
@@ -225,7 +451,31 @@ experiment:
 tracking: {parameters: [data.batch_size, 'model.*']}
 ";
     let plan = planned(text, &["data.columns.emp.var.rate.scale=log1p"]).expect("plans");
-    expect![[]].assert_eq(&written(&plan).replace("emp.var.rate.type = null", "emp.var.rate.type"));
+    expect![[r#"
+        data.columns.emp.var.rate.scale = null (Set)
+        data.columns.emp.var.rate.type (file job.yaml:6)
+        data.columns.k.null_values = ["?"] (file job.yaml:6)
+        data.columns.k.type = "category" (file job.yaml:6)
+        data.csv.delimiter = "\t" (file job.yaml:7)
+        data.path = ["/data/a.csv"] (file job.yaml:3)
+        data.target.column = "y" (file job.yaml:4)
+        description = "d" (file job.yaml:14)
+        evaluation.metrics = ["auc","f1"] (file job.yaml:11)
+        evaluation.primary_metric = "auc" (file job.yaml:11)
+        model.type = "mlp" (file job.yaml:9)
+        task = "binary_classification" (file job.yaml:1)
+        tracking.experiment = "e" (file job.yaml:13)
+        tracking.parameters = ["training.batch_size","model.*"] (file job.yaml:17)
+        tracking.tags.dataset_version = "2023Q1" (file job.yaml:16)
+        tracking.tags.framework = "1.10" (file job.yaml:16)
+        tracking.tags.project = "p" (file job.yaml:15)
+        training.batch_size = 16 (file job.yaml:5)
+        training.early_stopping.monitor = "val_auc" (file job.yaml:10)
+        training.early_stopping.patience = 2 (file job.yaml:10)
+        training.epochs = 2 (file job.yaml:10)
+        training.optimizer.learning_rate = 0.5 (file job.yaml:10)
+        training.optimizer.type = "sgd" (file job.yaml:10)
+    "#]].assert_eq(&written(&plan).replace("emp.var.rate.type = null", "emp.var.rate.type"));
     assert_eq!(plan.data.path, ["/data/a.csv"]);
     assert_eq!(plan.data.csv.delimiter, "\t");
     assert_eq!(plan.evaluation.metrics, ["auc", "f1"]);

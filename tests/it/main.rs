@@ -1,1 +1,13 @@
-//! Black-box tests.
+//! Black-box tests: the real binary, a real `nats-server`, clients of another language, killed
+//! processes. `make test` builds the binary and says where everything is (see [`harness`]).
+
+mod bad_data;
+mod bad_input;
+mod clients;
+mod commands;
+mod datasets;
+mod harness;
+mod resume;
+mod roles;
+mod run;
+mod tidy;

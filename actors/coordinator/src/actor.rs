@@ -8,7 +8,7 @@ use messages::error::Code;
 use messages::job::JobRecord;
 use messages::rpc::Cancel;
 use messages::{JobId, WireError};
-use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, async_trait};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -64,7 +64,6 @@ pub(crate) async fn spawn(env: RoleEnv, config: Config, supervisor: ActorCell) -
     Ok(actor.get_cell())
 }
 
-#[async_trait]
 impl Actor for Coordinator {
     type Msg = Msg;
     type State = Running;

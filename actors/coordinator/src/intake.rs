@@ -72,7 +72,7 @@ pub(crate) async fn accept(env: &RoleEnv, envelope: Envelope<Submit>) -> Result<
 
 fn plan(submit: &Submit, name_hint: &str) -> Result<JobPlan, Vec<SpecError>> {
     let tree = spec::parse_document(&submit.spec)?;
-    spec::plan(&tree, &submit.set, &PlanDefaults { name: name_hint.to_owned() })
+    spec::plan(&tree, &submit.set, &PlanDefaults { name: Some(name_hint) })
 }
 
 /// The one error that stands for all mistakes of a spec.
@@ -91,5 +91,5 @@ fn internal(error: serde_json::Error) -> Refusal {
 }
 
 fn blake3_hex(bytes: &[u8]) -> String {
-    bus::artifact::blake3_hex(bytes)
+    blake3::hash(bytes).to_hex().to_string()
 }

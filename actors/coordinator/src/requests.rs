@@ -212,32 +212,30 @@ async fn take_submissions(env: RoleEnv, actor: ActorRef<Msg>, mut submissions: b
                 continue;
             }
         };
-        let is_cancel = message.subject() == env.bus.subjects().job_cancel();
-        let refused = if is_cancel {
-            message.decode::<Cancel>().map(|envelope| {
-                let msg = Msg::Cancel { cancel: envelope.data, waiter: Waiter::Stream(message.clone()) };
-                let _ = actor.cast(msg);
-            })
+        let decoded = if message.subject == env.bus.subjects().job_cancel() {
+            message.decode::<Cancel>().map(|envelope| Taken::Cancel(envelope.data))
         } else {
-            match message.decode::<Submit>() {
-                Ok(envelope) => {
-                    submit(&env, &actor, envelope, Waiter::Stream(message.clone())).await;
-                    Ok(())
-                }
-                Err(error) => Err(error),
-            }
+            message.decode::<Submit>().map(|envelope| Taken::Submit(Box::new(envelope)))
         };
-        if let Err(error) = refused {
-            bury(&env, &message, &error).await;
+        match decoded {
+            Ok(Taken::Cancel(cancel)) => {
+                let _ = actor.cast(Msg::Cancel { cancel, waiter: Waiter::Stream(message) });
+            }
+            Ok(Taken::Submit(envelope)) => submit(&env, &actor, *envelope, Waiter::Stream(message)).await,
+            Err(error) => bury(&env, message, &error.to_string()).await,
         }
     }
 }
 
+enum Taken {
+    Submit(Box<Envelope<Submit>>),
+    Cancel(Cancel),
+}
+
 /// A message that cannot be read goes to the dead letters with the reason, and is never seen again.
-async fn bury(env: &RoleEnv, message: &bus::Submission, error: &WireError) {
-    warn!(subject = message.subject(), %error, "a submission could not be read; it goes to the dead letters");
-    let (subject, original) = (message.subject(), message.payload());
-    let buried = env.bus.dead_letter(Role::Coordinator, "unknown", &error.message, subject, original).await;
+async fn bury(env: &RoleEnv, message: bus::Submission, reason: &str) {
+    warn!(subject = message.subject, reason, "a submission could not be read; it goes to the dead letters");
+    let buried = env.bus.dead_letter(Role::Coordinator, "unknown", reason, &message.subject, &message.payload).await;
     let done = match buried {
         Ok(()) => message.term().await,
         Err(_) => message.nak(Duration::from_secs(1)).await,

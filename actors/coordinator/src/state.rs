@@ -151,6 +151,8 @@ pub struct State {
     wakes: BTreeSet<(UnixMs, JobId)>,
     /// Jobs whose gang waits for slots, by submission.
     gang_queue: BTreeSet<(UnixMs, JobId)>,
+    /// Open gang slots by kernel fingerprint.
+    open: BTreeMap<String, fleet::Group>,
     effects: Vec<Effect>,
 }
 
@@ -163,6 +165,7 @@ impl State {
             workers: BTreeMap::new(),
             wakes: BTreeSet::new(),
             gang_queue: BTreeSet::new(),
+            open: BTreeMap::new(),
             effects: Vec::new(),
         }
     }
@@ -249,6 +252,9 @@ impl State {
             self.forget(job);
         } else {
             self.reschedule(job, now);
+        }
+        if !self.gang_queue.is_empty() {
+            self.schedule_gangs(now);
         }
     }
 

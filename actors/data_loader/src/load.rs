@@ -226,8 +226,8 @@ impl Keeper {
             },
             Values::Category { keys, texts: distinct } => {
                 for text in texts.into_iter().flatten() {
-                    let text = text.unwrap_or_default().trim();
-                    keys.push(if usage.values.is_missing(text) {
+                    let text = text.unwrap_or_default();
+                    keys.push(if usage.values.is_missing(text.trim()) {
                         MISSING_KEY
                     } else if let Some(&key) = self.keys.get(text) {
                         key

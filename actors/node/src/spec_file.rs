@@ -39,7 +39,7 @@ pub fn from_text(path: &Path, text: &str, set: &[String]) -> Result<Loaded, Fail
     };
     let tree = spec::resolve_base(&input, &mut loader).map_err(Failure::Spec)?;
     let stem = path.file_stem().and_then(|s| s.to_str()).unwrap_or("job");
-    let plan = spec::plan(&tree, set, &PlanDefaults { name: stem.to_owned() }).map_err(Failure::Spec)?;
+    let plan = spec::plan(&tree, set, &PlanDefaults { name: Some(stem) }).map_err(Failure::Spec)?;
     let spec: SpecDocument = tree.to_document();
     Ok(Loaded { submit: Submit { spec, set: set.to_vec() }, plan })
 }

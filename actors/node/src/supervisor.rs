@@ -8,7 +8,7 @@ use bus::role::RoleEnv;
 use messages::WireError;
 use messages::error::Code;
 use messages::job::Role;
-use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent, async_trait};
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
 
@@ -73,7 +73,6 @@ pub async fn start(env: RoleEnv, settings: Settings, roles: Vec<Role>) -> Result
     Ok(Crew { done, ready })
 }
 
-#[async_trait]
 impl Actor for Supervisor {
     type Msg = Msg;
     type State = Crewed;

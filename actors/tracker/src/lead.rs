@@ -152,12 +152,12 @@ impl Term<'_> {
                 biased;
                 _ = renewal.tick() => {
                     if !still_held(keeper).await {
-                        break Ended::Lost;
+                        break Ok(Ended::Lost);
                     }
                 }
                 Some(prepared) = ready.recv() => {
                     if !projection.record(keeper, prepared, &mut tasks).await {
-                        break Ended::Lost;
+                        break Ok(Ended::Lost);
                     }
                 }
                 Some(task) = leased.recv() => self.begin(task, &ready_in, &mut tasks),
@@ -166,20 +166,21 @@ impl Term<'_> {
                     let queue = queue.clone();
                     draining = Some(AbortOnDropHandle::new(tokio::spawn(async move { queue.drain().await })));
                 }
-                () = done(draining.as_mut()) => break Ended::Stopped,
+                () = done(draining.as_mut()) => break Ok(Ended::Stopped),
                 count = rows.recv_many(&mut batch, BATCH) => {
                     if count == 0 {
-                        break self.reading_ended(&mut reading).await?;
+                        break Err(reading_ended(&mut reading).await);
                     }
-                    if !projection.write(keeper, &batch).await? {
-                        break Ended::Lost;
+                    match projection.write(keeper, &batch).await {
+                        Ok(true) => batch.clear(),
+                        Ok(false) => break Ok(Ended::Lost),
+                        Err(error) => break Err(error),
                     }
-                    batch.clear();
                 }
             }
         };
         give_back(&queue, leased, ready, tasks).await;
-        Ok(ended)
+        ended
     }
 
     /// Becomes the writer and finds where the projection goes on.
@@ -215,14 +216,6 @@ impl Term<'_> {
             }
         });
         self.beat.now();
-    }
-
-    async fn reading_ended(&self, reading: &mut AbortOnDropHandle<Result<(), bus::Error>>) -> Result<Ended, WireError> {
-        match reading.await {
-            Ok(Ok(())) => Err(WireError::new(Code::InternalError, "the reader of the event stream ended by itself")),
-            Ok(Err(error)) => Err(error.to_wire()),
-            Err(error) => Err(WireError::new(Code::InternalError, format!("the reader of the event stream ended: {error}"))),
-        }
     }
 }
 
@@ -289,6 +282,14 @@ impl Projection<'_> {
             leased.finish(result).await;
         });
         true
+    }
+}
+
+async fn reading_ended(reading: &mut AbortOnDropHandle<Result<(), bus::Error>>) -> WireError {
+    match reading.await {
+        Ok(Err(error)) => error.to_wire(),
+        Ok(Ok(())) => WireError::new(Code::InternalError, "the reader of the event stream ended by itself"),
+        Err(error) => WireError::new(Code::InternalError, format!("the reader of the event stream ended: {error}")),
     }
 }
 

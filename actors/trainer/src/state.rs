@@ -21,6 +21,8 @@ use crate::link::{Phase, RankLine};
 pub const STOP_GRACE_MS: u64 = 1_000;
 /// Kept free of the drain grace, for the report and the end of the actor.
 const DRAIN_MARGIN_MS: u64 = 2_000;
+/// Two ticks further apart than this mean that the worker itself stood still, not its ranks.
+const STANDSTILL_MS: u64 = 2_000;
 /// How long an attempt that ran here is remembered, to refuse its late repetitions.
 const REMEMBER_MS: u64 = 600_000;
 /// Most attempts remembered.
@@ -127,6 +129,7 @@ pub struct State {
     running: BTreeMap<GangKey, Gang>,
     /// Highest attempt that ran here, and when it was last heard of.
     ran: BTreeMap<(JobId, TaskId), (u32, UnixMs)>,
+    ticked_at: Option<UnixMs>,
 }
 
 impl State {
@@ -140,6 +143,7 @@ impl State {
             reserved: BTreeMap::new(),
             running: BTreeMap::new(),
             ran: BTreeMap::new(),
+            ticked_at: None,
         }
     }
 
@@ -273,6 +277,7 @@ impl State {
 
     /// Time passes: reservations end, hung ranks and those past their grace are killed.
     pub fn on_tick(&mut self, now: UnixMs) -> Vec<Effect> {
+        self.forgive_standstill(now);
         self.end_reservations(now);
         self.ran.retain(|_, (_, at)| now.saturating_sub(*at) < REMEMBER_MS);
         let mut effects = Vec::new();
@@ -302,6 +307,16 @@ impl State {
             }
         }
         effects
+    }
+
+    /// A worker that was stopped or starved heard nothing meanwhile: that is not its ranks' silence.
+    fn forgive_standstill(&mut self, now: UnixMs) {
+        let gap_ms = self.ticked_at.replace(now).map_or(0, |last| now.saturating_sub(last));
+        if gap_ms > STANDSTILL_MS {
+            for rank in self.running.values_mut().flat_map(|gang| gang.ranks.values_mut()) {
+                rank.progressed_at = (rank.progressed_at + gap_ms).min(now);
+            }
+        }
     }
 
     fn reserve(&mut self, key: GangKey, slots: u32, expires_at: UnixMs, now: UnixMs) -> OfferAnswer {

@@ -72,6 +72,13 @@ fn running() -> State {
     s
 }
 
+/// Time passes as the actor sees it: in ticks, up to and including `to`.
+fn pass(s: &mut State, from: UnixMs, to: UnixMs) -> Vec<Effect> {
+    let mut effects: Vec<Effect> = (from..to).step_by(500).flat_map(|now| s.on_tick(now)).collect();
+    effects.extend(s.on_tick(to));
+    effects
+}
+
 fn failure(effects: &[Effect]) -> &WireError {
     let errors: Vec<_> = effects
         .iter()
@@ -172,11 +179,11 @@ fn no_progress_is_a_hang_and_signs_of_life_alone_are_none() {
     let mut s = running();
     s.on_line(&key("j", 1), &line(0, 1, Phase::Training), 1_000);
     s.on_line(&key("j", 1), &line(0, 1, Phase::Training), 50_000);
-    assert!(s.on_tick(1_000 + step_ms - 1).is_empty());
+    assert!(pass(&mut s, 1_000, 1_000 + step_ms - 1).is_empty());
     let effects = s.on_tick(1_000 + step_ms);
     assert_eq!(failure(&effects).class, Class::WorkerHung);
     assert!(effects.contains(&Effect::Signal { key: key("j", 1), rank: 0, signal: Signal::Kill }));
-    assert!(s.on_tick(1_000 + 2 * step_ms).is_empty(), "reported and killed once");
+    assert!(pass(&mut s, 1_000 + step_ms, 1_000 + 2 * step_ms).is_empty(), "reported and killed once");
     assert_eq!(s.slots_free(), 1, "the slot is held while the process is there");
     assert!(s.on_exit(&key("j", 1), 0, &Exit { signal: Some(9), ..Exit::default() }, 70_000).is_empty());
     assert_eq!(s.slots_free(), 2);
@@ -187,8 +194,20 @@ fn joining_ranks_may_wait_for_the_others() {
     let t = Timings::default();
     let mut s = running();
     s.on_line(&key("j", 1), &line(0, 0, Phase::Joining), 10);
-    assert!(s.on_tick(10 + t.step_timeout_ms).is_empty());
-    assert_eq!(failure(&s.on_tick(10 + t.step_timeout_ms + t.join_timeout_ms)).class, Class::WorkerHung);
+    let limit = 10 + t.step_timeout_ms + t.join_timeout_ms;
+    assert!(pass(&mut s, 10, limit - 1).is_empty());
+    assert_eq!(failure(&s.on_tick(limit)).class, Class::WorkerHung);
+}
+
+#[test]
+fn a_worker_that_stood_still_does_not_blame_its_ranks() {
+    let step_ms = Timings::default().step_timeout_ms;
+    let mut s = running();
+    s.on_line(&key("j", 1), &line(0, 1, Phase::Training), 1_000);
+    s.on_tick(1_000);
+    let woken = 1_000 + 10 * step_ms;
+    assert!(pass(&mut s, woken, woken + step_ms - 1).is_empty());
+    assert_eq!(failure(&s.on_tick(woken + step_ms)).class, Class::WorkerHung);
 }
 
 #[test]

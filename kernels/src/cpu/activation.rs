@@ -131,7 +131,7 @@ elementwise!(silu_map, |x: f32| x * sigmoid(x), silu_grad, silu_slope);
 /// In place: z + bias (rows of `bias.len()`), keeping that in `input` where given, then the activation.
 pub(crate) fn forward(act: Activation, z: &mut [f32], bias: Option<&[f32]>, input: Option<&mut [f32]>) {
     match bias {
-        Some(bias) if bias.is_empty() => {}
+        Some([]) => {}
         Some(bias) if act == Activation::Relu && input.is_none() => return add_bias_relu(z, bias),
         Some(bias) => add_bias(z, bias),
         None => {}
@@ -177,10 +177,13 @@ mod tests {
                 let (n, from) = (4000, -12.0);
                 let h = (x - from) / f64::from(n);
                 let density = |t: f64| (-t * t / 2.0).exp() / std::f64::consts::TAU.sqrt();
-                let inner: f64 = (1..n).map(|i| density(from + f64::from(i) * h) * if i % 2 == 1 { 4.0 } else { 2.0 }).sum();
+                let inner: f64 =
+                    (1..n).map(|i| density(from + f64::from(i) * h) * if i % 2 == 1 { 4.0 } else { 2.0 }).sum();
                 x * (density(from) + inner + density(x)) * h / 3.0
             }
-            Activation::GeluTanh => 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh()),
+            Activation::GeluTanh => {
+                0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+            }
             Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
             Activation::Tanh => x.tanh(),
             Activation::Silu => x / (1.0 + (-x).exp()),

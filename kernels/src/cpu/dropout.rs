@@ -14,7 +14,16 @@ simd! {
 
 /// One row: element j is dropped where word j of (key, sample, step) is below p 2^32, else scaled by
 /// 1 / (1 - p). The factors are kept in `mask`.
-pub(crate) fn row(x: &[f32], rate: f32, key: [u32; 2], sample: u64, step: u32, mask: &mut [f32], y: &mut [f32], words: &mut Vec<u32>) {
+pub(crate) fn row(
+    x: &[f32],
+    rate: f32,
+    key: [u32; 2],
+    sample: u64,
+    step: u32,
+    mask: &mut [f32],
+    y: &mut [f32],
+    words: &mut Vec<u32>,
+) {
     words.resize(x.len(), 0);
     fill_words(key, sample, step, words);
     let below = (f64::from(rate) * 2f64.powi(32)) as u32;

@@ -2,7 +2,7 @@
 //!
 //! Definition: k is cut into chunks of [`CHUNK`]; within a chunk an element is one chain of fused
 //! multiply-adds in ascending k begun at zero; chunks are added in ascending order. Products with fewer
-//! than [`DOT_BELOW`] columns are dot products over 32 fixed lanes ([`dot`]). Nothing else enters: not the
+//! than [`DOT_BELOW`] columns are dot products over 32 fixed lanes (`dot`). Nothing else enters: not the
 //! number of rows, the tiling, the threads, the host's caches, or the instruction set.
 //!
 //! A general library picks another path for small sizes and derives its k blocks from the caches, so its
@@ -50,7 +50,7 @@ pub(crate) fn packed_len(n: usize, k: usize) -> usize {
 /// Packs rows `first..first + rows` of W [n, k] as columns of W^T: panel q holds, for each k, the
 /// elements of rows 16q..16q+16. `first` is a multiple of 16; missing rows of the last panel are zero.
 pub(crate) fn pack_transposed(w: &[f32], k: usize, out: &mut [f32]) {
-    let rows = if k == 0 { 0 } else { w.len() / k };
+    let rows = w.len().checked_div(k).unwrap_or(0);
     for (q, panel) in out.chunks_exact_mut((PANEL * k).max(1)).enumerate() {
         let held = rows.saturating_sub(q * PANEL).min(PANEL);
         if held == PANEL {
@@ -301,7 +301,8 @@ pub(crate) fn shard_product(p: &ShardProduct<'_>, i0: usize, i1: usize, out: &mu
             let rows = tall.min(i1 - i);
             let square = shard_tile(isa, p, &strip, i, rows, stack);
             for r in 0..rows {
-                out[(i - i0 + r) * n + q * PANEL..][..columns].copy_from_slice(&square[r * panels * PANEL..][..columns]);
+                out[(i - i0 + r) * n + q * PANEL..][..columns]
+                    .copy_from_slice(&square[r * panels * PANEL..][..columns]);
             }
         }
         q += panels;
@@ -309,7 +310,14 @@ pub(crate) fn shard_product(p: &ShardProduct<'_>, i0: usize, i1: usize, out: &mu
 }
 
 /// One tile of the node's sum; dense `rows` x `16 panels` at the start of what is returned.
-fn shard_tile<'s>(isa: Isa, p: &ShardProduct<'_>, b: &Strip<'_>, i: usize, rows: usize, stack: &'s mut TileStack) -> &'s [f32] {
+fn shard_tile<'s>(
+    isa: Isa,
+    p: &ShardProduct<'_>,
+    b: &Strip<'_>,
+    i: usize,
+    rows: usize,
+    stack: &'s mut TileStack,
+) -> &'s [f32] {
     let used = rows * b.panels * PANEL;
     stack.clear();
     for shard in p.bounds.windows(2) {
@@ -319,7 +327,10 @@ fn shard_tile<'s>(isa: Isa, p: &ShardProduct<'_>, b: &Strip<'_>, i: usize, rows:
         }
         for start in (shard[0]..shard[1]).step_by(CHUNK) {
             let k = CHUNK.min(shard[1] - start);
-            assert!((start + k - 1) * b.b_step + (b.panels - 1) * b.b_panel + PANEL <= b.b.len(), "invariant: inside B");
+            assert!(
+                (start + k - 1) * b.b_step + (b.panels - 1) * b.b_panel + PANEL <= b.b.len(),
+                "invariant: inside B"
+            );
             let tile = Tile {
                 k,
                 a: p.a.data[start * p.a.stride + i..].as_ptr(),
@@ -376,12 +387,21 @@ mod tests {
                     let c = linear(&x, m, k, &w, n);
                     let mut direct = vec![f32::NAN; m * n];
                     let b = transposed(&w, n, k);
-                    product(Matrix::dense(&x, m, k), Right::Rows(Matrix::dense(&b, k, n)), &mut direct, &mut Vec::new());
+                    product(
+                        Matrix::dense(&x, m, k),
+                        Right::Rows(Matrix::dense(&b, k, n)),
+                        &mut direct,
+                        &mut Vec::new(),
+                    );
                     assert_eq!(c, direct, "m {m} n {n} k {k}");
                     for i in 0..m {
                         for j in 0..n {
                             let want: f64 = (0..k).map(|p| f64::from(x[i * k + p]) * f64::from(w[j * k + p])).sum();
-                            assert!((f64::from(c[i * n + j]) - want).abs() < 1e-4, "m {m} n {n} k {k}: {} {want}", c[i * n + j]);
+                            assert!(
+                                (f64::from(c[i * n + j]) - want).abs() < 1e-4,
+                                "m {m} n {n} k {k}: {} {want}",
+                                c[i * n + j]
+                            );
                         }
                     }
                 }
@@ -435,7 +455,10 @@ mod tests {
                 let mut all = bits(&linear(&x, m, k, &w, n));
                 all.push(dot(&x[..k], &w[..k]).to_bits());
                 let mut out = vec![0.0; 53 * 600];
-                let (a, b) = (Matrix { stride: 53, ..Matrix::dense(&w, 29, 53) }, Matrix { stride: 611, ..Matrix::dense(&x, 29, 600) });
+                let (a, b) = (
+                    Matrix { stride: 53, ..Matrix::dense(&w, 29, 53) },
+                    Matrix { stride: 611, ..Matrix::dense(&x, 29, 600) },
+                );
                 let p = ShardProduct { a, b, bounds: &bounds, node: Node { first: 4, end: 8 } };
                 shard_product(&p, 0, 53, &mut out, &mut Scratch::default());
                 all.extend(bits(&out));
@@ -448,11 +471,18 @@ mod tests {
 
     #[test]
     fn shard_products_are_right() {
-        for (out_n, in_n, bounds) in [(1, 1, vec![0, 3]), (7, 33, vec![0, 5, 5, 6]), (13, 40, vec![2, 300, 301, 310, 320, 330])] {
+        for (out_n, in_n, bounds) in
+            [(1, 1, vec![0, 3]), (7, 33, vec![0, 5, 5, 6]), (13, 40, vec![2, 300, 301, 310, 320, 330])]
+        {
             let rows = 330;
             let (a, b) = (random(1, rows * out_n), random(2, rows * in_n));
             let node = Node { first: 0, end: bounds.len() - 1 };
-            let p = ShardProduct { a: Matrix::dense(&a, rows, out_n), b: Matrix::dense(&b, rows, in_n), bounds: &bounds, node };
+            let p = ShardProduct {
+                a: Matrix::dense(&a, rows, out_n),
+                b: Matrix::dense(&b, rows, in_n),
+                bounds: &bounds,
+                node,
+            };
             let mut got = vec![f32::NAN; out_n * in_n];
             let split = out_n / 2;
             let (top, bottom) = got.split_at_mut(split * in_n);

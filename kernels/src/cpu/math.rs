@@ -186,7 +186,10 @@ mod tests {
 
     #[test]
     fn edges_of_f32_functions() {
-        assert_eq!((exp(0.0), exp(f32::INFINITY), exp(f32::NEG_INFINITY), exp(200.0)), (1.0, f32::INFINITY, 0.0, f32::INFINITY));
+        assert_eq!(
+            (exp(0.0), exp(f32::INFINITY), exp(f32::NEG_INFINITY), exp(200.0)),
+            (1.0, f32::INFINITY, 0.0, f32::INFINITY)
+        );
         assert!(exp(-100.0) > 0.0, "subnormal");
         assert_eq!((tanh(0.0), tanh(50.0), tanh(-50.0)), (0.0, 1.0, -1.0));
         assert_eq!((sigmoid(200.0), sigmoid(-200.0)), (1.0, 0.0));

@@ -38,7 +38,13 @@ pub(crate) enum Summand<'a> {
 }
 
 /// Sums over the rows of a node's shards per column of `grad`, in the tree's order, to `out` [columns].
-pub(crate) fn column_sums(grad: Matrix<'_>, summand: Summand<'_>, bounds: &[usize], out: &mut [f32], stack: &mut TileStack) {
+pub(crate) fn column_sums(
+    grad: Matrix<'_>,
+    summand: Summand<'_>,
+    bounds: &[usize],
+    out: &mut [f32],
+    stack: &mut TileStack,
+) {
     for (block, out) in out.chunks_mut(MAX_LEAF).enumerate() {
         let (from, used) = (block * MAX_LEAF, out.len());
         stack.clear();
@@ -50,7 +56,13 @@ pub(crate) fn column_sums(grad: Matrix<'_>, summand: Summand<'_>, bounds: &[usiz
                 match summand {
                     Summand::Plain => add_rows(&grad.data[at..], grad.stride, shard[1] - shard[0], sums),
                     Summand::Normalized { x, statistics } => {
-                        add_rows_normalized(&grad.data[at..], &x[at..], grad.stride, &statistics[2 * shard[0]..2 * shard[1]], sums);
+                        add_rows_normalized(
+                            &grad.data[at..],
+                            &x[at..],
+                            grad.stride,
+                            &statistics[2 * shard[0]..2 * shard[1]],
+                            sums,
+                        );
                     }
                 }
             }

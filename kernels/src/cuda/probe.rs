@@ -167,7 +167,9 @@ unsafe fn function<'l, F>(library: &'l Library, name: &str) -> Option<Symbol<'l,
 fn driver_version(library: &Library) -> Option<String> {
     let mut version: c_int = 0;
     // SAFETY: signature of cuda.h: CUresult cuDriverGetVersion(int*); works before cuInit.
-    let status = unsafe { function::<unsafe extern "C" fn(*mut c_int) -> c_int>(library, "cuDriverGetVersion")?(&raw mut version) };
+    let status = unsafe {
+        function::<unsafe extern "C" fn(*mut c_int) -> c_int>(library, "cuDriverGetVersion")?(&raw mut version)
+    };
     (status == 0).then(|| format!("{}.{}", version / 1000, version % 1000 / 10))
 }
 
@@ -189,7 +191,8 @@ fn cublas_version(library: &Library) -> Option<String> {
 fn nccl_version(library: &Library) -> Option<String> {
     let mut version: c_int = 0;
     // SAFETY: signature of nccl.h: ncclResult_t ncclGetVersion(int*).
-    let status = unsafe { function::<unsafe extern "C" fn(*mut c_int) -> c_int>(library, "ncclGetVersion")?(&raw mut version) };
+    let status =
+        unsafe { function::<unsafe extern "C" fn(*mut c_int) -> c_int>(library, "ncclGetVersion")?(&raw mut version) };
     (status == 0).then(|| format!("{}.{}.{}", version / 10_000, version % 10_000 / 100, version % 100))
 }
 
@@ -198,7 +201,8 @@ fn list_devices(library: &Library) -> Result<Vec<CudaDevice>, String> {
     let missing = |name: &str| format!("the CUDA driver has no {name}");
     let failed = |name: &str, status: c_int| format!("{name} failed with CUresult {status}");
     // SAFETY: signatures of cuda.h.
-    let init = unsafe { function::<unsafe extern "C" fn(c_uint) -> c_int>(library, "cuInit") }.ok_or_else(|| missing("cuInit"))?;
+    let init = unsafe { function::<unsafe extern "C" fn(c_uint) -> c_int>(library, "cuInit") }
+        .ok_or_else(|| missing("cuInit"))?;
     // SAFETY: flags must be 0.
     let status = unsafe { init(0) };
     if status != 0 {
@@ -212,7 +216,9 @@ fn list_devices(library: &Library) -> Result<Vec<CudaDevice>, String> {
     if status != 0 {
         return Err(failed("cuDeviceGetCount", status));
     }
-    (0..devices).map(|ordinal| describe(library, ordinal).ok_or_else(|| format!("device {ordinal} could not be read"))).collect()
+    (0..devices)
+        .map(|ordinal| describe(library, ordinal).ok_or_else(|| format!("device {ordinal} could not be read")))
+        .collect()
 }
 
 fn describe(library: &Library, ordinal: c_int) -> Option<CudaDevice> {
@@ -253,7 +259,10 @@ mod tests {
             site_packages: vec!["/no/python".into()],
         };
         let report = probe(&environment);
-        assert_eq!(report.libraries.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(), ["cuda", "nvrtc", "cublasLt", "nccl"]);
+        assert_eq!(
+            report.libraries.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(),
+            ["cuda", "nvrtc", "cublasLt", "nccl"]
+        );
         for library in &report.libraries {
             assert!(library.found.is_some() || library.sought.contains(&"/nowhere".to_string()), "{library:?}");
         }

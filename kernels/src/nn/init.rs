@@ -50,9 +50,11 @@ impl Init {
     /// Refuses a spread that is negative or not finite.
     pub fn validate(&self) -> Result<()> {
         match self {
-            Init::Normal { mean, std } if !(mean.is_finite() && std.is_finite() && *std >= 0.0) => {
-                Err(Error::value("init", "a finite mean and a finite std of at least 0", format!("mean {mean}, std {std}")))
-            }
+            Init::Normal { mean, std } if !(mean.is_finite() && std.is_finite() && *std >= 0.0) => Err(Error::value(
+                "init",
+                "a finite mean and a finite std of at least 0",
+                format!("mean {mean}, std {std}"),
+            )),
             _ => Ok(()),
         }
     }
@@ -70,11 +72,17 @@ impl Init {
         match (role, self) {
             (Role::Gain, _) => values.fill(1.0),
             (Role::Shift, _) | (_, Init::Zeros) => values.fill(0.0),
-            (Role::Weight { fan_in, .. } | Role::Bias { fan_in }, Init::Default) => uniform(1.0 / (fan_in as f64).sqrt(), values),
+            (Role::Weight { fan_in, .. } | Role::Bias { fan_in }, Init::Default) => {
+                uniform(1.0 / (fan_in as f64).sqrt(), values)
+            }
             (Role::Bias { .. }, _) => values.fill(0.0),
             (Role::Weight { .. }, Init::Normal { mean, std }) => normal(*mean, *std, values),
-            (Role::Weight { fan_in, fan_out }, Init::XavierUniform) => uniform((6.0 / (fan_in + fan_out) as f64).sqrt(), values),
-            (Role::Weight { fan_in, fan_out }, Init::XavierNormal) => normal(0.0, (2.0 / (fan_in + fan_out) as f64).sqrt(), values),
+            (Role::Weight { fan_in, fan_out }, Init::XavierUniform) => {
+                uniform((6.0 / (fan_in + fan_out) as f64).sqrt(), values)
+            }
+            (Role::Weight { fan_in, fan_out }, Init::XavierNormal) => {
+                normal(0.0, (2.0 / (fan_in + fan_out) as f64).sqrt(), values)
+            }
             (Role::Weight { fan_in, .. }, Init::KaimingUniform) => uniform((6.0 / fan_in as f64).sqrt(), values),
             (Role::Weight { fan_in, .. }, Init::KaimingNormal) => normal(0.0, (2.0 / fan_in as f64).sqrt(), values),
         }

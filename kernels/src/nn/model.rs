@@ -5,7 +5,7 @@ use super::init::{Init, Role};
 use super::mlp::Mlp;
 use crate::error::{Error, Result};
 use crate::ops::Var;
-use crate::params::{ParamBuilder, ParamId, ParamStore};
+use crate::params::{Param, ParamBuilder, ParamId, ParamStore};
 use crate::pool::Pool;
 use crate::tape::{InputGrad, Mode, Rows, Tape, Workspace};
 
@@ -96,6 +96,22 @@ impl Model {
     /// Parameters in canonical order.
     pub fn params(&self) -> &ParamStore {
         &self.params
+    }
+
+    /// Replaces every parameter by what `values` gives for it (weights of another source, an average).
+    /// `Shape` error, and the model unchanged, where a count differs.
+    pub fn set_parameters(&mut self, values: impl Fn(&Param) -> Vec<f32>) -> Result<()> {
+        let fresh: Vec<Vec<f32>> = self.params.iter().map(|(param, _)| values(param)).collect();
+        if let Some((id, (param, old))) =
+            self.params.iter().enumerate().find(|(id, (_, old))| fresh[*id].len() != old.len())
+        {
+            return Err(Error::shape(
+                "set parameters",
+                format!("{} values for {}", old.len(), param.name),
+                fresh[id].len().to_string(),
+            ));
+        }
+        fresh.iter().enumerate().try_for_each(|(id, values)| self.params.set(ParamId(id), values))
     }
 
     pub(crate) fn params_mut(&mut self) -> &mut ParamStore {

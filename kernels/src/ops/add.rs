@@ -19,7 +19,11 @@ impl Tape<'_> {
     /// left + right. `Shape` error where their columns differ.
     pub fn add(&mut self, left: Var, right: Var) -> Result<Var> {
         if self.columns(left) != self.columns(right) {
-            return Err(Error::shape("add", format!("{} columns", self.columns(left)), self.columns(right).to_string()));
+            return Err(Error::shape(
+                "add",
+                format!("{} columns", self.columns(left)),
+                self.columns(right).to_string(),
+            ));
         }
         let output = self.fresh(self.columns(left))?;
         self.record(Op::Add(Add { left, right, output }))?;

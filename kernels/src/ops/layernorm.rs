@@ -22,13 +22,17 @@ pub(crate) struct LayerNorm {
 }
 
 impl Tape<'_> {
-    /// (x - mean) / sqrt(var + 1e-5) * gain + bias per row; gain and bias [columns]. `Shape` errors name the sizes.
+    /// (x - mean) / sqrt(var + 1e-5) * gain + bias per row; gain and bias `[columns]`. `Shape` errors name the sizes.
     pub fn layer_norm(&mut self, x: Var, gain: ParamId, bias: ParamId) -> Result<Var> {
         let columns = self.columns(x);
         for id in [gain, bias] {
             let param = self.params().param(id);
             if param.shape != [columns] {
-                return Err(Error::shape("layer_norm", format!("{} [{columns}]", param.name), format!("{:?}", param.shape)));
+                return Err(Error::shape(
+                    "layer_norm",
+                    format!("{} [{columns}]", param.name),
+                    format!("{:?}", param.shape),
+                ));
             }
         }
         let (output, statistics) = (self.fresh(columns)?, self.fresh(2)?);
@@ -42,7 +46,8 @@ impl LayerNorm {
         let (gain, bias) = (env.params.values(self.gain), env.params.values(self.bias));
         for row in rows {
             let one = row..row + 1;
-            let (mean, inverse) = cpu::layernorm::forward(env.rows(self.input, &one), gain, bias, env.rows_mut(self.output, &one));
+            let (mean, inverse) =
+                cpu::layernorm::forward(env.rows(self.input, &one), gain, bias, env.rows_mut(self.output, &one));
             env.rows_mut(self.statistics, &one).copy_from_slice(&[mean, inverse]);
         }
     }
@@ -55,7 +60,8 @@ impl LayerNorm {
         scratch.product.resize(self.columns, 0.0);
         for row in rows {
             let one = row..row + 1;
-            let (grad, x, statistics) = (env.grad(self.output, &one), env.rows(self.input, &one), env.rows(self.statistics, &one));
+            let (grad, x, statistics) =
+                (env.grad(self.output, &one), env.rows(self.input, &one), env.rows(self.statistics, &one));
             let out = env.grad_mut(self.input, &one);
             if stores[0] == GradStore::Set {
                 cpu::layernorm::backward(grad, x, gain, statistics[0], statistics[1], out);

@@ -24,10 +24,14 @@ pub(crate) struct Linear {
 }
 
 impl Tape<'_> {
-    /// act(x W^T + b): x [rows, in], W [out, in], b [out]; gives [rows, out]. `Shape` errors name the sizes.
+    /// act(x W^T + b): x `[rows, in]`, W `[out, in]`, b `[out]`; gives `[rows, out]`. `Shape` errors name the sizes.
     pub fn linear(&mut self, x: Var, weight: ParamId, bias: Option<ParamId>, act: Activation) -> Result<Var> {
         let [outputs, inputs] = *self.params().param(weight).shape.as_slice() else {
-            return Err(Error::shape("linear", "a weight [out, in]", format!("{:?}", self.params().param(weight).shape)));
+            return Err(Error::shape(
+                "linear",
+                "a weight [out, in]",
+                format!("{:?}", self.params().param(weight).shape),
+            ));
         };
         if self.columns(x) != inputs {
             return Err(Error::shape("linear", format!("inputs of {inputs} columns"), self.columns(x).to_string()));
@@ -35,7 +39,11 @@ impl Tape<'_> {
         if let Some(bias) = bias
             && self.params().param(bias).shape != [outputs]
         {
-            return Err(Error::shape("linear", format!("a bias [{outputs}]"), format!("{:?}", self.params().param(bias).shape)));
+            return Err(Error::shape(
+                "linear",
+                format!("a bias [{outputs}]"),
+                format!("{:?}", self.params().param(bias).shape),
+            ));
         }
         let output = self.fresh(outputs)?;
         let kept = if act.needs_input() && self.wants_gradients() { Some(self.fresh(outputs)?) } else { None };

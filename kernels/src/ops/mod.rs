@@ -1,8 +1,8 @@
 //! Operations: one per file, each with its shape checks, its dispatch to a device's loops and its
-//! backward pass. [`Op`] is what the tape records.
+//! backward pass. `Op` is what the tape records.
 //!
 //! An operation works on a range of rows, and what it computes for a row depends on that row only; the
-//! gradients of parameters are sums over rows and are computed apart, by [`Op::param_gradient`], shard by
+//! gradients of parameters are sums over rows and are computed apart, by `Op::param_gradient`, shard by
 //! shard in the order of the tree.
 
 pub mod activation;

@@ -95,7 +95,9 @@ impl OptimizerConfig {
                 }
                 (weight_decay, vec![("beta1", beta1), ("beta2", beta2)])
             }
-            OptimizerConfig::Sgd(SgdConfig { weight_decay, momentum, .. }) => (weight_decay, vec![("momentum", momentum)]),
+            OptimizerConfig::Sgd(SgdConfig { weight_decay, momentum, .. }) => {
+                (weight_decay, vec![("momentum", momentum)])
+            }
         };
         let rate = self.learning_rate();
         if !(rate.is_finite() && rate >= 0.0) {

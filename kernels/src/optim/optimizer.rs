@@ -49,7 +49,13 @@ impl Optimizer {
                 blocks.push(Block { param, decayed, range: start..(start + step).min(entry.range.end) });
             }
         }
-        Ok(Optimizer { config: config.clone(), first: AlignedBuf::zeroed(flat)?, second: AlignedBuf::zeroed(second)?, steps: 0, blocks })
+        Ok(Optimizer {
+            config: config.clone(),
+            first: AlignedBuf::zeroed(flat)?,
+            second: AlignedBuf::zeroed(second)?,
+            steps: 0,
+            blocks,
+        })
     }
 
     /// Steps taken.
@@ -76,7 +82,15 @@ impl Optimizer {
 
     /// One step at `learning_rate` with the summed `gradient`, scaled by `factor` and then bounded by
     /// `max_value` per element.
-    pub fn step(&mut self, params: &mut ParamStore, gradient: &[f32], factor: f64, max_value: Option<f64>, learning_rate: f64, pool: &Pool) {
+    pub fn step(
+        &mut self,
+        params: &mut ParamStore,
+        gradient: &[f32],
+        factor: f64,
+        max_value: Option<f64>,
+        learning_rate: f64,
+        pool: &Pool,
+    ) {
         assert_eq!(gradient.len(), self.first.len(), "invariant: one layout");
         self.steps += 1;
         let scale = Scale { factor: factor as f32, max_value: max_value.map_or(f32::INFINITY, |v| v as f32) };

@@ -106,23 +106,41 @@ impl SchedulerConfig {
         let rate = |v: f64| v.is_finite() && v >= 0.0;
         match *self {
             SchedulerConfig::CosineAnnealing { t_max: 0, .. } => refuse("T_max of at least 1 epoch", 0.0),
-            SchedulerConfig::CosineAnnealing { eta_min, .. } | SchedulerConfig::WarmupCosine { eta_min, .. } if !rate(eta_min) => {
+            SchedulerConfig::CosineAnnealing { eta_min, .. } | SchedulerConfig::WarmupCosine { eta_min, .. }
+                if !rate(eta_min) =>
+            {
                 refuse("a finite eta_min of at least 0", eta_min)
             }
             SchedulerConfig::LinearWarmup { start_factor, .. } if !(0.0..=1.0).contains(&start_factor) => {
                 refuse("start_factor in [0, 1]", start_factor)
             }
             SchedulerConfig::Step { step_size: 0, .. } => refuse("step_size of at least 1 epoch", 0.0),
-            SchedulerConfig::Step { gamma, .. } if !(gamma.is_finite() && gamma > 0.0) => refuse("a finite gamma above 0", gamma),
-            SchedulerConfig::OneCycle { total_steps, .. } if total_steps < 2 => refuse("total_steps of at least 2", total_steps as f64),
-            SchedulerConfig::OneCycle { pct_start, .. } if !(0.0..=1.0).contains(&pct_start) => refuse("pct_start in [0, 1]", pct_start),
-            SchedulerConfig::OneCycle { div_factor, final_div_factor, .. } if !(div_factor >= 1.0 && final_div_factor >= 1.0) => {
+            SchedulerConfig::Step { gamma, .. } if !(gamma.is_finite() && gamma > 0.0) => {
+                refuse("a finite gamma above 0", gamma)
+            }
+            SchedulerConfig::OneCycle { total_steps, .. } if total_steps < 2 => {
+                refuse("total_steps of at least 2", total_steps as f64)
+            }
+            SchedulerConfig::OneCycle { pct_start, .. } if !(0.0..=1.0).contains(&pct_start) => {
+                refuse("pct_start in [0, 1]", pct_start)
+            }
+            SchedulerConfig::OneCycle { div_factor, final_div_factor, .. }
+                if !(div_factor >= 1.0 && final_div_factor >= 1.0) =>
+            {
                 refuse("div_factor and final_div_factor of at least 1", div_factor.min(final_div_factor))
             }
-            SchedulerConfig::OneCycle { max_lr: Some(max), .. } if !rate(max) => refuse("a finite max_lr of at least 0", max),
-            SchedulerConfig::ReduceOnPlateau { factor, .. } if !(0.0..1.0).contains(&factor) => refuse("factor in [0, 1)", factor),
-            SchedulerConfig::ReduceOnPlateau { threshold, .. } if !rate(threshold) => refuse("a finite threshold of at least 0", threshold),
-            SchedulerConfig::ReduceOnPlateau { min_lr, .. } if !rate(min_lr) => refuse("a finite min_lr of at least 0", min_lr),
+            SchedulerConfig::OneCycle { max_lr: Some(max), .. } if !rate(max) => {
+                refuse("a finite max_lr of at least 0", max)
+            }
+            SchedulerConfig::ReduceOnPlateau { factor, .. } if !(0.0..1.0).contains(&factor) => {
+                refuse("factor in [0, 1)", factor)
+            }
+            SchedulerConfig::ReduceOnPlateau { threshold, .. } if !rate(threshold) => {
+                refuse("a finite threshold of at least 0", threshold)
+            }
+            SchedulerConfig::ReduceOnPlateau { min_lr, .. } if !rate(min_lr) => {
+                refuse("a finite min_lr of at least 0", min_lr)
+            }
             SchedulerConfig::WarmupCosine { warmup_steps, total_steps, .. } if total_steps <= warmup_steps => {
                 refuse("total_steps above warmup_steps", total_steps as f64)
             }
@@ -181,7 +199,9 @@ impl Schedule {
                 let share = if steps >= warmup_steps { 1.0 } else { steps as f64 / warmup_steps as f64 };
                 base * (start_factor + (1.0 - start_factor) * share)
             }
-            SchedulerConfig::Step { step_size, gamma } => (0..epochs / step_size).take(10_000).fold(base, |rate, _| rate * gamma),
+            SchedulerConfig::Step { step_size, gamma } => {
+                (0..epochs / step_size).take(10_000).fold(base, |rate, _| rate * gamma)
+            }
             SchedulerConfig::OneCycle { total_steps, max_lr, pct_start, div_factor, final_div_factor } => {
                 let top = max_lr.unwrap_or(base);
                 let first = top / div_factor;
@@ -191,7 +211,11 @@ impl Schedule {
                     half_cosine(first, top, at / rise)
                 } else {
                     let rise = rise.max(0.0);
-                    half_cosine(top, first / final_div_factor, if end > rise { (at - rise) / (end - rise) } else { 1.0 })
+                    half_cosine(
+                        top,
+                        first / final_div_factor,
+                        if end > rise { (at - rise) / (end - rise) } else { 1.0 },
+                    )
                 }
             }
             SchedulerConfig::ReduceOnPlateau { .. } => f64::from_bits(self.state.plateau_rate_bits),
@@ -213,7 +237,8 @@ impl Schedule {
     /// An epoch ended; `metric` is what `reduce_on_plateau` watches, which it cannot do without.
     pub fn on_epoch(&mut self, metric: Option<f64>) -> Result<()> {
         self.state.epochs += 1;
-        let SchedulerConfig::ReduceOnPlateau { factor, patience, threshold, cooldown, min_lr, mode } = self.config else {
+        let SchedulerConfig::ReduceOnPlateau { factor, patience, threshold, cooldown, min_lr, mode } = self.config
+        else {
             return Ok(());
         };
         let Some(metric) = metric else {
@@ -298,7 +323,10 @@ mod tests {
 
     #[test]
     fn warm_ups_and_steps() {
-        close(&by_step(r#"{"type":"linear_warmup","warmup_steps":4,"start_factor":0.2}"#, 6), &[0.02, 0.04, 0.06, 0.08, 0.1, 0.1]);
+        close(
+            &by_step(r#"{"type":"linear_warmup","warmup_steps":4,"start_factor":0.2}"#, 6),
+            &[0.02, 0.04, 0.06, 0.08, 0.1, 0.1],
+        );
         close(&by_step(r#"{"type":"linear_warmup","warmup_steps":0}"#, 2), &[0.1, 0.1]);
         close(&by_epoch(r#"{"type":"step","step_size":2}"#, 5), &[0.1, 0.1, 0.01, 0.01, 0.001]);
         let rates = by_step(r#"{"type":"warmup_cosine","warmup_steps":2,"total_steps":6,"eta_min":0.02}"#, 8);

@@ -37,7 +37,10 @@ impl RankBatch<'_> {
         }
         let rows = match self.held.len() {
             0 => 0,
-            _ => rows_of(self.held.end - 1, shards, self.global_rows).end - rows_of(self.held.start, shards, self.global_rows).start,
+            _ => {
+                rows_of(self.held.end - 1, shards, self.global_rows).end
+                    - rows_of(self.held.start, shards, self.global_rows).start
+            }
         };
         if rows != self.batch.rows {
             let expected = format!("{rows} rows for shards {:?} of {} rows", self.held, self.global_rows);

@@ -91,7 +91,12 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        let config = |patience, min_delta| EarlyStoppingConfig { monitor: "m".into(), patience, min_delta, mode: Direction::Min };
+        let config = |patience, min_delta| EarlyStoppingConfig {
+            monitor: "m".into(),
+            patience,
+            min_delta,
+            mode: Direction::Min,
+        };
         assert!(EarlyStopping::new(config(0, 0.0)).is_err() && EarlyStopping::new(config(1, f64::NAN)).is_err());
     }
 }

@@ -82,6 +82,7 @@ pub struct Trainer {
     /// The geometry of the last batch, and its gradients per held node.
     geometry: Option<(std::ops::Range<usize>, usize, HeldShards)>,
     gradients: Vec<AlignedBuf>,
+    losses: Vec<LossSum>,
     squares: Vec<AtomicU64>,
 }
 
@@ -115,6 +116,7 @@ impl Trainer {
             ws: Workspace::default(),
             geometry: None,
             gradients: Vec::new(),
+            losses: Vec::new(),
             squares: Vec::new(),
         })
     }
@@ -174,8 +176,8 @@ impl Trainer {
     /// the samples' weights, so a short last micro-batch counts for what it holds.
     pub fn accumulate(&mut self, batch: &Batch) -> Result<()> {
         let shards = self.config.logical_shards;
-        let losses = self.compute(&RankBatch { batch, global_rows: batch.rows, held: 0..shards })?;
-        let loss = total(&losses);
+        self.compute(&RankBatch { batch, global_rows: batch.rows, held: 0..shards })?;
+        let loss = total(&self.losses);
         if !loss.sum.is_finite() {
             self.micro_step -= 1;
             let found = self.diagnose(batch)?;
@@ -197,16 +199,17 @@ impl Trainer {
     /// A rank's part of a global batch: gradients of whole nodes of the shard tree and the losses of the
     /// held shards.
     pub fn partial(&mut self, batch: &RankBatch<'_>) -> Result<Partial> {
-        let losses = self.compute(batch)?;
+        self.compute(batch)?;
         let (_, _, held) = self.geometry.as_ref().expect("invariant: set by `compute`");
         let nodes = held.nodes.iter().zip(&self.gradients).map(|(node, gradient)| (*node, gradient.to_vec())).collect();
-        Ok(Partial { nodes, losses: batch.held.clone().zip(losses).collect() })
+        Ok(Partial { nodes, losses: batch.held.clone().zip(self.losses.iter().copied()).collect() })
     }
 
     /// Adds the completed root of a global batch, and the losses of all its shards in order, to the next step.
     pub fn accumulate_root(&mut self, root: &[f32], losses: &[LossSum]) -> Result<()> {
         if root.len() != self.pending.gradient.len() || losses.len() != self.config.logical_shards {
-            let expected = format!("a gradient of {} and {} losses", self.pending.gradient.len(), self.config.logical_shards);
+            let expected =
+                format!("a gradient of {} and {} losses", self.pending.gradient.len(), self.config.logical_shards);
             return Err(Error::shape("accumulate root", expected, format!("{} and {}", root.len(), losses.len())));
         }
         if self.pending.micro_batches == 0 {
@@ -236,14 +239,28 @@ impl Trainer {
         self.discard();
         let grad_norm = norm(&self.pending.gradient, &self.pool, &mut self.squares) / sum.weight;
         if !(loss.is_finite() && grad_norm.is_finite()) {
-            return Err(Error::Numeric { op: "gradient".into(), step: self.global_step(), samples: Vec::new() });
+            return Err(Error::Numeric { op: self.broken_gradient(), step: self.global_step(), samples: Vec::new() });
         }
         let learning_rate = self.learning_rate();
         let factor = self.config.clip.coefficient(grad_norm) / sum.weight;
         let max_value = self.config.clip.max_value;
-        self.optimizer.step(self.model.params_mut(), &self.pending.gradient, factor, max_value, learning_rate, &self.pool);
+        self.optimizer.step(
+            self.model.params_mut(),
+            &self.pending.gradient,
+            factor,
+            max_value,
+            learning_rate,
+            &self.pool,
+        );
         self.schedule.on_step();
         Ok(StepOutcome { loss, grad_norm, rows: sum.rows, learning_rate, step: self.global_step() })
+    }
+
+    /// The first parameter whose summed gradient is not finite.
+    fn broken_gradient(&self) -> String {
+        let parts = self.model.params().iter().map(|(param, _)| (param, &self.pending.gradient[param.range.clone()]));
+        let broken = parts.into_iter().find(|(_, gradient)| !gradient.iter().all(|g| g.is_finite()));
+        broken.map_or_else(|| "norm of the gradient".into(), |(param, _)| format!("gradient of {}", param.name))
     }
 
     /// The loss of a batch, without dropout and gradients.
@@ -269,8 +286,8 @@ impl Trainer {
         Randomness { seed: self.config.seed, epoch: self.epoch, step: self.micro_step as u32 }
     }
 
-    /// Forward, backward and the held nodes' gradients; gives the losses of the held shards.
-    fn compute(&mut self, part: &RankBatch<'_>) -> Result<Vec<LossSum>> {
+    /// Forward, backward, the held nodes' gradients and the losses of the held shards.
+    fn compute(&mut self, part: &RankBatch<'_>) -> Result<()> {
         part.check(self.config.logical_shards)?;
         self.set_geometry(part)?;
         let (batch, randomness) = (part.batch, self.randomness());
@@ -280,7 +297,9 @@ impl Trainer {
         let (_, _, held) = self.geometry.as_ref().expect("invariant: set above");
         tape.param_gradients(&self.pool, held, &mut self.gradients);
         self.micro_step += 1;
-        Ok(held.bounds.windows(2).map(|w| tape.loss_sum(w[0]..w[1])).collect())
+        self.losses.clear();
+        self.losses.extend(held.bounds.windows(2).map(|w| tape.loss_sum(w[0]..w[1])));
+        Ok(())
     }
 
     /// Row bounds of the held shards and a gradient per held node, kept while batches have one size.
@@ -289,7 +308,9 @@ impl Trainer {
             return Ok(());
         }
         let shards = self.config.logical_shards;
-        let at = |shard: usize| if shard == shards { part.global_rows } else { rows_of(shard, shards, part.global_rows).start };
+        let at = |shard: usize| {
+            if shard == shards { part.global_rows } else { rows_of(shard, shards, part.global_rows).start }
+        };
         let first_row = at(part.held.start);
         let bounds = (part.held.start..=part.held.end).map(|s| at(s) - first_row).collect();
         let nodes = nodes_of(part.held.clone(), shards);
@@ -297,7 +318,8 @@ impl Trainer {
         while self.gradients.len() < nodes.len() {
             self.gradients.push(AlignedBuf::zeroed(self.model.params().flat_len())?);
         }
-        self.geometry = Some((part.held.clone(), part.global_rows, HeldShards { nodes, bounds, first: part.held.start }));
+        self.geometry =
+            Some((part.held.clone(), part.global_rows, HeldShards { nodes, bounds, first: part.held.start }));
         Ok(())
     }
 
@@ -317,7 +339,12 @@ impl Trainer {
 }
 
 /// The forward pass of a batch, recorded for training.
-fn record<'a>(model: &'a Model, ws: &'a mut Workspace, batch: &'a Batch, randomness: Randomness) -> Result<(Tape<'a>, Var)> {
+fn record<'a>(
+    model: &'a Model,
+    ws: &'a mut Workspace,
+    batch: &'a Batch,
+    randomness: Randomness,
+) -> Result<(Tape<'a>, Var)> {
     let rows = Rows { count: batch.rows, sample_ids: &batch.sample_ids, mode: Mode::Train, randomness };
     let mut tape = Tape::new(ws, model.params(), rows)?;
     let x = tape.input(&batch.features, model.input_dim(), InputGrad::Skip)?;

@@ -3,7 +3,7 @@
 //! [`super::Trainer::accumulate_root`].
 
 use crate::ops::loss::LossSum;
-use crate::shard::{Node, tree_sum};
+use crate::shard::Node;
 
 /// What a rank computed.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,6 +16,14 @@ pub struct Partial {
 
 /// The loss of a global batch from those of its shards, in shard order, by the tree.
 pub(super) fn total(shards: &[LossSum]) -> LossSum {
-    let by = |get: fn(&LossSum) -> f64| tree_sum(&shards.iter().map(get).collect::<Vec<_>>());
-    LossSum { sum: by(|s| s.sum), weight: by(|s| s.weight), rows: shards.iter().map(|s| s.rows).sum() }
+    match shards {
+        [] => LossSum::default(),
+        [one] => *one,
+        _ => {
+            let (left, right) = shards.split_at(shards.len().next_power_of_two() / 2);
+            let mut sum = total(left);
+            sum.merge(total(right));
+            sum
+        }
+    }
 }

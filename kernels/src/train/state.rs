@@ -52,7 +52,10 @@ impl Trainer {
     /// nothing is changed.
     pub fn load_state(&mut self, bytes: &[u8]) -> Result<()> {
         let file = read(bytes)?;
-        let text = file.metadata.get(KEY).ok_or_else(|| Error::weights("training state", format!("metadata `{KEY}`"), "none"))?;
+        let text = file
+            .metadata
+            .get(KEY)
+            .ok_or_else(|| Error::weights("training state", format!("metadata `{KEY}`"), "none"))?;
         let counters: Counters =
             serde_json::from_str(text).map_err(|e| Error::weights("training state", "counters", e.to_string()))?;
         if counters.version != 1 {
@@ -65,10 +68,12 @@ impl Trainer {
         for (param, _) in self.model.params().iter() {
             values.push(file.tensor(&format!("param.{}", param.name), &param.shape)?);
             if !first.is_empty() {
-                first[param.range.clone()].copy_from_slice(&file.tensor(&format!("first.{}", param.name), &param.shape)?);
+                first[param.range.clone()]
+                    .copy_from_slice(&file.tensor(&format!("first.{}", param.name), &param.shape)?);
             }
             if !second.is_empty() {
-                second[param.range.clone()].copy_from_slice(&file.tensor(&format!("second.{}", param.name), &param.shape)?);
+                second[param.range.clone()]
+                    .copy_from_slice(&file.tensor(&format!("second.{}", param.name), &param.shape)?);
             }
         }
         file.expect_count(self.model.params().len() * (1 + moments_per_param))?;

@@ -1,1 +1,10 @@
-//! Tests of the public interface.
+//! Tests of the public interface: goldens, gradients, bits, resume, hostile files, bad input.
+
+mod allocator;
+mod bits;
+mod files;
+mod golden;
+mod gradients;
+mod numeric;
+mod support;
+mod training;

@@ -39,8 +39,9 @@ pub(crate) fn convert(key: &Key, node: &Node, path: &str, mistakes: &mut Mistake
         Shape::Wholes { min, max } => reader.list(node, |reader, item| reader.whole(item, min, max)),
         Shape::Paths => reader.paths(node),
         Shape::WebUrl => reader.web_url(node),
+        Shape::ServiceUri => reader.service_uri(node),
         Shape::Records(keys) => reader.list(node, |reader, item| reader.record(item, keys)),
-        Shape::Patterns => reader.list(node, |reader, item| reader.pattern(item)),
+        Shape::Patterns => reader.list(node, Reader::pattern),
         Shape::Device => reader.device(node),
         Shape::Monitor => reader.monitor(node),
         Shape::Any => Some(Json::Null),
@@ -174,18 +175,17 @@ impl Reader<'_, '_> {
             Value::Map(members) => {
                 for member in members {
                     let path = format!("{outer}.{}", member.key);
-                    match keys.iter().find(|key| key.path == member.key) {
-                        Some(key) => match convert(key, &member.node, &path, self.mistakes) {
-                            Some(value) => drop(record.insert(member.key.clone(), value)),
-                            None => whole = false,
-                        },
-                        None => {
-                            let suggestion = nearest(&member.key, keys.iter().map(|key| key.path)).map(str::to_owned);
-                            let names: Vec<_> = keys.iter().map(|key| key.path).collect();
-                            let message = format!("unknown key: expected {}", names.join(", "));
-                            self.mistakes.add_with(member.key_at, &path, message, suggestion);
-                            whole = false;
-                        }
+                    let Some(key) = keys.iter().find(|key| key.path == member.key) else {
+                        let suggestion = nearest(&member.key, keys.iter().map(|key| key.path)).map(str::to_owned);
+                        let names: Vec<_> = keys.iter().map(|key| key.path).collect();
+                        let message = format!("unknown key: expected {}", names.join(", "));
+                        self.mistakes.add_with(member.key_at, &path, message, suggestion);
+                        whole = false;
+                        continue;
+                    };
+                    match convert(key, &member.node, &path, self.mistakes) {
+                        Some(value) => drop(record.insert(member.key.clone(), value)),
+                        None => whole = false,
                     }
                 }
             }
@@ -211,7 +211,7 @@ impl Reader<'_, '_> {
     }
 
     fn paths(&mut self, node: &Node) -> Option<Json> {
-        let paths = self.list(node, |reader, item| reader.local_path(item))?;
+        let paths = self.list(node, Self::local_path)?;
         if paths.as_array().is_some_and(Vec::is_empty) && !matches!(self.path, "data.test_path") {
             return self.refuse(node, "at least one path");
         }
@@ -269,6 +269,22 @@ impl Reader<'_, '_> {
             return self.refuse(node, expected);
         }
         Some(json!(text))
+    }
+
+    fn service_uri(&mut self, node: &Node) -> Option<Json> {
+        let expected = "a URI or a path";
+        let text = self.text(node, expected)?;
+        let (scheme, rest) = text.split_once("://").unwrap_or(("", &text));
+        if scheme.starts_with("mysql") {
+            self.mistakes.add(node.at, self.path, "mysql:// is refused: expected sqlite://, postgresql:// or http(s)://");
+            return None;
+        }
+        if rest.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@')) {
+            let message = "forbidden: credentials inside the URI: expected them in a file or the environment";
+            self.mistakes.add(node.at, self.path, message);
+            return None;
+        }
+        if text.trim().is_empty() { self.refuse(node, expected) } else { Some(json!(text)) }
     }
 
     fn pattern(&mut self, node: &Node) -> Option<Json> {

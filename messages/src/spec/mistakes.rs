@@ -56,7 +56,7 @@ impl Mistakes {
 
     /// By source, line and column; what has no line last.
     pub fn into_errors(mut self) -> Vec<SpecError> {
-        self.found.sort_by(|(a, _), (b, _)| (a.source, a.line == 0, a.line, a.column).cmp(&(b.source, b.line == 0, b.line, b.column)));
+        self.found.sort_by_key(|(at, _)| (at.source, at.line == 0, at.line, at.column));
         self.found.into_iter().map(|(_, error)| error).collect()
     }
 }

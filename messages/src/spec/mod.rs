@@ -30,7 +30,7 @@ use crate::rpc::SpecFormat;
 pub use parse::{MAX_SPEC_BYTES, MAX_SPEC_DEPTH};
 pub use plan::plan;
 pub use schema::job_spec_schema;
-pub use tree::{SpecTree, parse_document, resolve_base};
+pub use tree::{Loader, SpecTree, parse_document, resolve_base};
 
 /// The text of a spec.
 #[derive(Debug, Clone, Copy)]
@@ -75,7 +75,9 @@ impl std::fmt::Display for SpecError {
             (None, 0) => {}
             (None, line) => write!(f, "line {line}: ")?,
         }
-        if !self.key.is_empty() {
+        // "not yet supported: <key>: …" names the key already.
+        let named = self.message.strip_prefix(NOT_YET).is_some_and(|rest| rest.starts_with(&format!(": {}: ", self.key)));
+        if !self.key.is_empty() && !named {
             write!(f, "{}: ", self.key)?;
         }
         write!(f, "{}", self.message)?;

@@ -125,10 +125,22 @@ fn yaml_node(source: u16, text: &str) -> Result<Node, (Place, String)> {
     }
 }
 
-/// One line, without advice that is meant for the author of a parser's caller.
+/// The parser's words in a user's terms: one line, without the place, which stands beside it.
 fn readable(message: &str) -> String {
-    let first = message.lines().next().unwrap_or("not YAML");
-    shorten(first, 300)
+    let first = message.lines().next().unwrap_or_default();
+    let plain = first.split(" at line ").next().unwrap_or(first);
+    let has = |sign: &str| first.contains(sign);
+    if has("Documents {") || has("ultiple documents") {
+        "a second document begins here: expected one".into()
+    } else if has("Depth {") || has("recursion limit") {
+        format!("nested deeper than {MAX_SPEC_DEPTH} levels")
+    } else if has("replay") || has("Aliases {") || has("Anchors {") || has("RecordedAnchor") {
+        format!("aliases that unfold to too much: expected at most {MAX_NODES} values")
+    } else if has("limits breached") {
+        format!("too many values: expected at most {MAX_NODES}")
+    } else {
+        format!("not YAML: {}", shorten(plain, 300))
+    }
 }
 
 /// Keys that stand twice in one mapping.

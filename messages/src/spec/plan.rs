@@ -56,7 +56,7 @@ fn read_sets(set: &[String], mistakes: &mut Mistakes) -> Vec<Node> {
     for text in set.iter().take(MAX_SETS) {
         let source = mistakes.source(Some("--set".into()));
         let at = Place { source, ..Place::default() };
-        let Some((key, value)) = text.split_once('=') else {
+        let Some((key, value)) = text.split_once('=').filter(|(key, _)| !key.trim().is_empty()) else {
             mistakes.add(at, text, "expected key=value, such as training.epochs=3");
             continue;
         };

@@ -65,13 +65,13 @@ fn leaf(key: &Key, path: &str) -> Json {
         Status::Plan | Status::Steers => key.doc.to_owned(),
     };
     if let Some(when) = key.when {
-        doc.push_str(&format!(" Where {} is {}.", when.key, when.values.join(" or ")));
+        doc = format!("{doc} Where {} is {}.", when.key, when.values.join(" or "));
     }
     match key.default {
         Fallback::Json(text) => {
             schema["default"] = serde_json::from_str(text).expect("invariant: defaults are JSON");
         }
-        Fallback::Derived(how) => doc.push_str(&format!(" Default: {how}.")),
+        Fallback::Derived(how) => doc = format!("{doc} Default: {how}."),
         Fallback::Required => doc.push_str(" Required."),
         Fallback::Absent => {}
     }
@@ -86,7 +86,7 @@ fn shape(shape: &Shape) -> Json {
         Shape::Bool => json!({ "type": "boolean" }),
         Shape::Whole { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
         Shape::Number(range) => number(*range),
-        Shape::Text | Shape::Label => json!({ "type": SCALAR }),
+        Shape::Text | Shape::Label | Shape::ServiceUri => json!({ "type": SCALAR }),
         Shape::Character { may_be_empty } => {
             json!({ "type": "string", "minLength": u8::from(!may_be_empty), "maxLength": 3 })
         }

@@ -21,11 +21,14 @@ pub struct SpecTree {
     pub(crate) roots: Vec<Node>,
 }
 
-/// Reads a spec and the chain of its `base_config`s. `loader` gets the path as it is written and the
-/// name of the file that it is written in, and gives the text.
+/// Gives the text of a `base_config`, or why it cannot be read. Gets the path as it is written and the
+/// name of the file that it is written in.
+pub type Loader<'a> = dyn FnMut(&str, Option<&str>) -> Result<String, String> + 'a;
+
+/// Reads a spec and the chain of its `base_config`s.
 pub fn resolve_base(
     input: &SpecInput<'_>,
-    loader: &mut dyn FnMut(&str, Option<&str>) -> Result<String, String>,
+    loader: &mut Loader<'_>,
 ) -> Result<SpecTree, Vec<SpecError>> {
     let file = input.file.map(str::to_owned);
     let mut mistakes = Mistakes::new(vec![file.clone()]);

@@ -16,9 +16,9 @@ use super::worker::{Attempt, Phase, SimWorker, role_of};
 use crate::state::{Answer, Effect, Input, State, Submission, Token};
 
 /// Simulated milliseconds with disturbances, and without afterwards.
-const STORM_MS: u64 = 40_000;
+const STORM_MS: u64 = 12_000;
 const CALM_MS: u64 = 120_000;
-const STEP_MS: u64 = 50;
+const STEP_MS: u64 = 100;
 const START_MS: UnixMs = 1_000_000;
 
 type Key = (JobId, TaskId);
@@ -306,20 +306,20 @@ impl World {
     }
 
     fn disturb(&mut self) {
-        if self.chance(150) {
+        if self.chance(60) {
             let victim = self.below(self.workers.len() as u64) as usize;
             if victim < self.workers.len() {
                 self.crash_worker(victim);
                 self.boot();
             }
         }
-        if self.chance(150) {
+        if self.chance(60) {
             let (victim, pause) = (self.below(self.workers.len() as u64) as usize, self.below(8_000));
             if let Some(worker) = self.workers.get_mut(victim) {
                 worker.paused_until = self.now + pause;
             }
         }
-        if self.chance(250) {
+        if self.chance(100) {
             let index = self.below(2) as usize;
             self.coordinators[index] = None; // crash: what it had in flight comes back to nobody
             if self.coordinators.iter().all(Option::is_none) {
@@ -327,19 +327,19 @@ impl World {
                 self.lead(index);
             }
         }
-        if self.chance(300) {
+        if self.chance(120) {
             let other = usize::from(self.coordinators[0].is_some());
             if self.coordinators[other].is_none() {
                 self.lead(other); // the first was paused, wakes up, and does not know yet
             }
         }
-        if self.chance(300) {
+        if self.chance(120) {
             let skew = self.below(20_000) as i64 - 10_000;
             if let Some(leader) = self.coordinators.iter_mut().flatten().next() {
                 leader.clock_skew = skew;
             }
         }
-        if self.chance(1_500) && !self.submitted.is_empty() {
+        if self.chance(600) && !self.submitted.is_empty() {
             let pick = self.below(self.submitted.len() as u64) as usize;
             let job = self.submitted[pick].job.clone();
             let token = self.token(Asker::Submitter);
@@ -610,6 +610,9 @@ impl World {
             let Some((record, _)) = self.records.get(job) else { return Err(format!("{job} was lost")) };
             if !record.is_settled() {
                 return Err(format!("{job} has not ended: {:?}, {:?}", record.state, record.tasks));
+            }
+            if let Some(error) = record.error.as_ref().filter(|e| e.code == Code::DeadlineExceeded) {
+                return Err(format!("{job} was forgotten: {error}"));
             }
             let expected = match record.state {
                 JobState::Succeeded => "completed",

@@ -70,6 +70,10 @@ impl State {
             }
             entry.gang = Some(GangRun::adopted(&task, now));
         }
+        let waits_for_slots = |t: &messages::job::TaskRecord| t.role == Role::Trainer && t.state == TaskState::Queued;
+        if entry.record.tasks.iter().any(waits_for_slots) {
+            self.gang_queue.insert((entry.record.submitted_at, job.clone()));
+        }
         self.jobs.insert(job.clone(), entry);
         let queued: Vec<_> = self.jobs[job]
             .record
@@ -105,8 +109,9 @@ impl State {
         }
         self.wakes.clear();
         self.gang_queue.clear();
-        for worker in self.workers.values_mut() {
-            worker.reserved.clear();
+        let workers: Vec<_> = self.workers.keys().cloned().collect();
+        for (_, id) in workers {
+            self.clear_reservations(&id);
         }
         std::mem::take(&mut self.effects)
     }

@@ -37,25 +37,26 @@ impl Worker {
 impl State {
     pub(super) fn on_heartbeat(&mut self, beat: Heartbeat, now: UnixMs) {
         let key = (beat.role, beat.worker.clone());
-        let known = self.workers.get(&key);
-        let reserved = known.map(|w| w.reserved.clone()).unwrap_or_default();
-        if known.is_some_and(|w| w.sequence > beat.sequence && w.seen <= now) {
-            return; // reordered
+        let mut known = self.workers.remove(&key);
+        if let Some(worker) = known.take_if(|w| w.sequence > beat.sequence && w.seen <= now) {
+            self.workers.insert(key, worker); // reordered
+            return;
         }
-        let opened = known.is_none_or(|w| w.slots != beat.slots || w.draining != beat.draining);
-        self.workers.insert(
-            key,
-            Worker {
-                host: beat.host,
-                build: beat.build,
-                fingerprint: beat.fingerprint,
-                slots: beat.slots,
-                draining: beat.draining,
-                seen: now,
-                sequence: beat.sequence,
-                reserved,
-            },
-        );
+        let opened = known.as_ref().is_none_or(|w| w.slots != beat.slots || w.draining != beat.draining);
+        let worker = Worker {
+            host: beat.host,
+            build: beat.build,
+            fingerprint: beat.fingerprint,
+            slots: beat.slots,
+            draining: beat.draining,
+            seen: now,
+            sequence: beat.sequence,
+            reserved: known.map(|w| w.reserved).unwrap_or_default(),
+        };
+        self.workers.insert(key, worker);
+        if beat.role == Role::Trainer {
+            self.index(&beat.worker);
+        }
         for lease in beat.held {
             if self.jobs.contains_key(&lease.job) {
                 self.on_held(&beat.worker, beat.role, &lease, now);
@@ -104,9 +105,38 @@ impl State {
         self.effects.push(Effect::Control { worker: worker.clone(), control });
     }
 
+    /// Gang slots that may be offered, over all workers.
+    pub(super) fn open_slots(&self) -> u32 {
+        self.open.values().map(|group| group.total).sum()
+    }
+
+    /// Brings the index of open slots up to date with one trainer.
+    fn index(&mut self, id: &WorkerId) {
+        let Some(worker) = self.workers.get(&(Role::Trainer, id.clone())) else {
+            self.open.values_mut().for_each(|group| group.set(id, 0));
+            return;
+        };
+        if !self.open.contains_key(&worker.fingerprint) {
+            self.open.insert(worker.fingerprint.clone(), Group::default());
+        }
+        for (fingerprint, group) in &mut self.open {
+            let slots = if *fingerprint == worker.fingerprint { worker.slots_open() } else { 0 };
+            group.set(id, slots);
+        }
+    }
+
     pub(super) fn drop_silent_workers(&mut self, now: UnixMs) {
         let lost_ms = self.timings.worker_lost_ms;
-        self.workers.retain(|_, worker| now.saturating_sub(worker.seen) < lost_ms || !worker.reserved.is_empty());
+        let silent: Vec<(Role, WorkerId)> = self
+            .workers
+            .iter()
+            .filter(|(_, w)| now.saturating_sub(w.seen) >= lost_ms && w.reserved.is_empty())
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in silent {
+            self.workers.remove(&key);
+            self.index(&key.1);
+        }
     }
 
     fn alive(&self, role: Role) -> impl Iterator<Item = (&WorkerId, &Worker)> {
@@ -131,42 +161,67 @@ impl State {
     pub(super) fn reserve(&mut self, worker: &WorkerId, job: &JobId, slots: u32) {
         if let Some(entry) = self.workers.get_mut(&(Role::Trainer, worker.clone())) {
             entry.reserved.insert(job.clone(), slots);
+            self.index(worker);
         }
     }
 
     pub(super) fn unreserve(&mut self, worker: &WorkerId, job: &JobId) {
         if let Some(entry) = self.workers.get_mut(&(Role::Trainer, worker.clone())) {
             entry.reserved.remove(job);
+            self.index(worker);
+        }
+    }
+
+    pub(super) fn clear_reservations(&mut self, id: &WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&(Role::Trainer, id.clone())) {
+            worker.reserved.clear();
+            self.index(id);
         }
     }
 
     pub(super) fn unreserve_all(&mut self, job: &JobId) {
-        for ((role, _), worker) in &mut self.workers {
-            if *role == Role::Trainer {
-                worker.reserved.remove(job);
-            }
+        let reserving = |((role, _), w): &(&(Role, WorkerId), &Worker)| {
+            *role == Role::Trainer && w.reserved.contains_key(job)
+        };
+        let workers: Vec<WorkerId> = self.workers.iter().filter(reserving).map(|((_, id), _)| id.clone()).collect();
+        for worker in workers {
+            self.unreserve(&worker, job);
         }
     }
 
-    /// Workers with open slots, fullest fingerprint group first, then by id.
+    /// Workers with open slots, of the fingerprint that has the most of them, by id.
     pub(super) fn pick_slots(&self, world_size: u32) -> Option<Vec<(WorkerId, u32)>> {
-        let mut groups: BTreeMap<&str, u32> = BTreeMap::new();
-        for (_, worker) in self.alive(Role::Trainer) {
-            *groups.entry(&worker.fingerprint).or_default() += worker.slots_open();
-        }
-        let (fingerprint, open) = groups.into_iter().max_by_key(|(name, open)| (*open, std::cmp::Reverse(*name)))?;
-        if open < world_size {
+        let group = self.open.iter().rev().max_by_key(|(_, group)| group.total).map(|(_, group)| group)?;
+        if group.total < world_size {
             return None;
         }
         let mut left = world_size;
         let mut picks = Vec::new();
-        for (id, worker) in self.alive(Role::Trainer).filter(|(_, w)| w.fingerprint == fingerprint) {
-            let take = worker.slots_open().min(left);
-            if take > 0 {
-                picks.push((id.clone(), take));
-                left -= take;
+        for (id, open) in &group.workers {
+            let take = (*open).min(left);
+            picks.push((id.clone(), take));
+            left -= take;
+            if left == 0 {
+                return Some(picks);
             }
         }
-        (left == 0).then_some(picks)
+        None
+    }
+}
+
+/// Open slots of the trainers of one kernel fingerprint; workers without one are not in it.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    workers: BTreeMap<WorkerId, u32>,
+    total: u32,
+}
+
+impl Group {
+    fn set(&mut self, id: &WorkerId, slots: u32) {
+        let before = match slots {
+            0 => self.workers.remove(id),
+            n => self.workers.insert(id.clone(), n),
+        };
+        self.total = self.total + slots - before.unwrap_or(0);
     }
 }

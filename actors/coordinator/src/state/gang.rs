@@ -12,6 +12,9 @@ use super::{After, Answer, Effect, State, Token, lifecycle, requests};
 /// Pause after a reservation that was declined, so that a worker which always declines is not asked in a loop.
 const DECLINED_PAUSE_MS: u64 = 250;
 
+/// So many waiting gangs are looked at for one that fits the slots that are open.
+const LOOK_AHEAD: usize = 64;
+
 /// Where a gang stands, beside what the record says.
 #[derive(Debug)]
 pub(super) struct GangRun {
@@ -47,9 +50,12 @@ impl State {
     /// Offers slots to gangs that wait, first come first served; a gang that does not fit does not
     /// hold up a smaller one behind it, but keeps its place.
     pub(super) fn schedule_gangs(&mut self, now: UnixMs) {
-        let waiting: Vec<JobId> = self.gang_queue.iter().map(|(_, job)| job.clone()).collect();
+        if self.open_slots() == 0 {
+            return;
+        }
+        let waiting: Vec<JobId> = self.gang_queue.iter().take(LOOK_AHEAD).map(|(_, job)| job.clone()).collect();
         for job in waiting {
-            if !self.workers.values().any(|w| w.slots_open() > 0) {
+            if self.open_slots() == 0 {
                 return;
             }
             let Some(entry) = self.jobs.get(&job) else { continue };

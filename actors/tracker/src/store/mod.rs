@@ -10,8 +10,12 @@ mod tests;
 mod write;
 
 pub use open::{SCHEMA_VERSION, open};
-pub use read::{MAX_HISTORY_POINTS, Reader};
-pub use write::{Applied, Writer};
+#[cfg(test)]
+use read::MAX_HISTORY_POINTS;
+pub use read::Reader;
+#[cfg(test)]
+use write::Applied;
+pub use write::Writer;
 
 /// A number of the wire as the database keeps it; beyond 2^63 the largest.
 fn stored(number: u64) -> i64 {

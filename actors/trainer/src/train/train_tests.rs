@@ -1,1 +1,539 @@
-//! Tests.
+//! Whole trainings without a bus: learning, resuming bit-exactly from every epoch and step, early
+//! stopping, refusals. The same code that a rank runs, with rows in memory.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use frame::manifest::{Encoding, Feature, FittedScale, FittedTransform, Part, SampleIdScheme, SplitInfo, Target};
+use frame::{Encoded, Manifest};
+use messages::error::Code;
+use messages::event::{Checkpoint, Event};
+use messages::feed::Split;
+use messages::plan::{
+    EarlyStoppingPlan, JobPlan, Loss, Mode, ModelPlan, OptimizerType, SchedulerPlan, SplitStrategy, Task,
+};
+use messages::{Fence, JobId, TaskId};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+
+use super::outbox::CheckpointReport;
+use super::*;
+use crate::vitals::Vitals;
+
+fn plan(task: Task) -> JobPlan {
+    let loss = match task {
+        Task::Regression => Loss::Mse,
+        Task::BinaryClassification => Loss::BceWithLogits,
+        Task::Multiclass => Loss::CrossEntropy,
+    };
+    let metrics = match task {
+        Task::Regression => vec!["rmse", "r2"],
+        Task::BinaryClassification => vec!["auc", "f1"],
+        Task::Multiclass => vec!["accuracy"],
+    };
+    serde_json::from_value(serde_json::json!({
+        "schema": 1, "kind": "job", "name": "t", "description": "", "seed": 1, "task": task,
+        "data": {
+            "dataset_version": "v", "path": ["x.csv"], "test_path": [], "format": "auto",
+            "csv": {"delimiter": ",", "quote": "\"", "header": true, "comment": "", "trim": true, "decimal": ".", "null_values": []},
+            "target": {"column": "y", "positive": "", "strip_suffix": "", "transform": "none", "threshold": null},
+            "id_column": null, "weight_column": null, "include": [], "exclude": [], "columns": {},
+            "preprocessing": {"impute": "mean", "missing_indicator": false, "scale": "standard", "clip": 0.0, "min_frequency": 1, "max_categories": 10},
+            "split": {"strategy": "random", "test_size": 0.2, "val_size": 0.2, "random_state": 42,
+                      "stratify_column": null, "group_column": null, "time_column": null},
+            "shuffle": true, "shuffle_seed": 7, "drop_last": false
+        },
+        "model": {"type": "mlp", "hidden_layers": [16], "activation": "relu", "dropout": 0.1, "normalization": "layer_norm",
+                  "initialization": {"type": "xavier_uniform"}, "initialization_seed": 3, "dropout_seed": 4},
+        "training": {
+            "epochs": 4, "batch_size": 32, "loss": loss, "positive_weight": 1.0, "label_smoothing": 0.0,
+            "optimizer": {"type": "adamw", "learning_rate": 0.01, "weight_decay": 0.01, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "momentum": 0.0},
+            "scheduler": {"type": "constant"}, "clip_grad_norm": 1.0, "clip_grad_value": 0.0, "accumulation_steps": 1,
+            "early_stopping": null, "logical_shards": 8,
+            "checkpoint": {"save_freq": 1, "keep_best": 2, "metric_name": "val_loss", "mode": "min"},
+            "log_interval": 2, "precision": "f32"
+        },
+        "evaluation": {"metrics": metrics, "primary_metric": metrics[0], "threshold": 0.5},
+        "tracking": {"experiment": "e", "tags": {}, "parameters": []},
+        "notifications": {"webhooks": []},
+        "resources": {"device": "cpu", "world_size": 1, "threads": 2},
+        "limits": {"deadline_s": 60, "max_attempts": 1},
+        "origins": {}, "warnings": []
+    }))
+    .expect("a plan")
+}
+
+const WIDTH: usize = 4;
+
+fn rows(task: Task, n: usize, first_id: u64) -> Arc<Encoded> {
+    let mut encoded = Encoded { rows: n, width: WIDTH, ..Encoded::default() };
+    for id in first_id..first_id + n as u64 {
+        let mut rng = kernels::philox::Key::new(99, kernels::philox::Stream::Generate).rng(id, 0);
+        let x: Vec<f32> = (0..WIDTH).map(|_| rng.normal() as f32).collect();
+        let signal = x[0] * 2.0 - x[1] + (x[2] * x[3]).tanh() + 0.1 * rng.normal() as f32;
+        encoded.targets.push(match task {
+            Task::Regression => signal,
+            Task::BinaryClassification => f32::from(u8::from(signal > 0.3)),
+            Task::Multiclass => f32::from(u8::from(signal > -1.0)) + f32::from(u8::from(signal > 1.0)),
+        });
+        encoded.features.extend(x);
+        encoded.sample_ids.push(id);
+    }
+    Arc::new(encoded)
+}
+
+fn manifest(task: Task, train: u64, val: u64) -> Manifest {
+    let names: Vec<String> = (0..WIDTH).map(|i| format!("x{i}")).collect();
+    let scale = FittedScale::Standard { mean: 0.0, std: 1.0 };
+    let feature = |(first, column): (usize, &String)| Feature {
+        column: column.clone(),
+        first,
+        encoding: Encoding::Number { impute: 0.0, missing_indicator: false, scale, clip: 0.0 },
+    };
+    let part = |split, rows| Part { split, rows, class_counts: vec![], shards: vec![] };
+    let classes = match task {
+        Task::Regression => 0,
+        Task::BinaryClassification => 2,
+        Task::Multiclass => 3,
+    };
+    Manifest {
+        schema: 1,
+        dataset_version: "v".into(),
+        lineage: frame::manifest::Lineage::default(),
+        sources: vec![],
+        columns: vec![],
+        target: Target {
+            task,
+            column: "y".into(),
+            classes: (0..classes).map(|c| c.to_string()).collect(),
+            transform: FittedTransform::None,
+            train_mean: 0.0,
+            train_priors: vec![],
+        },
+        features: names.iter().enumerate().map(feature).collect(),
+        feature_names: names,
+        sample_id: SampleIdScheme::RowNumber,
+        weighted: false,
+        split: SplitInfo {
+            strategy: SplitStrategy::Random,
+            test_size: 0.2,
+            val_size: 0.2,
+            random_state: 42,
+            column: None,
+            official_test: false,
+        },
+        parts: vec![part(Split::Train, train), part(Split::Val, val), part(Split::Test, 0)],
+        warnings: vec![],
+    }
+}
+
+const TRAIN_ROWS: usize = 300;
+const VAL_ROWS: usize = 100;
+
+fn job(plan: JobPlan, dir: &Path, fence: u64, resume: Option<Checkpoint>) -> TrainJob {
+    TrainJob {
+        job: JobId::new("j").expect("id"),
+        task: TaskId::new("train").expect("id"),
+        attempt: 1,
+        fence: Fence(fence),
+        generation: 1,
+        rank: 0,
+        world_size: 1,
+        threads: 2,
+        manifest: Arc::new(manifest(plan.task, TRAIN_ROWS as u64, VAL_ROWS as u64)),
+        plan,
+        dataset_blake3: "d".into(),
+        resume,
+        checkpoints: dir.into(),
+    }
+}
+
+/// What a training said.
+#[derive(Default)]
+struct Heard {
+    events: Vec<(String, Event)>,
+    checkpoints: Vec<Checkpoint>,
+}
+
+impl Heard {
+    fn hooks(&self) -> Vec<&str> {
+        self.events
+            .iter()
+            .filter_map(|(_, e)| match e {
+                Event::Hook { hook, .. } => Some(hook.as_str()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn metric(&self, epoch: u32, name: &str) -> Option<f64> {
+        self.events.iter().find_map(|(_, e)| match e {
+            Event::Metric(m) if m.epoch == epoch => m.metrics.get(name).and_then(messages::event::MetricValue::get),
+            _ => None,
+        })
+    }
+}
+
+/// Stops training once it says what this waits for.
+type When = Box<dyn Fn(&Outgoing) -> Option<StopReason> + Send>;
+
+fn never() -> When {
+    Box::new(|_| None)
+}
+
+fn listen(mut outbox: mpsc::Receiver<Outgoing>, stop: Stop, when: When) -> std::thread::JoinHandle<Heard> {
+    std::thread::spawn(move || {
+        let mut heard = Heard::default();
+        while let Some(outgoing) = outbox.blocking_recv() {
+            if let Some(reason) = when(&outgoing) {
+                stop.ask(reason);
+            }
+            match outgoing {
+                Outgoing::Event { id, event, .. } => heard.events.push((id, event)),
+                Outgoing::Checkpoint { checkpoint, answer } => {
+                    heard.checkpoints.push(checkpoint);
+                    let fenced = matches!(stop.reason(), Some(StopReason::Fenced { .. }));
+                    let report = if fenced { CheckpointReport::Refused } else { CheckpointReport::Accepted };
+                    answer.send(report).expect("training waits for the answer");
+                }
+            }
+        }
+        heard
+    })
+}
+
+fn run_until(job: TrainJob, when: When) -> (Result<Outcome, messages::WireError>, Heard) {
+    let task = job.plan.task;
+    let sources = [BatchSource::memory(rows(task, TRAIN_ROWS, 0)), BatchSource::memory(rows(task, VAL_ROWS, TRAIN_ROWS as u64))];
+    run_with(job, sources, &Stop::default(), when)
+}
+
+fn run_with(
+    job: TrainJob,
+    [train_source, val]: [BatchSource; 2],
+    stop: &Stop,
+    when: When,
+) -> (Result<Outcome, messages::WireError>, Heard) {
+    let (outbox, receiver) = Outbox::new(&job.job, &job.task, job.fence);
+    let listener = listen(receiver, stop.clone(), when);
+    let ports = Ports { train: train_source, val, outbox, vitals: Arc::new(Vitals::default()), stop: stop.clone() };
+    let outcome = train(job, ports);
+    (outcome, listener.join().expect("listens"))
+}
+
+/// A feed over rows in memory that asks for a drain once `batches` of the train part are taken.
+fn draining_feed(task: Task, batches: u64, stop: Stop) -> BatchSource {
+    let (opener, mut requests) = mpsc::channel::<source::OpenRequest>(4);
+    std::thread::spawn(move || {
+        while let Some(request) = requests.blocking_recv() {
+            let train_part = request.plan.split == Split::Train;
+            let (n, first) = if train_part { (TRAIN_ROWS, 0) } else { (VAL_ROWS, TRAIN_ROWS as u64) };
+            let mut memory = BatchSource::memory(rows(task, n, first));
+            let (go_on, last_epoch) = (Stop::default(), request.plan.end_epoch);
+            memory.open(request.plan, &go_on).expect("opens");
+            let (out, stop) = (request.out, stop.clone());
+            std::thread::spawn(move || {
+                let mut sent = 0;
+                while let Ok(Some(batch)) = memory.next(&go_on) {
+                    if batch.epoch >= last_epoch || out.blocking_send(Ok(batch)).is_err() {
+                        return;
+                    }
+                    sent += 1;
+                    if train_part && sent == batches {
+                        // All permits are back: every batch was taken.
+                        let taken = futures::executor::block_on(out.reserve_many(source::PREFETCH_BATCHES)).map(drop);
+                        stop.ask(drain());
+                        return taken.unwrap_or_default();
+                    }
+                }
+            });
+        }
+    });
+    BatchSource::feed(opener)
+}
+
+fn run(job: TrainJob) -> (Trained, Heard) {
+    let (outcome, heard) = run_until(job, never());
+    match outcome.expect("trains") {
+        Outcome::Finished(trained) => (*trained, heard),
+        Outcome::Stopped(reason) => panic!("stopped: {reason:?}"),
+    }
+}
+
+fn drain() -> StopReason {
+    StopReason::Drain { reason: "test".into() }
+}
+
+#[test]
+fn each_task_is_learned_and_the_model_file_serves_alone() {
+    for (task, metric, at_least) in
+        [(Task::Regression, "val_r2", 0.85), (Task::BinaryClassification, "val_auc", 0.9), (Task::Multiclass, "val_accuracy", 0.7)]
+    {
+        let dir = TempDir::new().expect("folder");
+        let mut p = plan(task);
+        p.training.epochs = 15;
+        let (trained, heard) = run(job(p, dir.path(), 1, None));
+        assert!(heard.metric(15, metric) > Some(at_least), "{metric}: {:?}", heard.metric(15, metric));
+        assert!(heard.metric(15, "loss") < heard.metric(1, "loss"));
+        assert!(heard.metric(1, "val_loss").is_some() && heard.metric(1, "lr") == Some(0.01));
+        let (model, serving) = crate::model_file::read(&trained.file).expect("reads");
+        assert_eq!(kernels::weights::params_blake3(&model), trained.params_blake3);
+        assert_eq!((serving.feature_names.len(), serving.target.task), (WIDTH, task));
+        assert_eq!((trained.epochs, trained.steps), (15, 150));
+    }
+}
+
+#[test]
+fn hooks_and_events_come_in_order_with_unique_ids() {
+    let dir = TempDir::new().expect("folder");
+    let mut p = plan(Task::Regression);
+    p.training.epochs = 2;
+    let (_, heard) = run(job(p, dir.path(), 7, None));
+    assert_eq!(
+        heard.hooks(),
+        ["on_train_begin", "on_epoch_begin", "on_epoch_end", "on_epoch_begin", "on_epoch_end", "on_train_end"]
+    );
+    let ids: std::collections::BTreeSet<&str> = heard.events.iter().map(|(id, _)| id.as_str()).collect();
+    assert_eq!(ids.len(), heard.events.len());
+    assert!(ids.contains("j.train.7.1"));
+    assert!(heard.events.iter().any(|(_, e)| matches!(e, Event::Progress(p) if p.step == 1 && p.steps == 20)));
+    assert!(heard.events.iter().any(|(_, e)| matches!(e, Event::Progress(p) if p.step == 20)));
+}
+
+/// Variations that must all survive an interruption.
+fn variants() -> Vec<(&'static str, JobPlan)> {
+    let base = plan(Task::Regression);
+    let with = |change: &dyn Fn(&mut JobPlan)| {
+        let mut p = base.clone();
+        change(&mut p);
+        p
+    };
+    vec![
+        ("adamw", base.clone()),
+        ("accumulation", with(&|p| p.training.accumulation_steps = 3)),
+        ("plateau", with(&|p| {
+            p.training.scheduler =
+                SchedulerPlan::ReduceOnPlateau { factor: 0.5, patience: 0, threshold: 0.5, cooldown: 0, min_lr: 0.0 };
+        })),
+        ("one cycle, sgd", with(&|p| {
+            p.training.optimizer.r#type = OptimizerType::Sgd;
+            p.training.optimizer.momentum = 0.9;
+            p.training.scheduler =
+                SchedulerPlan::OneCycle { max_lr: 0.01, pct_start: 0.3, div_factor: 25.0, final_div_factor: 1e4 };
+        })),
+        ("early stopping", with(&|p| {
+            p.training.epochs = 6;
+            p.training.early_stopping = Some(EarlyStoppingPlan {
+                monitor: "val_rmse".into(),
+                patience: 2,
+                min_delta: 10.0,
+                mode: Mode::Min,
+                restore_best: true,
+            });
+        })),
+        ("last model, rare checkpoints", with(&|p| {
+            p.training.checkpoint.save_freq = 3;
+            p.training.checkpoint.keep_best = 0;
+        })),
+    ]
+}
+
+#[test]
+fn a_run_interrupted_at_any_epoch_gives_the_same_bits() {
+    for (name, p) in variants() {
+        let straight_dir = TempDir::new().expect("folder");
+        let (straight, heard) = run(job(p.clone(), straight_dir.path(), 1, None));
+        for (at, of_straight) in heard.checkpoints.iter().enumerate() {
+            // The lease passes on while the next checkpoint is reported; the next holder begins at this one.
+            let dir = TempDir::new().expect("folder");
+            let epoch = of_straight.epoch;
+            let after = move |o: &Outgoing| match o {
+                Outgoing::Checkpoint { checkpoint, .. } if checkpoint.epoch > epoch => {
+                    Some(StopReason::Fenced { reason: "passed on".into() })
+                }
+                _ => None,
+            };
+            let (_, partial) = run_until(job(p.clone(), dir.path(), 1, None), Box::new(after));
+            let resume = partial.checkpoints[at].clone();
+            assert_eq!(resume.epoch, epoch);
+            let (again, _) = run(job(p.clone(), dir.path(), 2, Some(resume)));
+            assert_eq!(again, straight, "{name}, after checkpoint {at}");
+        }
+    }
+}
+
+#[test]
+fn drains_at_step_boundaries_any_number_of_times_give_the_same_bits() {
+    for ((name, p), batches) in variants().into_iter().flat_map(|v| [(v.clone(), 5), (v, 7)]) {
+        let straight_dir = TempDir::new().expect("folder");
+        let (straight, _) = run(job(p.clone(), straight_dir.path(), 1, None));
+        let dir = TempDir::new().expect("folder");
+        let (mut resume, mut names) = (None, Vec::new());
+        let finished = loop {
+            let fence = 1 + names.len() as u64;
+            let stop = Stop::default();
+            let sources = [draining_feed(p.task, batches, stop.clone()), draining_feed(p.task, batches, stop.clone())];
+            let (outcome, heard) = run_with(job(p.clone(), dir.path(), fence, resume.clone()), sources, &stop, never());
+            match outcome.expect("trains or drains") {
+                Outcome::Finished(trained) => break trained,
+                Outcome::Stopped(reason) => assert_eq!(reason, drain()),
+            }
+            let last = heard.checkpoints.last().expect("a drain leaves a checkpoint").clone();
+            assert!(resume.as_ref().is_none_or(|before: &Checkpoint| before.step < last.step), "{name}: no progress");
+            names.push(last.name.clone());
+            resume = Some(last);
+        };
+        assert_eq!(*finished, straight, "{name}, drained at {names:?}");
+        assert!(names.iter().filter(|n| n.starts_with("checkpoint_step_")).count() >= 2, "{name}: {names:?}");
+    }
+}
+
+#[test]
+fn threads_do_not_change_the_bits() {
+    let hash = |threads| {
+        let dir = TempDir::new().expect("folder");
+        run(TrainJob { threads, ..job(plan(Task::Multiclass), dir.path(), 1, None) }).0.params_blake3
+    };
+    assert_eq!(hash(1), hash(3));
+}
+
+#[test]
+fn a_damaged_checkpoint_is_refused_and_the_previous_one_gives_the_same_bits() {
+    let p = plan(Task::Regression);
+    let dir = TempDir::new().expect("folder");
+    let (straight, heard) = run(job(p.clone(), dir.path(), 1, None));
+    let last = heard.checkpoints.last().cloned().expect("a checkpoint");
+    let file = dir.path().join(&last.name).join("optimizer.safetensors");
+    let mut bytes = std::fs::read(&file).expect("reads");
+    bytes.truncate(bytes.len() - 7);
+    std::fs::write(&file, bytes).expect("writes");
+    let (again, heard) = run(job(p.clone(), dir.path(), 2, Some(last.clone())));
+    assert_eq!(again.file, straight.file);
+    let Some((_, Event::Hook { detail: Some(detail), .. })) = heard.events.first() else { panic!("no detail") };
+    assert!(detail.contains("refused") && detail.contains("resumed from checkpoint_epoch_003"), "{detail}");
+    // All gone: begun anew, and still the same.
+    std::fs::remove_dir_all(dir.path()).expect("removes");
+    let (anew, _) = run(job(p, dir.path(), 3, Some(last)));
+    assert_eq!(anew.file, straight.file);
+}
+
+#[test]
+fn the_latest_and_the_best_checkpoints_stay() {
+    let dir = TempDir::new().expect("folder");
+    let mut p = plan(Task::Regression);
+    p.training.epochs = 8;
+    // The metric only gets worse, so the first two are the best.
+    p.training.checkpoint.metric_name = "val_r2".into();
+    p.training.checkpoint.mode = Mode::Min;
+    run(job(p, dir.path(), 1, None));
+    let mut names: Vec<String> = std::fs::read_dir(dir.path())
+        .expect("lists")
+        .map(|e| e.expect("entry").file_name().into_string().expect("text"))
+        .collect();
+    names.sort();
+    assert_eq!(names, ["checkpoint_epoch_001", "checkpoint_epoch_002", "checkpoint_epoch_007", "checkpoint_epoch_008"]);
+}
+
+#[test]
+fn early_stopping_stops_says_why_and_restores_the_best() {
+    let dir = TempDir::new().expect("folder");
+    let mut p = plan(Task::Regression);
+    p.training.epochs = 50;
+    p.training.early_stopping = Some(EarlyStoppingPlan {
+        monitor: "val_loss".into(),
+        patience: 3,
+        min_delta: 100.0,
+        mode: Mode::Min,
+        restore_best: false,
+    });
+    let (last, heard) = run(job(p.clone(), dir.path(), 1, None));
+    assert_eq!((last.epochs, last.stopped_early), (4, true));
+    assert_eq!(heard.hooks().iter().filter(|h| **h == "should_stop").count(), 1);
+    // The loss falls in every epoch, so the best of four epochs is the fourth, and of one the first.
+    let one_dir = TempDir::new().expect("folder");
+    p.training.early_stopping = None;
+    p.training.epochs = 4;
+    let (four, _) = run(job(p, one_dir.path(), 1, None));
+    assert_eq!(four.params_blake3, last.params_blake3);
+}
+
+#[test]
+fn the_best_model_is_announced_not_the_last() {
+    let dir = TempDir::new().expect("folder");
+    let mut p = plan(Task::Regression);
+    // "Best" is the largest loss: the first epoch.
+    p.training.checkpoint.mode = Mode::Max;
+    let (trained, heard) = run(job(p.clone(), dir.path(), 1, None));
+    assert!(heard.metric(1, "val_loss") > heard.metric(4, "val_loss"));
+    let (_, serving) = crate::model_file::read(&trained.file).expect("reads");
+    assert_eq!(serving.epoch, 1);
+    let first = dir.path().join("checkpoint_epoch_001").join("model.safetensors");
+    let (model, _) = kernels::weights::load(&std::fs::read(first).expect("reads")).expect("loads");
+    assert_eq!(kernels::weights::params_blake3(&model), trained.params_blake3);
+}
+
+#[test]
+fn a_fenced_rank_stops_at_once_and_leaves_what_it_had() {
+    let dir = TempDir::new().expect("folder");
+    let (outcome, heard) = run_until(
+        job(plan(Task::Regression), dir.path(), 1, None),
+        Box::new(|o| match o {
+            Outgoing::Checkpoint { checkpoint, .. } if checkpoint.epoch == 2 => Some(StopReason::Fenced { reason: "f".into() }),
+            _ => None,
+        }),
+    );
+    assert_eq!(outcome, Ok(Outcome::Stopped(StopReason::Fenced { reason: "f".into() })));
+    assert!(heard.checkpoints.len() <= 2, "nothing after the refusal");
+    assert!(!heard.hooks().contains(&"on_train_end"));
+}
+
+#[test]
+fn what_cannot_be_trained_is_refused_by_its_key() {
+    type Change = fn(&mut JobPlan);
+    let cases: [(Change, Code, &str); 6] = [
+        (|p| p.training.early_stopping = Some(EarlyStoppingPlan {
+            monitor: "val_nonsense".into(), patience: 1, min_delta: 0.0, mode: Mode::Min, restore_best: false,
+        }), Code::ConfigError, "training.early_stopping.monitor"),
+        (|p| p.training.loss = Loss::CrossEntropy, Code::ConfigError, "training.loss"),
+        (|p| p.task = Task::Multiclass, Code::ConfigError, "prepared for"),
+        (|p| { p.data.drop_last = true; p.training.batch_size = 1_000; }, Code::DatasetValidationError, "train part"),
+        (|p| p.training.optimizer.learning_rate = 1e30, Code::NumericError, "step"),
+        (|p| { let ModelPlan::Mlp(m) = &mut p.model; m.dropout = 1.5; }, Code::ConfigError, "dropout"),
+    ];
+    for (change, code, says) in cases {
+        let dir = TempDir::new().expect("folder");
+        let mut p = plan(Task::Regression);
+        change(&mut p);
+        let job = TrainJob { manifest: Arc::new(manifest(Task::Regression, 300, 100)), ..job(p, dir.path(), 1, None) };
+        let (outcome, _) = run_until(job, never());
+        let error = outcome.expect_err(says);
+        assert_eq!(error.code, code, "{error}");
+        assert!(error.message.contains(says), "{says}: {error}");
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_plan_is_not_resumed() {
+    let dir = TempDir::new().expect("folder");
+    let (_, heard) = run(job(plan(Task::Regression), dir.path(), 1, None));
+    let mut other = plan(Task::Regression);
+    other.training.optimizer.learning_rate = 0.02;
+    let resume = heard.checkpoints.last().cloned();
+    let (from_other, said) = run(job(other.clone(), dir.path(), 2, resume));
+    let fresh = TempDir::new().expect("folder");
+    let (anew, _) = run(job(other, fresh.path(), 1, None));
+    assert_eq!(from_other.params_blake3, anew.params_blake3);
+    let Some((_, Event::Hook { detail: Some(detail), .. })) = said.events.first() else { panic!("no detail") };
+    assert!(detail.contains("of plan") && detail.contains("begun anew"), "{detail}");
+}
+
+#[test]
+fn without_a_validation_part_training_goes_by_the_train_loss() {
+    let dir = TempDir::new().expect("folder");
+    let base = job(plan(Task::Regression), dir.path(), 1, None);
+    let job = TrainJob { manifest: Arc::new(manifest(Task::Regression, TRAIN_ROWS as u64, 0)), ..base };
+    let (outcome, heard) = run_until(job, never());
+    let Ok(Outcome::Finished(trained)) = outcome else { panic!("{outcome:?}") };
+    assert_eq!(trained.epochs, 4);
+    assert!(heard.metric(4, "loss").is_some() && heard.metric(4, "val_loss").is_none());
+}

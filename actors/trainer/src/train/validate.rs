@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use frame::{Encoded, Manifest};
 use kernels::metrics::{Metric, MetricError, Options, Predictions, compute};
-use kernels::train::{LossConfig, LossSum};
+use kernels::train::LossSum;
 use messages::WireError;
 use messages::error::Code;
 use messages::event::{MetricValue, Metrics};
@@ -30,15 +30,18 @@ impl<'a> Validation<'a> {
     /// One batch in stored order.
     pub fn add(&mut self, engine: &mut Engine, rows: Encoded, at: (u32, u64)) -> Result<(), WireError> {
         let count = rows.rows;
-        self.actual.extend(rows.targets.iter().map(|&y| self.value(y)));
+        let transform = self.manifest.target.transform;
+        // Numbers of the target column from what the model learns; probabilities and classes stay.
+        let value = |learned: f32| transform.invert(f64::from(learned));
+        self.actual.extend(rows.targets.iter().map(|&y| value(y)));
         let batch = engine.batch(rows);
         let step = engine.trainer().global_step();
         let failed = |e: kernels::Error| step_error(&e, step, at);
         self.loss.merge(engine.trainer_mut().evaluate(&batch).map_err(failed)?);
         let trainer = engine.trainer();
         let mut outputs = trainer.model().predict(&batch.features, count, engine.pool()).map_err(failed)?;
-        to_predictions(&trainer.config().loss, &mut outputs, self.manifest.outputs());
-        self.predicted.extend(outputs.iter().map(|&p| self.value(p)));
+        trainer.config().loss.to_predictions(&mut outputs, self.manifest.outputs());
+        self.predicted.extend(outputs.iter().map(|&p| value(p)));
         Ok(())
     }
 
@@ -78,15 +81,6 @@ impl<'a> Validation<'a> {
         }
         Ok(metrics)
     }
-
-    /// A number of the target column from what the model learns; probabilities and classes stay.
-    fn value(&self, learned: f32) -> f64 {
-        self.manifest.target.transform.invert(f64::from(learned))
-    }
-}
-
-fn to_predictions(loss: &LossConfig, outputs: &mut [f32], columns: usize) {
-    loss.to_predictions(outputs, columns);
 }
 
 /// The plan's metrics and those that its monitors name; an unknown name is an error of the spec.

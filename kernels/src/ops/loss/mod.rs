@@ -10,7 +10,7 @@ use std::ops::Range;
 
 /// Which loss; what the job calls it.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum LossConfig {
     /// (y - t)^2, mean over outputs.
     #[serde(alias = "mean_squared_error")]
@@ -137,7 +137,11 @@ impl Loss<'_> {
                 return Err(Error::shape(op, format!("{rows} sample weights"), weights.len().to_string()));
             }
             if let Some(row) = weights.iter().position(|w| !(w.is_finite() && *w >= 0.0)) {
-                return Err(Error::value(op, "finite sample weights of at least 0", named(row, weights[row].to_string())));
+                return Err(Error::value(
+                    op,
+                    "finite sample weights of at least 0",
+                    named(row, weights[row].to_string()),
+                ));
             }
         }
         match (self.targets, self.config) {
@@ -146,7 +150,9 @@ impl Loss<'_> {
                     return Err(Error::shape(op, format!("{rows} classes"), classes.len().to_string()));
                 }
                 match classes.iter().position(|&c| c as usize >= columns) {
-                    Some(row) => Err(Error::value(op, format!("classes below {columns}"), named(row, classes[row].to_string()))),
+                    Some(row) => {
+                        Err(Error::value(op, format!("classes below {columns}"), named(row, classes[row].to_string())))
+                    }
                     None => Ok(()),
                 }
             }
@@ -170,13 +176,22 @@ impl Loss<'_> {
     }
 
     /// (loss * weight, weight) of rows into `sums`, the gradient of the sum into `grad` where not empty.
-    pub(crate) fn rows(&self, rows: Range<usize>, columns: usize, outputs: &[f32], grad: &mut [f32], sums: &mut [[f64; 2]]) {
+    pub(crate) fn rows(
+        &self,
+        rows: Range<usize>,
+        columns: usize,
+        outputs: &[f32],
+        grad: &mut [f32],
+        sums: &mut [[f64; 2]],
+    ) {
         for (i, row) in rows.enumerate() {
             let span = i * columns..(i + 1) * columns;
             let weight = self.weights.map_or(1.0, |w| w[row]);
             let grad = if grad.is_empty() { &mut [] } else { &mut grad[span.clone()] };
             sums[i] = match self.targets {
-                Targets::Real(t) => regression::row(self.config, &outputs[span], &t[row * columns..(row + 1) * columns], weight, grad),
+                Targets::Real(t) => {
+                    regression::row(self.config, &outputs[span], &t[row * columns..(row + 1) * columns], weight, grad)
+                }
                 Targets::Class(t) => classification::row(self.config, &outputs[span], t[row] as usize, weight, grad),
             };
         }

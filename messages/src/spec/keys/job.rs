@@ -1,7 +1,7 @@
 //! The keys of a job. A row with status `Plan` is the field of [`crate::plan::JobPlan`] of the same path.
 
 use super::Fallback::{Absent, Derived, Required};
-use super::Shape::{Any, Bool, Device, Label, Monitor, Paths, Patterns, Records, Text, Texts, WebUrl, Wholes};
+use super::Shape::{Any, Bool, Device, Label, Monitor, Paths, Patterns, Records, ServiceUri, Text, Texts, WebUrl, Wholes};
 use super::{
     ANY_NUMBER, Choice, Key, NOT_NEGATIVE, POSITIVE, SEED, Shape, Status, above, also, below, between, closed, json, key,
     later, name, no_effect, not_yet, whole,
@@ -238,8 +238,8 @@ pub(crate) const JOB_KEYS: &[Key] = &[
     no_effect("tracking.metrics", Texts, "every metric of a run is recorded"),
     not_yet("tracking.resources", Texts, "monitoring of resources"),
     not_yet("tracking.artifacts", Records(TRACKED_ARTIFACT), "a choice of the artifacts to keep"),
-    not_yet("tracking.tracking_uri", Text, "a tracking server of the job's own; runs are recorded by the platform's tracker").alias(&["experiment.tracking_uri", "tracking.uri"]),
-    not_yet("tracking.artifact_location", Text, "an artifact store of the job's own; artifacts lie in the platform's store").alias(&["experiment.artifact_location"]),
+    not_yet("tracking.tracking_uri", ServiceUri, "a tracking server of the job's own; runs are recorded by the platform's tracker").alias(&["experiment.tracking_uri", "tracking.uri"]),
+    not_yet("tracking.artifact_location", ServiceUri, "an artifact store of the job's own; artifacts lie in the platform's store").alias(&["experiment.artifact_location"]),
 
     // notifications, resources, limits
     key("notifications.webhooks", Records(WEBHOOK), json("[]"), "Where terminal events are posted to."),

@@ -100,6 +100,8 @@ pub(crate) enum Shape {
     Paths,
     /// `http(s)://`, without credentials.
     WebUrl,
+    /// Of a tracking server or store, without credentials; never `mysql://`.
+    ServiceUri,
     /// A list of mappings with these keys (a single text stands for its first key).
     Records(&'static [Key]),
     /// Patterns of plan paths.

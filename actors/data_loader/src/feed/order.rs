@@ -1,0 +1,157 @@
+//! Which rows are in which frame. Pure: a function of what the feed was opened with.
+
+use std::ops::Range;
+
+use frame::frame_bytes_bound;
+use kernels::philox::{self, Stream};
+use kernels::shard;
+use messages::WireError;
+use messages::error::Code;
+use messages::feed::OpenFeed;
+
+/// What a feed sends, but for the rows' contents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    rows: usize,
+    global_batch: usize,
+    drop_last: bool,
+    logical_shards: usize,
+    rank: usize,
+    world: usize,
+    shuffle_seed: Option<u64>,
+    frame_rows: usize,
+    end_epoch: u32,
+}
+
+/// One frame's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    pub epoch: u32,
+    pub batch: u64,
+    pub part: u32,
+}
+
+/// One frame's content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// Places in the epoch's order.
+    pub places: Range<usize>,
+    pub global_rows: u32,
+    /// Place of the rank's first row within the global batch.
+    pub first_row: u32,
+    pub parts: u32,
+    pub end_of_epoch: bool,
+}
+
+impl Order {
+    /// The order of a feed over `rows` rows of `width` features, and its first position.
+    pub fn new(open: &OpenFeed, rows: usize, width: usize, weighted: bool) -> Result<(Self, Position), WireError> {
+        check(open)?;
+        let overhead = frame_bytes_bound(0, width, weighted);
+        let row_bytes = frame_bytes_bound(1, width, weighted) - overhead;
+        let frame_rows = (open.max_frame_bytes as usize).saturating_sub(overhead) / row_bytes.max(1);
+        if frame_rows == 0 {
+            let message = format!("a row of {width} features takes {row_bytes} bytes, more than a frame of {} may hold", open.max_frame_bytes);
+            return Err(WireError::new(Code::TooLarge, message));
+        }
+        let order = Self {
+            rows,
+            global_batch: open.global_batch_size as usize,
+            drop_last: open.drop_last,
+            logical_shards: open.logical_shards as usize,
+            rank: open.rank as usize,
+            world: open.world_size as usize,
+            shuffle_seed: open.shuffle_seed,
+            frame_rows,
+            end_epoch: open.end_epoch,
+        };
+        let batches = order.batches_per_epoch();
+        if batches == 0 {
+            let message = format!("{rows} rows make no batch of {} with drop_last", open.global_batch_size);
+            return Err(WireError::new(Code::DatasetValidationError, message).with_hint("lower training.batch_size, or set data.drop_last: false"));
+        }
+        if open.batch > batches {
+            return Err(refused(format!("batch {} of an epoch of {batches}", open.batch)));
+        }
+        // The end of an epoch is the beginning of the next one.
+        let first = if open.batch == batches { (open.epoch + 1, 0) } else { (open.epoch, open.batch) };
+        Ok((order, Position { epoch: first.0, batch: first.1, part: 0 }))
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn batches_per_epoch(&self) -> u64 {
+        let full = self.rows / self.global_batch;
+        let last = usize::from(!self.drop_last && !self.rows.is_multiple_of(self.global_batch));
+        (full + last) as u64
+    }
+
+    /// The order of rows in an epoch; none: as they are stored.
+    pub fn permutation(&self, epoch: u32) -> Option<Vec<u32>> {
+        self.shuffle_seed.map(|seed| philox::permutation(seed, Stream::Shuffle, u64::from(epoch), self.rows))
+    }
+
+    /// The frame at a position; none after the last epoch.
+    pub fn piece(&self, at: Position) -> Option<Piece> {
+        if at.epoch >= self.end_epoch {
+            return None;
+        }
+        let first = at.batch as usize * self.global_batch;
+        let global_rows = self.global_batch.min(self.rows - first);
+        let mine = self.mine(global_rows);
+        // A rank without rows in a short batch still gets a frame, to stay in step.
+        let parts = mine.len().div_ceil(self.frame_rows).max(1);
+        let begin = mine.start + at.part as usize * self.frame_rows;
+        let end = mine.end.min(begin + self.frame_rows);
+        let last_batch = at.batch + 1 == self.batches_per_epoch();
+        Some(Piece {
+            places: first + begin..first + end,
+            global_rows: global_rows as u32,
+            first_row: mine.start as u32,
+            parts: parts as u32,
+            end_of_epoch: last_batch && at.part as usize + 1 == parts,
+        })
+    }
+
+    /// The rank's run of shards of a batch, as rows within it.
+    fn mine(&self, global_rows: usize) -> Range<usize> {
+        let shards = shard::shards_of(self.rank, self.world, self.logical_shards);
+        let first = shard::rows_of(shards.start, self.logical_shards, global_rows).start;
+        let end = shard::rows_of(shards.end - 1, self.logical_shards, global_rows).end;
+        first..end
+    }
+
+    /// The position after a piece.
+    pub fn after(at: Position, piece: &Piece) -> Position {
+        if at.part + 1 < piece.parts {
+            Position { part: at.part + 1, ..at }
+        } else if piece.end_of_epoch {
+            Position { epoch: at.epoch + 1, batch: 0, part: 0 }
+        } else {
+            Position { batch: at.batch + 1, part: 0, ..at }
+        }
+    }
+}
+
+fn refused(message: impl std::fmt::Display) -> WireError {
+    WireError::new(Code::BadMessage, format!("feed refused: {message}"))
+}
+
+fn check(open: &OpenFeed) -> Result<(), WireError> {
+    if open.world_size == 0 || open.rank >= open.world_size {
+        return Err(refused(format!("rank {} of a world of {}", open.rank, open.world_size)));
+    }
+    if open.world_size > open.logical_shards {
+        let message = format!("a world of {} ranks shares {} logical shards, expected at least one a rank", open.world_size, open.logical_shards);
+        return Err(WireError::new(Code::ConfigError, message).with_hint("raise training.logical_shards or lower resources.world_size"));
+    }
+    if open.global_batch_size == 0 {
+        return Err(refused("a global batch of 0 rows"));
+    }
+    if open.epoch >= open.end_epoch {
+        return Err(refused(format!("epoch {} up to {}", open.epoch, open.end_epoch)));
+    }
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! Fitting preprocessing, on the rows of the train part only: no value of val or test moves anything here.
+
+mod category;
+mod number;
+
+use frame::manifest::{
+    Column, ColumnKind, ColumnRole, Feature, FittedTransform, MAX_FEATURES, Statistics, Target,
+};
+use messages::WireError;
+use messages::plan::{DataPlan, TargetTransform, Task};
+use tokio_util::sync::CancellationToken;
+
+use crate::check::target::TargetValues;
+use crate::check::{Violation, names::Use};
+use crate::load::{Loaded, Values, alive};
+
+/// What was fitted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fitted {
+    pub columns: Vec<Column>,
+    pub features: Vec<Feature>,
+    pub feature_names: Vec<String>,
+    pub target: Target,
+}
+
+/// Statistics and encodings of all columns, and the target's transform.
+pub fn fit(
+    plan: &DataPlan,
+    task: Task,
+    loaded: &Loaded,
+    target: &TargetValues,
+    train: &[u32],
+    cancelled: &CancellationToken,
+    warnings: &mut Vec<String>,
+) -> Result<Fitted, WireError> {
+    let (mut columns, mut features, mut feature_names) = (Vec::new(), Vec::new(), Vec::new());
+    for name in &loaded.layout.names {
+        alive(cancelled)?;
+        let Some((usage, values)) = loaded.column(name) else {
+            columns.push(unused(name, ColumnRole::None));
+            continue;
+        };
+        let described = describe(usage, values, train);
+        if usage.is_feature()
+            && let Some(encoding) = encode(plan, usage, values, train, &described, warnings)
+        {
+            let feature = Feature { column: name.clone(), first: feature_names.len(), encoding };
+            feature_names.extend(feature.encoding.names(name));
+            features.push(feature);
+        }
+        columns.push(described);
+    }
+    if feature_names.is_empty() || feature_names.len() > MAX_FEATURES {
+        let message = format!("{} features after encoding, expected 1 to {MAX_FEATURES}", feature_names.len());
+        return Err(Violation::new(message).hint("lower data.preprocessing.max_categories, or exclude columns").into());
+    }
+    Ok(Fitted { columns, features, feature_names, target: fit_target(plan, task, target, train) })
+}
+
+fn unused(name: &str, role: ColumnRole) -> Column {
+    Column { name: name.to_owned(), r#type: ColumnKind::Dropped, role, statistics: None, categories: Vec::new() }
+}
+
+fn describe(usage: &Use, values: &Values, train: &[u32]) -> Column {
+    match values {
+        Values::Number(numbers) => Column {
+            name: usage.name.clone(),
+            r#type: ColumnKind::Number,
+            role: usage.role,
+            statistics: Some(number::statistics(numbers, train)),
+            categories: Vec::new(),
+        },
+        Values::Category { keys, texts } => {
+            let counts = category::counts(keys, texts.len(), train);
+            Column {
+                name: usage.name.clone(),
+                r#type: ColumnKind::Category,
+                role: usage.role,
+                statistics: Some(category::statistics(&counts, train.len())),
+                categories: category::listed(&counts, texts),
+            }
+        }
+        Values::Id(_) => Column {
+            r#type: ColumnKind::Category,
+            statistics: Some(Statistics { count: train.len() as u64, distinct: train.len() as u64, ..Statistics::default() }),
+            ..unused(&usage.name, usage.role)
+        },
+        Values::Empty => unused(&usage.name, usage.role),
+    }
+}
+
+/// The encoding of a feature column; none where it has nothing to say.
+fn encode(
+    plan: &DataPlan,
+    usage: &Use,
+    values: &Values,
+    train: &[u32],
+    described: &Column,
+    warnings: &mut Vec<String>,
+) -> Option<frame::manifest::Encoding> {
+    let statistics = described.statistics.clone().unwrap_or_default();
+    if statistics.distinct <= 1 && statistics.missing == 0 {
+        warnings.push(format!("column {:?} has the same value in every row of train: it teaches nothing", usage.name));
+    }
+    match values {
+        Values::Number(numbers) => {
+            if looks_like_id(&usage.name, numbers, &statistics) {
+                warnings.push(format!("column {:?} has another whole number in each row of train: if it identifies rows, exclude it or make it data.id_column", usage.name));
+            }
+            Some(number::fit(plan, &usage.name, numbers, train, &statistics))
+        }
+        Values::Category { keys, texts } => {
+            if statistics.distinct > 100 && statistics.distinct * 2 > statistics.count {
+                warnings.push(format!("column {:?} has {} different texts in {} rows of train: if it identifies rows, exclude it or make it data.id_column", usage.name, statistics.distinct, statistics.count));
+            }
+            let encoding = category::fit(&plan.preprocessing, keys, texts, train, &usage.name, warnings);
+            (encoding.width() > 0).then_some(encoding)
+        }
+        Values::Id(_) | Values::Empty => None,
+    }
+}
+
+/// All different, all whole; a name that says id, or values that rise or fall by about one a row.
+fn looks_like_id(name: &str, numbers: &[f64], statistics: &Statistics) -> bool {
+    let whole = || numbers.iter().all(|value| value.is_nan() || value.fract() == 0.0);
+    let lower = name.to_ascii_lowercase();
+    let named = lower == "id" || lower.ends_with("_id") || lower.ends_with(" id") || lower == "index" || lower == "uuid" || name.ends_with("Id") || name.ends_with("ID");
+    let dense = || statistics.max.zip(statistics.min).is_some_and(|(max, min)| max - min <= 4.0 * numbers.len() as f64);
+    statistics.count > 20 && statistics.distinct == statistics.count && whole() && (named || dense())
+}
+
+fn fit_target(plan: &DataPlan, task: Task, target: &TargetValues, train: &[u32]) -> Target {
+    let rows = train.len().max(1) as f64;
+    let (mut train_mean, mut train_priors, mut transform) = (0.0, Vec::new(), FittedTransform::None);
+    if task == Task::Regression {
+        let values: Vec<f64> = train.iter().map(|&row| f64::from(target.values[row as usize])).collect();
+        let (mean, std) = number::mean_and_std(&values);
+        train_mean = mean;
+        transform = match plan.target.transform {
+            TargetTransform::None => FittedTransform::None,
+            TargetTransform::Log1p => FittedTransform::Log1p,
+            TargetTransform::Standard => FittedTransform::Standard { mean, std },
+        };
+    } else {
+        let mut counts = vec![0u64; target.classes.len()];
+        for &row in train {
+            counts[target.values[row as usize] as usize] += 1;
+        }
+        train_priors = counts.iter().map(|&count| count as f64 / rows).collect();
+        if task == Task::BinaryClassification {
+            train_mean = train_priors.get(1).copied().unwrap_or_default();
+        }
+    }
+    Target {
+        task,
+        column: plan.target.column.clone(),
+        classes: target.classes.clone(),
+        transform,
+        train_mean,
+        train_priors,
+    }
+}

@@ -1,0 +1,8 @@
+//! The data_loader from outside: files in, dataset versions and feeds out.
+
+mod bad_input;
+mod feed;
+mod plan;
+mod prepare;
+mod real;
+mod split;

@@ -1,0 +1,378 @@
+//! The rank process: `within rank`. Its runtime only moves messages; training runs on a thread of its
+//! own and is connected by bounded channels.
+//!
+//! Exit codes: 0, the coordinator knows how it ended (or no longer cares); 3, it could not be told; 101, a
+//! bug. stdout belongs to the worker ([`crate::link::RankLine`]); logs go to stderr as JSON lines, which
+//! the binary sets up before it calls [`rank_main`].
+
+mod feed;
+mod life;
+pub(crate) mod telling;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bus::artifact::ArtifactStore;
+use bus::{Bus, BusConfig};
+use bytes::Bytes;
+use frame::Manifest;
+use futures::channel::oneshot;
+use messages::error::Code;
+use messages::event::ModelRef;
+use messages::gang::{Join, Joined};
+use messages::plan::JobPlan;
+use messages::rpc::{ReportAnswer, ReportBody};
+use messages::work::{TaskOutput, WorkInput};
+use messages::WireError;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::link::{Connection, Phase, RankConfig};
+use crate::model_file;
+use crate::train::{BatchSource, Outbox, Outcome, Outgoing, Ports, Stop, StopReason, TrainJob, Trained, train};
+use crate::vitals::Vitals;
+use feed::FeedContext;
+use life::{EXIT_INFRASTRUCTURE, Reporter, config_from_stdin};
+use telling::Teller;
+
+/// Exit code of a panic, as the standard library's.
+const EXIT_BUG: u8 = 101;
+/// First and longest pause between two tries to join.
+const JOIN_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_JOIN_PAUSE: Duration = Duration::from_secs(1);
+
+/// How a rank ends.
+enum End {
+    /// The coordinator knows.
+    Told,
+    /// It does not: the worker must tell it.
+    Untold(WireError),
+    /// The compute thread panicked.
+    Bug,
+}
+
+/// Runs a rank: configuration on stdin, see the module. Blocks until it ends.
+pub fn rank_main() -> ExitCode {
+    let config = match config_from_stdin() {
+        Ok(config) => config,
+        Err(reason) => {
+            tracing::error!("{reason}");
+            return ExitCode::from(EXIT_INFRASTRUCTURE);
+        }
+    };
+    let vitals = Arc::new(Vitals::default());
+    let started = Reporter::start(config.rank, vitals.clone(), std::io::stdout());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let (reporter, runtime) = match (started, runtime) {
+        (Ok(reporter), Ok(runtime)) => (reporter, runtime),
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::error!("cannot start: {error}");
+            return ExitCode::from(EXIT_INFRASTRUCTURE);
+        }
+    };
+    let end = runtime.block_on(run(config, vitals));
+    // Reads and writes that a dead disk holds up must not hold the process up.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    match end {
+        End::Told => {
+            reporter.finish(None);
+            ExitCode::SUCCESS
+        }
+        End::Untold(error) => {
+            tracing::error!(%error, "the rank ends without the coordinator's knowledge");
+            reporter.finish(Some(error));
+            ExitCode::from(EXIT_INFRASTRUCTURE)
+        }
+        End::Bug => ExitCode::from(EXIT_BUG),
+    }
+}
+
+impl Connection {
+    /// What ranks need of the worker's own connection.
+    pub fn of(config: &BusConfig) -> Self {
+        use crate::link::Login;
+        Self {
+            url: config.url.clone(),
+            login: match &config.credentials {
+                bus::Credentials::None => Login::None,
+                bus::Credentials::UserPassword { user, password } => {
+                    Login::UserPassword { user: user.clone(), password: password.clone() }
+                }
+                bus::Credentials::File(path) => Login::File { path: path.clone() },
+            },
+            tenant: config.tenant.clone(),
+            timings: config.timings,
+        }
+    }
+
+    fn bus_config(&self, name: String) -> BusConfig {
+        use crate::link::Login;
+        BusConfig {
+            url: self.url.clone(),
+            credentials: match self.login.clone() {
+                Login::None => bus::Credentials::None,
+                Login::UserPassword { user, password } => bus::Credentials::UserPassword { user, password },
+                Login::File { path } => bus::Credentials::File(path),
+            },
+            tenant: self.tenant.clone(),
+            name,
+            timings: self.timings,
+        }
+    }
+}
+
+async fn run(config: RankConfig, vitals: Arc<Vitals>) -> End {
+    let stop = Stop::default();
+    if let Err(error) = watch_sigterm(stop.clone()) {
+        return End::Untold(WireError::new(Code::InternalError, format!("cannot watch for SIGTERM: {error}")));
+    }
+    vitals.enter(Phase::Starting);
+    let name = format!("rank/{}/{}/{}", config.worker, config.work.job, config.rank);
+    let bus = match Bus::connect(config.connection.bus_config(name)).await {
+        Ok(bus) => bus,
+        Err(error) => return End::Untold(error.to_wire()),
+    };
+    let teller = Teller {
+        bus: bus.clone(),
+        job: config.work.job.clone(),
+        task: config.work.task.clone(),
+        attempt: config.work.attempt,
+        fence: config.fence,
+        worker: config.worker.clone(),
+        trace: config.trace.clone(),
+        vitals: vitals.clone(),
+    };
+    let result = tokio::select! {
+        prepared = prepare(&config, &bus, &vitals) => match prepared {
+            Ok(prepared) => train_and_tell(&config, prepared, &teller, &stop).await,
+            Err(error) => Ok(Some(failed(error))),
+        },
+        () = stop.asked() => Ok(Some(stopped(stop.reason()))),
+    };
+    vitals.enter(Phase::Reporting);
+    let end = match result {
+        Ok(Some(Some(body))) => tell_end(&teller, body).await,
+        Ok(Some(None)) => End::Told,
+        Ok(None) => End::Bug,
+        Err(error) => End::Untold(error),
+    };
+    bus.close().await;
+    end
+}
+
+/// The last report, if there is one to make.
+type LastReport = Option<ReportBody>;
+
+fn failed(error: WireError) -> LastReport {
+    // A lease that has passed on is nobody's failure.
+    (error.code != Code::Fenced).then_some(ReportBody::Failed { error })
+}
+
+fn stopped(reason: Option<&StopReason>) -> LastReport {
+    match reason {
+        Some(StopReason::Drain { reason }) => Some(ReportBody::Released { reason: reason.clone() }),
+        Some(StopReason::Failed(error)) => Some(ReportBody::Failed { error: error.clone() }),
+        Some(StopReason::Fenced { .. }) | None => None,
+    }
+}
+
+async fn tell_end(teller: &Teller, body: ReportBody) -> End {
+    let own = match &body {
+        ReportBody::Failed { error } => Some(error.clone()),
+        _ => None,
+    };
+    match teller.report(body).await {
+        Ok(ReportAnswer::Accepted) => End::Told,
+        Ok(ReportAnswer::Fenced { reason }) => {
+            tracing::info!(reason, "the task is no longer this rank's");
+            End::Told
+        }
+        // What went wrong first is worth more than that it could not be told.
+        Err(error) => End::Untold(own.unwrap_or(error)),
+    }
+}
+
+fn watch_sigterm(stop: Stop) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::spawn(async move {
+        if terminate.recv().await.is_some() {
+            tracing::info!("SIGTERM: the task is given back at the next step");
+            stop.ask(StopReason::Drain { reason: "the worker drains".into() });
+        }
+    });
+    Ok(())
+}
+
+/// Plan, manifest and store of a rank that has joined.
+struct Prepared {
+    store: ArtifactStore,
+    plan: JobPlan,
+    manifest: Manifest,
+}
+
+async fn prepare(config: &RankConfig, bus: &Bus, vitals: &Vitals) -> Result<Prepared, WireError> {
+    vitals.enter(Phase::Joining);
+    let joined = join(config, bus, vitals).await?;
+    if (joined.generation, joined.world_size) != (config.generation, config.world_size) {
+        let message = format!(
+            "joined generation {} of a world of {}, started for generation {} of {}",
+            joined.generation, joined.world_size, config.generation, config.world_size
+        );
+        return Err(WireError::new(Code::Fenced, message));
+    }
+    vitals.enter(Phase::Loading);
+    let WorkInput::Train { dataset, .. } = &config.work.input else {
+        let message = format!("a rank cannot do {:?} work", config.work.input.name());
+        return Err(WireError::new(Code::InternalError, message));
+    };
+    let store = ArtifactStore::open(&config.artifacts).map_err(|e| e.to_wire())?;
+    let plan: JobPlan = store.get_json(&config.work.plan).await.map_err(|e| e.to_wire())?;
+    vitals.progress();
+    let manifest = store.get(dataset).await.map_err(|e| e.to_wire())?;
+    let manifest = Manifest::from_json(&manifest).map_err(|e| WireError::new(Code::ArtifactCorrupt, e.to_string()))?;
+    Ok(Prepared { store, plan, manifest })
+}
+
+/// Meets the other ranks. Asked again while no coordinator leads, until the join time-out has passed.
+async fn join(config: &RankConfig, bus: &Bus, vitals: &Vitals) -> Result<Joined, WireError> {
+    let timings = bus.timings();
+    let until = Instant::now() + Duration::from_millis(timings.join_timeout_ms);
+    let each = Duration::from_millis(timings.request_timeout_ms);
+    let subject = bus.subjects().rdzv(&config.work.job, "join");
+    let join = Join {
+        job: config.work.job.clone(),
+        task: config.work.task.clone(),
+        attempt: config.work.attempt,
+        fence: config.fence,
+        generation: config.generation,
+        rank: config.rank,
+        worker: config.worker.clone(),
+        host: config.host.clone(),
+        pid: std::process::id(),
+        address: None,
+    };
+    let mut pause = JOIN_PAUSE;
+    loop {
+        let error = match bus.request_to::<Join, Joined>(&subject, join.clone(), each).await {
+            Err(error) if error.retry => error,
+            answer => return answer,
+        };
+        vitals.progress();
+        if Instant::now() + pause >= until {
+            let message = format!("rank {} of {} could not join: {}", config.rank, config.world_size, error.message);
+            return Err(WireError { message, ..error });
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_JOIN_PAUSE);
+    }
+}
+
+/// Trains on a thread of its own while feeds and events flow; then stores the model. None: the compute
+/// thread panicked.
+async fn train_and_tell(
+    config: &RankConfig,
+    prepared: Prepared,
+    teller: &Teller,
+    stop: &Stop,
+) -> Result<Option<LastReport>, WireError> {
+    let WorkInput::Train { dataset, resume } = &config.work.input else {
+        return Err(WireError::new(Code::InternalError, "not a training"));
+    };
+    let context = FeedContext {
+        bus: teller.bus.clone(),
+        job: config.work.job.clone(),
+        fence: config.fence,
+        rank: config.rank,
+        dataset: dataset.clone(),
+        vitals: teller.vitals.clone(),
+    };
+    let (opener, requests) = mpsc::channel(4);
+    let feeds = tokio::spawn(feed::serve(context, requests));
+    let (outbox, outgoing) = outbox(config);
+    let telling = tokio::spawn(teller.clone().tell(outgoing, stop.clone()));
+    let job = TrainJob {
+        job: config.work.job.clone(),
+        task: config.work.task.clone(),
+        attempt: config.work.attempt,
+        fence: config.fence,
+        generation: config.generation,
+        rank: config.rank,
+        world_size: config.world_size,
+        threads: threads(&prepared.plan, config.threads),
+        manifest: Arc::new(prepared.manifest),
+        plan: prepared.plan,
+        dataset_blake3: dataset.blake3.clone(),
+        resume: resume.clone(),
+        checkpoints: prepared.store.local_dir("checkpoints", config.work.job.as_str()),
+    };
+    let ports = Ports {
+        train: BatchSource::feed(opener.clone()),
+        val: BatchSource::feed(opener),
+        outbox,
+        vitals: teller.vitals.clone(),
+        stop: stop.clone(),
+    };
+    let outcome = match on_compute_thread(move || train(job, ports)).await {
+        Ok(Some(outcome)) => outcome,
+        Ok(None) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    // Feeds end with the compute side; a feed that could not even be subscribed is why training ended.
+    if let Ok(Err(error)) = feeds.await {
+        return Ok(Some(failed(error)));
+    }
+    let told = telling.await.unwrap_or_else(|e| Err(WireError::new(Code::InternalError, e.to_string())));
+    match outcome {
+        Err(error) => Ok(Some(failed(error))),
+        Ok(Outcome::Stopped(reason)) => Ok(Some(stopped(Some(&reason)))),
+        Ok(Outcome::Finished(trained)) => {
+            told?;
+            if config.rank != 0 {
+                return Ok(Some(None));
+            }
+            match store_model(&prepared.store, *trained).await {
+                Ok(output) => Ok(Some(Some(ReportBody::Done { output }))),
+                Err(error) => Ok(Some(failed(error))),
+            }
+        }
+    }
+}
+
+/// Only rank 0 speaks for the group.
+fn outbox(config: &RankConfig) -> (Outbox, mpsc::Receiver<Outgoing>) {
+    let (outbox, outgoing) = Outbox::new(&config.work.job, &config.work.task, config.fence);
+    if config.rank == 0 { (outbox, outgoing) } else { (Outbox::silent(), outgoing) }
+}
+
+/// The plan's threads, else this rank's share of the machine.
+fn threads(plan: &JobPlan, share: u32) -> u32 {
+    if plan.resources.threads > 0 { plan.resources.threads } else { share.max(1) }
+}
+
+/// Runs training apart from the runtime. None when it panicked: the panic's text is on stderr.
+async fn on_compute_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<Option<T>, WireError> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("compute".into())
+        .spawn(move || {
+            let _ = sender.send(work());
+        })
+        .map_err(|e| WireError::new(Code::InternalError, format!("cannot start the compute thread: {e}")))?;
+    Ok(receiver.await.ok())
+}
+
+async fn store_model(store: &ArtifactStore, trained: Trained) -> Result<TaskOutput, WireError> {
+    let file = Bytes::from(trained.file);
+    let artifact = store
+        .put_bytes(model_file::ARTIFACT_KIND, model_file::ARTIFACT_NAME, file)
+        .await
+        .map_err(|e| e.to_wire())?;
+    let model = ModelRef {
+        uri: artifact.uri,
+        file_blake3: artifact.blake3,
+        blake3: trained.params_blake3,
+        size_bytes: artifact.size_bytes,
+    };
+    Ok(TaskOutput::Trained { model, epochs: trained.epochs, steps: trained.steps, stopped_early: trained.stopped_early })
+}
