@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::future::pending;
 
-use bus::embedded::{EmbeddedConfig, EmbeddedServer};
+use within_bus::embedded::{EmbeddedConfig, EmbeddedServer};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {

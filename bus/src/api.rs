@@ -1,6 +1,7 @@
 //! Requests to JetStream itself, with one way to read its errors.
 
 use async_nats::HeaderMap;
+use bytes::Bytes;
 use messages::error::Code;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -64,9 +65,11 @@ impl Bus {
     /// time-out.
     pub(crate) async fn api<V: DeserializeOwned>(&self, verb: &str, body: &impl Serialize) -> Result<V> {
         let subject = format!("$JS.API.{verb}");
-        let payload = bytes::Bytes::from(serde_json::to_vec(body).map_err(|error| {
+        let body = serde_json::to_vec(body).map_err(|error| {
             Error::new(ErrorKind::Other, format!("request {verb} cannot be written")).because(error)
-        })?);
+        })?;
+        // Some requests are refused unless they are empty.
+        let payload = if body == b"null" { Bytes::new() } else { Bytes::from(body) };
         let until = Instant::now() + self.request_timeout();
         let mut pause = FIRST_PAUSE;
         loop {

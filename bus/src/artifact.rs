@@ -288,7 +288,10 @@ fn file_uri(path: &Path) -> String {
     for byte in path.as_os_str().as_encoded_bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => uri.push(char::from(*byte)),
-            _ => uri.push_str(&format!("%{byte:02X}")),
+            _ => {
+                let digit = |nibble: u8| char::from(b"0123456789ABCDEF"[usize::from(nibble)]);
+                uri.extend(['%', digit(byte >> 4), digit(byte & 15)]);
+            }
         }
     }
     uri

@@ -9,7 +9,7 @@ use messages::envelope::{Encoding, Envelope, Payload};
 use messages::event::{Event, LogLine};
 use messages::id::is_token;
 use messages::job::Role;
-use messages::rpc::Submit;
+use messages::rpc::{Cancel, Submit};
 use messages::subject::{
     HEADER_DLQ_BYTES, HEADER_DLQ_REASON, HEADER_DLQ_SUBJECT, HEADER_MSG_ID, STREAM_DLQ, STREAM_EVT, STREAM_WORK,
     work_msg_id,
@@ -61,6 +61,15 @@ pub(crate) struct StreamPublish {
 }
 
 impl StreamPublish {
+    fn of<T: Payload>(stream: &'static str, subject: String, envelope: &Envelope<T>) -> Self {
+        Self {
+            stream,
+            subject,
+            headers: envelope_headers(envelope, Encoding::MsgPack),
+            payload: envelope.encode(Encoding::MsgPack).into(),
+        }
+    }
+
     /// The server stores it only if this is the last sequence on the subject.
     pub(crate) fn expecting(mut self, sequence: u64) -> Self {
         self.headers.insert(HEADER_EXPECT, sequence.to_string().as_str());
@@ -123,15 +132,6 @@ impl Bus {
         }
     }
 
-    fn stream_publish<T: Payload>(&self, stream: &'static str, subject: String, envelope: &Envelope<T>) -> StreamPublish {
-        StreamPublish {
-            stream,
-            subject,
-            headers: envelope_headers(envelope, Encoding::MsgPack),
-            payload: envelope.encode(Encoding::MsgPack).into(),
-        }
-    }
-
     /// Stores an event of a job. `id` is the event's id and the deduplication id. With
     /// [`Once::OnSubject`] it is stored once even when it is published again after the window.
     pub async fn publish_event(
@@ -149,7 +149,7 @@ impl Bus {
         if let Some((fence, attempt)) = fence {
             envelope = envelope.fenced(fence, attempt);
         }
-        let publish = self.stream_publish(STREAM_EVT, subject, &envelope);
+        let publish = StreamPublish::of(STREAM_EVT, subject, &envelope);
         match once {
             Once::ById => self.publish_stored(&publish).await,
             Once::OnSubject => match self.publish_stored(&publish.expecting(0)).await {
@@ -165,14 +165,20 @@ impl Bus {
         let mut envelope = self.envelope_with(id, crate::now_ms(), work.clone()).job(&work.job).traced(trace);
         envelope.attempt = Some(work.attempt);
         let subject = self.subjects().work(role, &work.job, &work.task);
-        self.publish_stored(&self.stream_publish(STREAM_WORK, subject, &envelope)).await
+        self.publish_stored(&StreamPublish::of(STREAM_WORK, subject, &envelope)).await
     }
 
     /// Hands a submission to the stream on `job.submit`. Stored means that it will be decided; the
     /// outcome is an event. [`ErrorKind::Full`] means: try later.
     pub async fn submit(&self, envelope: &Envelope<Submit>) -> Result<Stored> {
         let subject = self.subjects().job_submit();
-        self.publish_stored(&self.stream_publish(STREAM_WORK, subject, envelope)).await
+        self.publish_stored(&StreamPublish::of(STREAM_WORK, subject, envelope)).await
+    }
+
+    /// Hands a cancellation to the stream on `job.cancel`, for the next coordinator that leads.
+    pub async fn cancel(&self, envelope: &Envelope<Cancel>) -> Result<Stored> {
+        let subject = self.subjects().job_cancel();
+        self.publish_stored(&StreamPublish::of(STREAM_WORK, subject, envelope)).await
     }
 
     /// Sends a log line; no acknowledgement is awaited.

@@ -208,17 +208,14 @@ impl EmbeddedServer {
 
     /// Spawns from a thread that lives as long as the child may.
     async fn spawn(&self) -> Result<(Child, mpsc::Sender<()>)> {
-        let mut command = match self.config.wrapper.as_deref() {
-            Some([program, rest @ ..]) => {
-                let mut command = Command::new(program);
-                command.args(rest).stdin(Stdio::null());
-                command
-            }
-            _ => {
-                let mut command = Command::new("sh");
-                command.args(["-c", WATCHDOG, "nats-server"]).stdin(Stdio::piped());
-                command
-            }
+        let mut command = if let Some([program, rest @ ..]) = self.config.wrapper.as_deref() {
+            let mut command = Command::new(program);
+            command.args(rest).stdin(Stdio::null());
+            command
+        } else {
+            let mut command = Command::new("sh");
+            command.args(["-c", WATCHDOG, "nats-server"]).stdin(Stdio::piped());
+            command
         };
         command.arg(&self.config.binary).arg("-c").arg(self.config_file());
         // Not in our process group: an interrupt at the terminal is ours, and we stop the server last.
@@ -336,7 +333,7 @@ fn random_hex(bytes: usize) -> Result<String> {
     File::open("/dev/urandom")
         .and_then(|mut source| source.read_exact(&mut random))
         .map_err(|error| Error::new(ErrorKind::Other, format!("/dev/urandom: {error}")).because(error))?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(random.iter().flat_map(|byte| [byte >> 4, byte & 15]).filter_map(|digit| char::from_digit(digit.into(), 16)).collect())
 }
 
 /// Whether a server greets there.

@@ -19,7 +19,7 @@ use crate::message::{Requests, Subscription};
 
 /// First and longest pause between two tries of a request or publish.
 pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(50);
-pub(crate) const LONGEST_PAUSE: Duration = Duration::from_millis(1_000);
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 impl Bus {
     /// Publishes without an acknowledgement, as MessagePack, with the headers that the envelope gives.

@@ -126,7 +126,10 @@ pub(crate) struct Puller {
     bus: Bus,
     verb: String,
     batch: usize,
-    subscriber: Option<(Subject, Subscriber)>,
+    /// The inbox, and what comes to it. Each request has a last token of its own there, because the
+    /// server may end a request ("Batch Completed") after it was fulfilled and the next one sent.
+    subscriber: Option<(String, Subscriber)>,
+    serial: u64,
     /// Messages that the request in flight may still bring.
     outstanding: usize,
     /// When the request in flight has ended for sure.
@@ -142,6 +145,7 @@ impl Puller {
             verb: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
             batch,
             subscriber: None,
+            serial: 0,
             outstanding: 0,
             ends: Instant::now(),
             epoch: bus.inner.link.epoch(),
@@ -202,6 +206,7 @@ impl Puller {
                 return Ok(Delivery::new(&self.bus, message).map(|delivery| Pulled::Delivery(Box::new(delivery))));
             }
             100 => return Ok(None),
+            _ if message.subject.rsplit('.').next() != Some(self.serial.to_string().as_str()) => return Ok(None),
             _ => self.outstanding = 0,
         }
         match status {
@@ -228,8 +233,8 @@ impl Puller {
     async fn request(&mut self) -> Result<()> {
         let limit = self.bus.request_timeout();
         if self.subscriber.is_none() {
-            let inbox = Subject::from(self.bus.inner.client.new_inbox());
-            let subscribe = self.bus.inner.client.subscribe(inbox.clone());
+            let inbox = self.bus.inner.client.new_inbox();
+            let subscribe = self.bus.inner.client.subscribe(format!("{inbox}.*"));
             let subscriber = match timeout(limit, subscribe).await {
                 Ok(Ok(subscriber)) => subscriber,
                 Ok(Err(_)) => return Err(self.bus.closed_error(&self.verb)),
@@ -240,8 +245,9 @@ impl Puller {
         let Some((inbox, _)) = &self.subscriber else { return Ok(()) };
         let expires = limit.min(MAX_EXPIRES);
         let body = json!({ "batch": self.batch, "expires": expires.as_nanos() as u64, "max_bytes": MAX_PULL_BYTES });
-        let publish =
-            self.bus.inner.client.publish_with_reply(self.verb.clone(), inbox.clone(), body.to_string().into());
+        self.serial += 1;
+        let reply = format!("{inbox}.{}", self.serial);
+        let publish = self.bus.inner.client.publish_with_reply(self.verb.clone(), reply, body.to_string().into());
         match timeout(limit, publish).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(self.bus.closed_error(&self.verb)),

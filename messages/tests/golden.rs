@@ -16,12 +16,14 @@ use crate::samples;
 
 const ENCODINGS: [(Encoding, &str); 2] = [(Encoding::Json, "json"), (Encoding::MsgPack, "msgpack")];
 
+/// Reads bytes and compares them with the expected value.
+type Read = Box<dyn Fn(Encoding, &[u8]) -> Result<(), String>>;
+
 /// One message with its representative value.
 pub struct Sample {
     pub name: &'static str,
     encode: Box<dyn Fn(Encoding) -> Vec<u8>>,
-    /// Reads bytes and compares them with the value.
-    read: Box<dyn Fn(Encoding, &[u8]) -> Result<(), String>>,
+    read: Read,
     /// Where a newer version's unknown fields may stand in the data; none: nowhere.
     extend: Option<&'static str>,
 }

@@ -52,6 +52,15 @@ fn every_reference_leads_somewhere() {
     }
 }
 
+/// Two types of one name would get `Name` and `Name2`, in an order that nobody sees.
+#[test]
+fn definitions_have_names_of_their_own() {
+    let definitions = file("messages.schema.json");
+    for name in definitions["$defs"].as_object().expect("definitions").keys() {
+        assert!(!name.ends_with(|c: char| c.is_ascii_digit()), "{name}");
+    }
+}
+
 fn collect(value: &Value, found: &mut BTreeSet<String>) {
     match value {
         Value::Object(members) => {
@@ -104,5 +113,27 @@ fn channels_are_the_subjects() {
         .iter()
         .filter_map(|(id, channel)| Some(format!("{id} {} {}", channel["address"].as_str()?, channel["x-delivery"].as_str()?)))
         .collect();
-    expect_test::expect![[""]].assert_eq(&addresses.join("\n"));
+    expect_test::expect![[r#"
+        ctl within.v1.{tenant}.ctl.{worker}.{verb} core
+        dlq within.v1.{tenant}.dlq.{role}.{job} durable
+        evt within.v1.{tenant}.evt.{job}.{type} durable
+        feed within.v1.{tenant}.feed.{job}.{rank} core
+        hb within.v1.{tenant}.hb.{role}.{worker} core
+        job_cancel within.v1.{tenant}.job.cancel durable
+        job_submit within.v1.{tenant}.job.submit durable
+        log within.v1.{tenant}.log.{job}.{source} durable
+        offer within.v1.{tenant}.offer.{worker} request
+        rdzv_culprit within.v1.{tenant}.rdzv.{job}.culprit request
+        rdzv_join within.v1.{tenant}.rdzv.{job}.join request
+        svc_coordinator_cancel within.v1.{tenant}.svc.coordinator.cancel request
+        svc_coordinator_claim within.v1.{tenant}.svc.coordinator.claim request
+        svc_coordinator_get within.v1.{tenant}.svc.coordinator.get request
+        svc_coordinator_list within.v1.{tenant}.svc.coordinator.list request
+        svc_coordinator_report within.v1.{tenant}.svc.coordinator.report request
+        svc_coordinator_submit within.v1.{tenant}.svc.coordinator.submit request
+        svc_data_loader_feed_control within.v1.{tenant}.svc.data_loader.{worker}.feed_control core
+        svc_data_loader_open_feed within.v1.{tenant}.svc.data_loader.open_feed request
+        svc_tracker_run within.v1.{tenant}.svc.tracker.run request
+        svc_tracker_runs within.v1.{tenant}.svc.tracker.runs request
+        work within.v1.{tenant}.work.{role}.{job}.{task} durable"#]].assert_eq(&addresses.join("\n"));
 }

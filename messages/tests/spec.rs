@@ -1,6 +1,6 @@
 //! The specification's own YAML files, as they stand, and what each is answered.
 
-use expect_test::{Expect, expect};
+use expect_test::{Expect, expect, expect_file};
 use within_messages::plan::{JobPlan, Origin};
 use within_messages::rpc::{SpecDocument, SpecFormat};
 use within_messages::spec::{PlanDefaults, SpecError, SpecInput, SpecTree, parse_document, plan, resolve_base};
@@ -39,60 +39,60 @@ fn check(name: &str, expected: Expect) {
 #[test]
 fn sweep() {
     check("ad_score_sweep.yaml", expect![[r#"
-        ad_score_sweep.yaml:8: method: not yet supported: method: how the search proposes trials
-        ad_score_sweep.yaml:8: kind: not yet supported: kind: sweep is understood, and only kind job runs in this version
-        ad_score_sweep.yaml:9: max_evals: not yet supported: max_evals: the number of trials
-        ad_score_sweep.yaml:10: objective_metric: not yet supported: objective_metric: what trials are judged by
-        ad_score_sweep.yaml:11: direction: not yet supported: direction: whether less or more is better
-        ad_score_sweep.yaml:12: n_jobs: not yet supported: n_jobs: trials at the same time
-        ad_score_sweep.yaml:14: param_space: not yet supported: param_space: 11 settings
-        ../training/ad_score_predictor.yaml:19: data.augmentation.text_augmentation: not yet supported: data.augmentation.text_augmentation: augmentation of texts
-        ../training/ad_score_predictor.yaml:20: data.augmentation.visual_augmentation: not yet supported: data.augmentation.visual_augmentation: augmentation of images
-        ../training/ad_score_predictor.yaml:21: data.augmentation.prob: not yet supported: data.augmentation.prob: augmentation
-        ../training/ad_score_predictor.yaml:22: data.augmentation.methods: not yet supported: data.augmentation.methods: augmentation
-        ../training/ad_score_predictor.yaml:30: model.type: not yet supported: model.type: ad_score_predictor (this version: mlp)
+        ad_score_sweep.yaml:8: not yet supported: method: how the search proposes trials
+        ad_score_sweep.yaml:8: not yet supported: kind: sweep is understood, and only kind job runs in this version
+        ad_score_sweep.yaml:9: not yet supported: max_evals: the number of trials
+        ad_score_sweep.yaml:10: not yet supported: objective_metric: what trials are judged by
+        ad_score_sweep.yaml:11: not yet supported: direction: whether less or more is better
+        ad_score_sweep.yaml:12: not yet supported: n_jobs: trials at the same time
+        ad_score_sweep.yaml:14: not yet supported: param_space: 11 settings
+        ../training/ad_score_predictor.yaml:19: not yet supported: data.augmentation.text_augmentation: augmentation of texts
+        ../training/ad_score_predictor.yaml:20: not yet supported: data.augmentation.visual_augmentation: augmentation of images
+        ../training/ad_score_predictor.yaml:21: not yet supported: data.augmentation.prob: augmentation
+        ../training/ad_score_predictor.yaml:22: not yet supported: data.augmentation.methods: augmentation
+        ../training/ad_score_predictor.yaml:30: not yet supported: model.type: ad_score_predictor (this version: mlp)
     "#]]);
 }
 
 #[test]
 fn evaluation() {
     check("kfold_evaluation.yaml", expect![[r#"
-        kfold_evaluation.yaml:3: validation_strategy: not yet supported: validation_strategy: 4 settings
-        kfold_evaluation.yaml:3: kind: not yet supported: kind: evaluation is understood, and only kind job runs in this version
-        kfold_evaluation.yaml:9: metrics: not yet supported: metrics: 3 settings
-        kfold_evaluation.yaml:32: primary_metrics: not yet supported: primary_metrics: 3 settings
-        kfold_evaluation.yaml:37: generate_plots: not yet supported: generate_plots: plots
-        kfold_evaluation.yaml:38: calibration: not yet supported: calibration: 3 settings
+        kfold_evaluation.yaml:3: not yet supported: validation_strategy: 4 settings
+        kfold_evaluation.yaml:3: not yet supported: kind: evaluation is understood, and only kind job runs in this version
+        kfold_evaluation.yaml:9: not yet supported: metrics: 3 settings
+        kfold_evaluation.yaml:32: not yet supported: primary_metrics: 3 settings
+        kfold_evaluation.yaml:37: not yet supported: generate_plots: plots
+        kfold_evaluation.yaml:38: not yet supported: calibration: 3 settings
     "#]]);
 }
 
 #[test]
 fn experiment() {
     check("ad_score_experiment.yaml", expect![[r#"
-        ad_score_experiment.yaml:3: kind: not yet supported: kind: experiment is understood, and only kind job runs in this version
-        ad_score_experiment.yaml:6: experiment.tracking_uri: not yet supported: experiment.tracking_uri: a tracking server of the job's own; runs are recorded by the platform's tracker
-        ad_score_experiment.yaml:7: experiment.artifact_location: not yet supported: experiment.artifact_location: an artifact store of the job's own; artifacts lie in the platform's store
-        ad_score_experiment.yaml:42: tracking.resources: not yet supported: tracking.resources: monitoring of resources
-        ad_score_experiment.yaml:49: tracking.artifacts: not yet supported: tracking.artifacts: a choice of the artifacts to keep
+        ad_score_experiment.yaml:3: not yet supported: kind: experiment is understood, and only kind job runs in this version
+        ad_score_experiment.yaml:6: not yet supported: experiment.tracking_uri: a tracking server of the job's own; runs are recorded by the platform's tracker
+        ad_score_experiment.yaml:7: not yet supported: experiment.artifact_location: an artifact store of the job's own; artifacts lie in the platform's store
+        ad_score_experiment.yaml:42: not yet supported: tracking.resources: monitoring of resources
+        ad_score_experiment.yaml:49: not yet supported: tracking.artifacts: a choice of the artifacts to keep
     "#]]);
 }
 
 #[test]
 fn gates() {
     check("production_quality_gates.yaml", expect![[r#"
-        production_quality_gates.yaml:3: metrics: not yet supported: metrics: 5 settings
-        production_quality_gates.yaml:3: kind: not yet supported: kind: gates is understood, and only kind job runs in this version
-        production_quality_gates.yaml:90: baseline_comparisons: not yet supported: baseline_comparisons: 3 settings
-        production_quality_gates.yaml:103: drift_detection: not yet supported: drift_detection: 3 settings
-        production_quality_gates.yaml:121: validation_datasets: not yet supported: validation_datasets: data sets of the gates
-        production_quality_gates.yaml:135: validation: not yet supported: validation: 3 settings
+        production_quality_gates.yaml:3: not yet supported: metrics: 5 settings
+        production_quality_gates.yaml:3: not yet supported: kind: gates is understood, and only kind job runs in this version
+        production_quality_gates.yaml:90: not yet supported: baseline_comparisons: 3 settings
+        production_quality_gates.yaml:103: not yet supported: drift_detection: 3 settings
+        production_quality_gates.yaml:121: not yet supported: validation_datasets: data sets of the gates
+        production_quality_gates.yaml:135: not yet supported: validation: 3 settings
     "#]]);
 }
 
 #[test]
 fn transformer() {
     check("transformer_classifier.yaml", expect![[r#"
-        transformer_classifier.yaml:4: model.name: not yet supported: model.name: transformer_classifier (this version: mlp)
+        transformer_classifier.yaml:4: not yet supported: model.name: transformer_classifier (this version: mlp)
         transformer_classifier.yaml: task: missing: What is learnt.
         transformer_classifier.yaml: data.path: missing: Files of one table, in order, relative to a data root.
         transformer_classifier.yaml: data.target.column: missing: The column to predict.
@@ -253,148 +253,41 @@ fn every_default_as_stated() {
     let plan = planned(SMALL, &[]).expect("plans");
     let mut value = serde_json::to_value(&plan).expect("serializes");
     value["origins"] = serde_json::Value::Null;
-    expect![[r#"
-        {
-          "data": {
-            "columns": {},
-            "csv": {
-              "comment": "",
-              "decimal": ".",
-              "delimiter": ",",
-              "header": true,
-              "null_values": [
-                "",
-                "NA",
-                "N/A",
-                "NaN",
-                "nan",
-                "null",
-                "NULL"
-              ],
-              "quote": "\"",
-              "trim": false
-            },
-            "dataset_version": "",
-            "drop_last": false,
-            "exclude": [],
-            "format": "auto",
-            "id_column": null,
-            "include": [],
-            "path": [
-              "a.csv"
-            ],
-            "preprocessing": {
-              "clip": 10.0,
-              "impute": "median",
-              "max_categories": 100,
-              "min_frequency": 1,
-              "missing_indicator": true,
-              "scale": "standard"
-            },
-            "shuffle": true,
-            "shuffle_seed": 42,
-            "split": {
-              "group_column": null,
-              "random_state": 42,
-              "strategy": "random",
-              "stratify_column": null,
-              "test_size": 0.2,
-              "time_column": null,
-              "val_size": 0.2
-            },
-            "target": {
-              "column": "y",
-              "positive": "",
-              "strip_suffix": "",
-              "threshold": null,
-              "transform": "none"
-            },
-            "test_path": [],
-            "weight_column": null
-          },
-          "description": "",
-          "evaluation": {
-            "metrics": [
-              "rmse",
-              "mae",
-              "r2",
-              "pearson_correlation"
-            ],
-            "primary_metric": "rmse",
-            "threshold": 0.5
-          },
-          "kind": "job",
-          "limits": {
-            "deadline_s": 3600,
-            "max_attempts": 3
-          },
-          "model": {
-            "activation": "relu",
-            "dropout": 0.0,
-            "dropout_seed": 42,
-            "hidden_layers": [
-              64,
-              32
-            ],
-            "initialization": {
-              "type": "kaiming_uniform"
-            },
-            "initialization_seed": 42,
-            "normalization": "none",
-            "type": "mlp"
-          },
-          "name": "job",
-          "notifications": {
-            "webhooks": []
-          },
-          "origins": null,
-          "resources": {
-            "device": "auto",
-            "threads": 0,
-            "world_size": 1
-          },
-          "schema": 1,
-          "seed": 42,
-          "task": "regression",
-          "tracking": {
-            "experiment": "job",
-            "parameters": [],
-            "tags": {}
-          },
-          "training": {
-            "accumulation_steps": 1,
-            "batch_size": 128,
-            "checkpoint": {
-              "keep_best": 3,
-              "metric_name": "val_loss",
-              "mode": "min",
-              "save_freq": 1
-            },
-            "clip_grad_norm": 0.0,
-            "clip_grad_value": 0.0,
-            "early_stopping": null,
-            "epochs": 20,
-            "label_smoothing": 0.0,
-            "log_interval": 10,
-            "logical_shards": 8,
-            "loss": "mse",
-            "optimizer": {
-              "beta1": 0.9,
-              "beta2": 0.999,
-              "epsilon": 1e-8,
-              "learning_rate": 0.001,
-              "momentum": 0.0,
-              "type": "adamw",
-              "weight_decay": 0.01
-            },
-            "positive_weight": 1.0,
-            "precision": "f32",
-            "scheduler": {
-              "type": "constant"
-            }
-          },
-          "warnings": []
-        }"#]].assert_eq(&serde_json::to_string_pretty(&value).expect("serializes"));
+    expect_file!["./spec/defaults.json"].assert_eq(&serde_json::to_string_pretty(&value).expect("serializes"));
+}
+
+#[test]
+fn every_scheduler_has_its_settings() {
+    let mut found = String::new();
+    for name in ["constant", "cosine", "linear_warmup", "warmup_cosine", "plateau", "step", "one_cycle"] {
+        let plan = planned(SMALL, &[&format!("training.scheduler={name}")]).expect("plans");
+        let scheduler = serde_json::to_string(&plan.training.scheduler).expect("serializes");
+        found.push_str(&format!("{scheduler}\n"));
+    }
+    expect![[""]].assert_eq(&found);
+}
+
+#[test]
+fn a_job_picks_the_metrics_of_its_task() {
+    let metrics = "metrics:\n  regression: [rmse, mae]\n  multiclass: [accuracy, confusion_matrix]\n";
+    let plan = planned(&format!("{SMALL}{metrics}"), &[]).expect("plans");
+    assert_eq!(plan.evaluation.metrics, ["rmse", "mae"]);
+    assert_eq!(plan.origins["evaluation.metrics"], Origin::File { file: "job.yaml".into(), line: 4 });
+    let plan = planned(&format!("{SMALL}{metrics}"), &["task=multiclass"]).expect("plans");
+    assert_eq!(plan.evaluation.metrics, ["accuracy"]);
+    assert_eq!(plan.evaluation.primary_metric, "accuracy");
+    let plan = planned(&format!("{SMALL}{metrics}"), &["evaluation.metrics=[r2]"]).expect("plans");
+    assert_eq!(plan.evaluation.metrics, ["r2"]);
+}
+
+#[test]
+fn early_stopping_is_off_unless_something_is_said_of_it() {
+    let stops = |more: &str, set: &[&str]| planned(&format!("{SMALL}{more}"), set).expect("plans").training.early_stopping;
+    assert_eq!(stops("", &[]), None);
+    assert_eq!(stops("training: {early_stopping: {patience: 2}}\n", &["training.early_stopping=false"]), None);
+    assert_eq!(stops("training: {early_stopping: {patience: 2}}\n", &[]).map(|stop| stop.patience), Some(2));
+    let on = stops("training: {early_stopping: true}\n", &[]).expect("is on");
+    assert_eq!((on.monitor.as_str(), on.patience, on.restore_best), ("val_loss", 5, true));
 }
 
 #[test]

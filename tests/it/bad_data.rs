@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use serde_json::Value;
 
-use crate::harness::{Sandbox, Server, file_of, number, spec, table, text};
+use crate::harness::{Sandbox, Server, file_of, number, spec, table, text, artifacts};
 
 /// A wrong file or job, and what must be said.
 struct Case {
@@ -153,7 +153,7 @@ fn wrong_data_are_told_by_file_line_and_column() {
         assert_eq!(event["data"]["error"]["retry"], false, "{}: what is wrong stays wrong", case.name);
         assert!(!events.iter().any(|event| event["data"]["event"] == "task_retried"), "{}", case.name);
     }
-    assert_eq!(sandbox.artifacts(&sandbox.outside("store")), Vec::<String>::new(), "nothing is half-written");
+    assert_eq!(artifacts(&sandbox.outside("store")), Vec::<String>::new(), "nothing is half-written");
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn a_person_is_told_without_a_backtrace() {
         assert!(said.contains(part), "no {part:?} in\n{said}");
     }
     assert!(!said.contains("panicked") && !said.contains("stack"), "{said}");
-    assert_eq!(sandbox.artifacts(&sandbox.home().join("store")), Vec::<String>::new());
+    assert_eq!(artifacts(&sandbox.home().join("store")), Vec::<String>::new());
     let shown = sandbox.within(&["jobs", "show", "bad"]).expect(0).stdout;
     assert!(shown.contains("state      failed") && shown.contains("bad.csv line 5"), "{shown}");
 }

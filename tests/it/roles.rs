@@ -11,7 +11,7 @@ use messages::JobId;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::harness::{Sandbox, Server, Worker, children, gone, http_get, number, spec, table, text};
+use crate::harness::{Sandbox, Server, Worker, children, gone, http_get, number, spec, table, text, artifacts};
 
 /// Cancelling is done within this time, whatever the job does.
 const CANCEL_WITHIN: Duration = Duration::from_secs(2);
@@ -206,7 +206,7 @@ fn cancelled_while_waiting_and_while_training() {
     for rank in ranks {
         gone("the rank", rank.pid);
     }
-    assert!(!sandbox.artifacts(&sandbox.outside("store")).iter().any(|file| file.contains("models/")));
+    assert!(!artifacts(&sandbox.outside("store")).iter().any(|file| file.contains("models/")));
 
     // The slot is free again.
     sandbox.write("short.yaml", spec("table.csv", 2, ""));

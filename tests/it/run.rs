@@ -64,7 +64,7 @@ fn quickstart_ends_with_everything() {
     let first = sandbox.within(&["run", "--json", "--id", "first"]).expect(0);
     let to_first_step = time_to_first_step(&first);
     println!("from the start of the process to the first training step: {to_first_step:?}");
-    assert!(to_first_step < Duration::from_secs(60), "{to_first_step:?}");
+    assert!(to_first_step < Duration::from_mins(1), "{to_first_step:?}");
 
     for event in ["accepted", "task_started", "progress", "metric", "checkpoint", "hook", "task_done"] {
         assert!(!first.events(event).is_empty(), "no {event} event");
@@ -80,9 +80,8 @@ fn quickstart_ends_with_everything() {
 
     let report: Value = serde_json::from_slice(&std::fs::read(file_of(&last["report"])).expect("the report is there"))
         .expect("the report is JSON");
-    assert!(report.to_string().contains(text(&last, "/model/blake3")), "{report:#}");
-    let rmse = last["metrics"]["test"]["rmse"].to_string();
-    assert!(report.to_string().contains(&rmse), "test rmse {rmse} in {report:#}");
+    assert_eq!((&report["metrics"], &report["model"]["file"]), (&last["metrics"], &last["model"]));
+    assert_eq!((text(&report, "/run"), &report["primary_metric"]["beats_baseline"]), ("first", &Value::Bool(true)));
 
     let run = tracked(&sandbox, text(&last, "/run"));
     assert_eq!(text(&run, "/runs/0/status"), "FINISHED");

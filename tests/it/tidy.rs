@@ -122,12 +122,13 @@ fn functions(text: &str) -> Vec<(String, usize, usize)> {
         }
         let name = code.split(' ').nth(at + 1).unwrap_or_default();
         let name = name.split(['(', '<']).next().unwrap_or_default().to_owned();
+        let rest = &lines[index..];
+        let opening = rest.iter().find(|line| line.ends_with(['{', ';', '}']));
         let closing = format!("{indent}}}");
-        let rest = lines[index..].iter();
-        let length = rest.take_while(|line| !line.starts_with(&closing) && !line.trim_end().ends_with(';') || line.len() > indent.len() + 1 && !line.starts_with(&closing)).count() + 1;
-        let declared_only = lines[index..].iter().find(|line| line.ends_with('{') || line.ends_with(';') || line.ends_with('}'));
-        if declared_only.is_some_and(|line| line.ends_with('{')) {
-            found.push((name, index + 1, length));
+        if opening.is_some_and(|line| line.ends_with('{'))
+            && let Some(end) = rest.iter().position(|line| line.starts_with(&closing))
+        {
+            found.push((name, index + 1, end + 1));
         }
     }
     found

@@ -10,9 +10,14 @@
 mod actor;
 mod analysis;
 mod evaluation;
+#[cfg(test)]
+#[path = "../tests/it/fixture.rs"]
+mod fixture;
 mod interpretation;
 mod predict;
 pub mod report;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use bus::role::RoleEnv;

@@ -88,16 +88,33 @@ fn ports() -> Finding {
 /// No GPU is no fault: the CPU path serves.
 fn cuda() -> Finding {
     let variable = |name: &str| std::env::var(name).ok();
-    let folders = |name: &str| -> Vec<PathBuf> {
-        std::env::var_os(name).map(|v| std::env::split_paths(&v).collect()).unwrap_or_default()
-    };
     let report = probe(&CudaEnvironment {
-        library_path: folders("LD_LIBRARY_PATH"),
-        cuda_home: variable("CUDA_HOME").map(PathBuf::from),
-        folders: folders("WITHIN_CUDA_PATH"),
+        library_path: variable("LD_LIBRARY_PATH"),
+        cuda_home: variable("CUDA_HOME").or_else(|| variable("CUDA_PATH")).map(PathBuf::from),
+        site_packages: std::env::var_os("WITHIN_SITE_PACKAGES")
+            .map(|folders| std::env::split_paths(&folders).collect())
+            .unwrap_or_default(),
     });
-    let text = report.to_string();
-    finding("cuda", true, text, serde_json::to_value(&report).unwrap_or_default())
+    let libraries = report.libraries.iter().map(|library| match (&library.found, &library.error) {
+        (Some(path), _) => format!("{} {} ({path})", library.name, library.version.as_deref().unwrap_or("?")),
+        (None, Some(error)) => format!("{} does not open: {error}", library.name),
+        (None, None) => format!("{} not found (sought {})", library.name, library.sought.join(", ")),
+    });
+    let devices = match (&report.device_error, report.devices.len()) {
+        (_, n) if n > 0 => report.devices.iter().map(|d| format!("{} ({})", d.name, d.compute_capability)).collect(),
+        (Some(error), _) => vec![format!("no device: {error}; the CPU serves")],
+        (None, _) => vec!["no device; the CPU serves".to_owned()],
+    };
+    let text: Vec<String> = devices.into_iter().chain(libraries).collect();
+    finding("cuda", true, text.join("\n                  "), serde_json::to_value(&report).unwrap_or_default())
+}
+
+fn stream_json(stream: &bus::StreamSummary) -> Value {
+    json!({
+        "name": stream.name, "messages": stream.messages, "bytes": stream.bytes, "max_messages": stream.max_messages,
+        "max_bytes": stream.max_bytes, "max_age_s": stream.max_age.map(|age| age.as_secs()),
+        "replicas": stream.replicas, "storage": stream.storage,
+    })
 }
 
 async fn nats(config: &Config) -> Vec<Finding> {
@@ -128,7 +145,7 @@ async fn nats(config: &Config) -> Vec<Finding> {
         Ok(streams) => {
             let text: Vec<String> =
                 streams.iter().map(|s| format!("{} {} messages {} bytes", s.name, s.messages, s.bytes)).collect();
-            findings.push(finding("streams", true, text.join("; "), serde_json::to_value(&streams).unwrap_or_default()));
+            findings.push(finding("streams", true, text.join("; "), json!(streams.iter().map(stream_json).collect::<Vec<_>>())));
         }
         Err(error) => findings.push(finding("streams", false, error.to_string(), Value::Null)),
     }

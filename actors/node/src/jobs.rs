@@ -200,7 +200,7 @@ fn print_plan(plan: &JobPlan) {
             Origin::Default => "default".to_owned(),
             Origin::BaseConfig { file, line } => format!("base_config {file}:{line}"),
             Origin::File { file, line } => format!("{file}:{line}"),
-            Origin::Override { line } => format!("override, line {line}"),
+            Origin::Override { file, line } => format!("override {file}:{line}"),
             Origin::Set => "--set".to_owned(),
             Origin::Trial => "trial".to_owned(),
         };
@@ -246,7 +246,7 @@ async fn logs(config: &Config, bus: &Bus, job: &JobId) -> Result<u8, Failure> {
     let mut logs = bus.logs(job, From::First).await?;
     while let Some(stored) = logs.next(CAUGHT_UP).await? {
         let line = &stored.envelope.data;
-        let source = stored.subject.rsplit('.').next().unwrap_or_default();
+        let source = &stored.source;
         if config.json {
             print_line(
                 &json!({

@@ -38,6 +38,16 @@ pub fn install(home: &Path, filter: Option<&str>, default: &str, json: bool) -> 
     Ok(handle)
 }
 
+/// A rank speaks to its worker alone: JSON lines on standard error.
+pub fn install_for_rank() {
+    let filter = EnvFilter::try_from_env("WITHIN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let layer = fmt::layer().json().flatten_event(true).with_current_span(false).with_writer(std::io::stderr);
+    let installed = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+    if let Err(error) = installed {
+        eprintln!("log: {error}");
+    }
+}
+
 fn open(folder: &Path) -> std::io::Result<File> {
     std::fs::create_dir_all(folder)?;
     let path = folder.join("training.log");

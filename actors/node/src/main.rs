@@ -32,7 +32,10 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match &cli.command {
         Command::DieWithParent(args) => return parent::exec(args),
-        Command::Rank => return trainer::rank_main(),
+        Command::Rank => {
+            logging::install_for_rank();
+            return trainer::rank_main();
+        }
         _ => {}
     }
     // One message for a person and one object for a program, never a backtrace.

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use bus::Credentials;
 use bus::role::RoleEnv;
 use messages::WireError;
 use messages::job::Role;
 use ractor::ActorCell;
+use trainer::link::{Connection, Login};
 
 use crate::config::Config;
 use crate::exit::Failure;
@@ -68,15 +70,20 @@ pub fn settings(config: &Config, link: &crate::server::Link) -> Result<Settings,
     let trainer = trainer::Config {
         slots: config.slots,
         rank_command: vec![me.display().to_string(), "rank".into()],
-        url: link.url.clone(),
-        credentials: link.credentials.clone(),
-        artifacts: config.artifacts.clone(),
+        connection: Connection {
+            url: link.url.clone(),
+            login: match &link.credentials {
+                Credentials::None => Login::None,
+                Credentials::UserPassword { user, password } => {
+                    Login::UserPassword { user: user.clone(), password: password.clone() }
+                }
+                Credentials::File(path) => Login::File { path: path.clone() },
+            },
+            tenant: config.tenant.clone(),
+            timings: config.timings,
+        },
         threads: config.threads,
     };
-    let database = config
-        .tracker_database
-        .clone()
-        .unwrap_or_else(|| format!("sqlite://{}", config.home.join("tracker.db").display()));
     let mut notifier = notifier::Config::default();
     if let Some(hosts) = &config.webhook_hosts {
         notifier.allowed_hosts.clone_from(hosts);
@@ -85,7 +92,7 @@ pub fn settings(config: &Config, link: &crate::server::Link) -> Result<Settings,
         trainer,
         data_loader: data_loader::Config::default(),
         evaluator: evaluator::Config::default(),
-        tracker: tracker::Config { database, ..tracker::Config::default() },
+        tracker: tracker::Config { database: config.tracker_database.clone(), ..tracker::Config::default() },
         notifier,
         coordinator: coordinator::Config::default(),
     })

@@ -40,8 +40,10 @@ impl Link {
         if let Some(path) = self.notice.take() {
             let _ = std::fs::remove_file(path);
         }
-        if let Some(server) = self.server.take() {
-            server.stop().await;
+        if let Some(mut server) = self.server.take()
+            && let Err(error) = server.stop().await
+        {
+            tracing::warn!(%error, "the embedded server did not stop in order");
         }
     }
 }
@@ -57,15 +59,12 @@ pub async fn open(config: &Config, name: &str) -> Result<Link, Failure> {
         return Ok(link);
     }
     let server = EmbeddedServer::start(EmbeddedConfig {
-        binary: find_binary(config)?,
-        store_dir: config.home.join("nats"),
-        port: None,
-        max_payload: None,
         sync_always: config.nats_sync_always,
         wrapper: Some(wrapper()?),
+        ..EmbeddedConfig::new(find_binary(config)?, config.home.join("nats"))
     })
     .await?;
-    let (url, credentials) = (server.url().to_owned(), server.credentials());
+    let (url, credentials) = (server.url(), server.credentials());
     if let Credentials::UserPassword { user, password } = &credentials {
         let running =
             Running { pid: std::process::id(), url: url.clone(), user: user.clone(), password: password.clone() };

@@ -98,7 +98,7 @@ async fn listen_to_control(env: &bus::role::RoleEnv, filter: FilterHandle) -> Re
             while let Some(message) = messages.next().await {
                 match message.decode::<Control>().map(|envelope| envelope.data) {
                     Ok(Control::Drain) => drain.cancel(),
-                    Ok(Control::LogLevel { filter: text }) => match text.parse() {
+                    Ok(Control::LogLevel { filter: text }) => match text.parse::<tracing_subscriber::EnvFilter>() {
                         Ok(parsed) => drop(filter.reload(parsed)),
                         Err(error) => warn!(%error, "log filter {text:?} was not understood"),
                     },

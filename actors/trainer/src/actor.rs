@@ -20,12 +20,12 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use crate::Config;
 use crate::child::{self, Heard};
 use crate::link::RankConfig;
 use crate::rank::telling::Teller;
 use crate::state::{Effect, GangKey, Signal, State};
 use crate::vitals::Vitals;
-use crate::Config;
 
 /// How often time is looked at: a tenth of the shortest deadline, the second until SIGKILL.
 const TICK: Duration = Duration::from_millis(100);
@@ -79,9 +79,8 @@ pub(crate) async fn spawn(env: RoleEnv, config: Config, supervisor: ActorCell) -
     if config.rank_command.is_empty() {
         return Err(WireError::new(Code::ConfigError, "trainer: no command to start a rank with"));
     }
-    let (actor, _) = Actor::spawn_linked(None, Trainer, (env, config), supervisor)
-        .await
-        .map_err(|error| match &error {
+    let (actor, _) =
+        Actor::spawn_linked(None, Trainer, (env, config), supervisor).await.map_err(|error| match &error {
             SpawnErr::StartupFailed(cause) => cause
                 .downcast_ref::<bus::Error>()
                 .map_or_else(|| WireError::new(Code::InternalError, format!("trainer: {cause}")), bus::Error::to_wire),
@@ -95,7 +94,11 @@ impl Actor for Trainer {
     type State = Running;
     type Arguments = (RoleEnv, Config);
 
-    async fn pre_start(&self, me: ActorRef<Msg>, (env, config): Self::Arguments) -> Result<Running, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        me: ActorRef<Msg>,
+        (env, config): Self::Arguments,
+    ) -> Result<Running, ActorProcessingErr> {
         let identity = env.identity.clone();
         let state = State::new(&identity.host, &identity.fingerprint, config.slots, *env.bus.timings());
         let (pulse, pulses) = watch::channel(pulse_of(&state));
@@ -216,7 +219,13 @@ impl Running {
                     me.cast(Msg::Heard { key: key.clone(), heard }).ok();
                 };
                 metrics::counter!("within_ranks_started_total").increment(1);
-                self.ranks.spawn(child::run(self.config.rank_command.clone(), config, self.env.bus.clone(), receiver, heard));
+                self.ranks.spawn(child::run(
+                    self.config.rank_command.clone(),
+                    config,
+                    self.env.bus.clone(),
+                    receiver,
+                    heard,
+                ));
             }
             Effect::Signal { key, rank, signal } => {
                 if let Some(signals) = self.signals.get(&(key, rank))

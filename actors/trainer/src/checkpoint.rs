@@ -55,7 +55,7 @@ impl<'de> Deserialize<'de> for Bits {
 }
 
 /// The next batch of training.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position {
     /// Completed epochs.
     pub epoch: u32,
@@ -268,7 +268,10 @@ impl CheckpointStore {
     }
 
     /// The whole checkpoint that is furthest along and that `accept` takes, and what was refused on the way.
-    pub fn newest(&self, accept: impl Fn(&TrainState) -> Result<(), Error>) -> Result<(Option<Snapshot>, Vec<Error>), Error> {
+    pub fn newest(
+        &self,
+        accept: impl Fn(&TrainState) -> Result<(), Error>,
+    ) -> Result<(Option<Snapshot>, Vec<Error>), Error> {
         let mut refused = Vec::new();
         let mut found: Option<Snapshot> = None;
         for name in self.entries()?.into_iter().filter(|name| is_checkpoint(name)) {
@@ -356,11 +359,7 @@ fn write_files(dir: &Path, snapshot: &Snapshot) -> Result<String, Error> {
     let mut entries = Vec::new();
     for (name, bytes) in files {
         write_synced(&dir.join(name), bytes)?;
-        entries.push(FileEntry {
-            name: name.to_owned(),
-            size_bytes: bytes.len() as u64,
-            blake3: blake3_hex(bytes),
-        });
+        entries.push(FileEntry { name: name.to_owned(), size_bytes: bytes.len() as u64, blake3: blake3_hex(bytes) });
     }
     let manifest = serde_json::to_vec_pretty(&DirManifest { schema: CHECKPOINT_VERSION, files: entries })
         .expect("invariant: a manifest serializes");
@@ -397,7 +396,8 @@ fn expect_hash(checkpoint: &str, file: &str, bytes: &[u8], expected: &str) -> Re
     if found == expected {
         return Ok(());
     }
-    let message = format!("checkpoint {checkpoint}: {file} of {} bytes has BLAKE3 {found}, expected {expected}", bytes.len());
+    let message =
+        format!("checkpoint {checkpoint}: {file} of {} bytes has BLAKE3 {found}, expected {expected}", bytes.len());
     Err(Error::new(ErrorKind::Corrupt, message))
 }
 

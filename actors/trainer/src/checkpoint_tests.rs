@@ -52,7 +52,9 @@ fn same(a: &Snapshot, b: &Snapshot) -> bool {
 fn what_is_committed_is_loaded_bit_for_bit() {
     let dir = TempDir::new().expect("folder");
     let store = CheckpointStore::open(dir.path(), Fence(5)).expect("opens");
-    for (epoch, batch, name) in [(1, 0, "checkpoint_epoch_001"), (2, 0, "checkpoint_epoch_002"), (2, 4, "checkpoint_step_000024")] {
+    for (epoch, batch, name) in
+        [(1, 0, "checkpoint_epoch_001"), (2, 0, "checkpoint_epoch_002"), (2, 4, "checkpoint_step_000024")]
+    {
         let written = snapshot(epoch, batch, 5);
         let committed = store.commit(&written).expect("commits");
         assert_eq!(committed.name, name);

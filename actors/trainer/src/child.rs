@@ -132,16 +132,19 @@ async fn exit_of(
     };
     match status {
         Ok(status) => Exit { code: status.code(), signal: status.signal(), log, not_started: None },
-        Err(error) => Exit { not_started: Some(format!("its end could not be awaited: {error}")), log, ..Exit::default() },
+        Err(error) => {
+            Exit { not_started: Some(format!("its end could not be awaited: {error}")), log, ..Exit::default() }
+        }
     }
 }
 
 async fn listen(stdout: ChildStdout, heard: impl Fn(Heard)) {
     let mut lines = BufReader::new(stdout).lines();
     while let Ok(Some(text)) = lines.next_line().await {
-        match serde_json::from_str::<RankLine>(&text) {
-            Ok(line) => heard(Heard::Line(line)),
-            Err(_) => tracing::warn!(text, "a rank wrote something else than a sign of life to stdout"),
+        if let Ok(line) = serde_json::from_str::<RankLine>(&text) {
+            heard(Heard::Line(line));
+        } else {
+            tracing::warn!(text, "a rank wrote something else than a sign of life to stdout");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The crate's error: what goes wrong with checkpoints on a disk. Everything else that fails in a
 //! rank is a `WireError` from the start, because it goes to the coordinator unchanged.
 
-use messages::error::Code;
 use messages::WireError;
+use messages::error::Code;
 
 /// What callers branch on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 //! [`RankConfig`]; its end is the worker's death), one JSON line out on stdout per sign of life
 //! ([`RankLine`]), and log lines in JSON on stderr.
 
+use std::fmt::Write;
 use std::path::PathBuf;
 
 use messages::event::LogLine;
@@ -25,9 +26,14 @@ pub struct Connection {
 #[serde(tag = "login", rename_all = "snake_case")]
 pub enum Login {
     None,
-    UserPassword { user: String, password: String },
+    UserPassword {
+        user: String,
+        password: String,
+    },
     /// A `.creds` file.
-    File { path: PathBuf },
+    File {
+        path: PathBuf,
+    },
 }
 
 impl std::fmt::Debug for Connection {
@@ -76,8 +82,15 @@ pub enum Phase {
 
 impl Phase {
     pub const ALL: [Self; 9] = [
-        Self::Starting, Self::Joining, Self::Loading, Self::Training, Self::Validating,
-        Self::Checkpointing, Self::Saving, Self::Reporting, Self::Ended,
+        Self::Starting,
+        Self::Joining,
+        Self::Loading,
+        Self::Training,
+        Self::Validating,
+        Self::Checkpointing,
+        Self::Saving,
+        Self::Reporting,
+        Self::Ended,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -132,7 +145,7 @@ pub fn log_line(text: &str, now_rfc3339: &str) -> LogLine {
     let own = json.fields.remove("message").and_then(|m| m.as_str().map(str::to_owned));
     let mut message = own.or(json.message).unwrap_or_default();
     for (key, value) in &json.fields {
-        message.push_str(&format!(" {key}={value}"));
+        write!(message, " {key}={value}").expect("invariant: a text takes text");
     }
     LogLine {
         timestamp: json.timestamp.unwrap_or_else(|| now_rfc3339.to_owned()),
@@ -156,7 +169,8 @@ mod tests {
 
     #[test]
     fn log_lines_are_read_as_json_and_anything_else_is_an_error() {
-        let json = r#"{"timestamp":"t","level":"WARN","target":"trainer::feed","fields":{"message":"reopened","batch":3}}"#;
+        let json =
+            r#"{"timestamp":"t","level":"WARN","target":"trainer::feed","fields":{"message":"reopened","batch":3}}"#;
         let line = log_line(json, "now");
         assert_eq!((line.level.as_str(), line.module.as_str()), ("WARN", "trainer::feed"));
         assert_eq!(line.message, "reopened batch=3");

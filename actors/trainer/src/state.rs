@@ -57,9 +57,17 @@ pub enum Effect {
         work: Box<Work>,
         trace: Option<TraceParent>,
     },
-    Signal { key: GangKey, rank: u32, signal: Signal },
+    Signal {
+        key: GangKey,
+        rank: u32,
+        signal: Signal,
+    },
     /// Report to the coordinator on behalf of a gang that did not; then [`State::on_reported`].
-    Report { key: GangKey, fence: Fence, body: ReportBody },
+    Report {
+        key: GangKey,
+        fence: Fence,
+        body: ReportBody,
+    },
 }
 
 /// How a rank process ended.
@@ -177,12 +185,7 @@ impl State {
     }
 
     /// Answers the coordinator. The same offer again gets the same answer and does nothing twice.
-    pub fn on_offer(
-        &mut self,
-        offer: Offer,
-        trace: Option<TraceParent>,
-        now: UnixMs,
-    ) -> (OfferAnswer, Vec<Effect>) {
+    pub fn on_offer(&mut self, offer: Offer, trace: Option<TraceParent>, now: UnixMs) -> (OfferAnswer, Vec<Effect>) {
         self.end_reservations(now);
         match offer {
             Offer::Reserve { job, task, attempt, slots, expires_at } => {

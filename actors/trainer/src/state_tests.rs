@@ -317,7 +317,10 @@ impl World {
                     self.alive.insert((key, rank));
                 }
                 Effect::Signal { key, rank, .. } => {
-                    assert!(self.alive.contains(&(key.clone(), rank)), "signal to a process that is gone: {key:?} {rank}");
+                    assert!(
+                        self.alive.contains(&(key.clone(), rank)),
+                        "signal to a process that is gone: {key:?} {rank}"
+                    );
                 }
                 Effect::Report { key, .. } => {
                     assert!(self.reported.insert(key.clone()), "two reports of {key:?}");
@@ -468,7 +471,8 @@ fn simulate(seed: u64) {
             world.offer(offer);
         }
         if dice.below(4) == 0
-            && let Some((key, rank)) = world.alive.iter().nth(dice.below(world.alive.len().max(1) as u64) as usize).cloned()
+            && let Some((key, rank)) =
+                world.alive.iter().nth(dice.below(world.alive.len().max(1) as u64) as usize).cloned()
         {
             let code = [0, 3, 101][dice.below(3) as usize];
             world.exit(&key, rank, &exit_code(code));
@@ -492,8 +496,8 @@ fn simulate(seed: u64) {
 
 #[test]
 fn simulated_schedules_leak_nothing() {
-    let first = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1u64);
-    println!("seeds {first}..{}", first + 5_000);
+    let first = std::env::var("WITHIN_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1u64);
+    println!("WITHIN_SEED {first}..{}", first + 5_000);
     for seed in first..first + 5_000 {
         simulate(seed);
     }

@@ -190,17 +190,14 @@ async fn a_submission_stays_until_its_outcome_is_stored() {
     while !left.is_empty() {
         let submission = submissions.next(LONG).await.expect("reads").expect("in time");
         left.retain(|verb| *verb != submission.verb());
-        match submission.verb() {
-            "submit" => {
-                assert_eq!(submission.delivered, 2);
-                submission.ack().await.expect("sent");
-            }
-            _ => {
-                let error = submission.decode::<messages::rpc::Cancel>().expect_err("poison");
-                let (subject, payload) = (&submission.subject, &submission.payload);
-                bus.dead_letter(Role::Coordinator, "none", &error.to_string(), subject, payload).await.expect("kept");
-                submission.term().await.expect("sent");
-            }
+        if submission.verb() == "submit" {
+            assert_eq!(submission.delivered, 2);
+            submission.ack().await.expect("sent");
+        } else {
+            let error = submission.decode::<messages::rpc::Cancel>().expect_err("poison");
+            let (subject, payload) = (&submission.subject, &submission.payload);
+            bus.dead_letter(Role::Coordinator, "none", &error.to_string(), subject, payload).await.expect("kept");
+            submission.term().await.expect("sent");
         }
     }
     let js = raw(&config).await;

@@ -1,5 +1,7 @@
 //! Tests of the bus against real servers.
 
+extern crate within_bus as bus;
+
 mod artifact;
 mod connect;
 mod consume;

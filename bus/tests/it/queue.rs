@@ -43,8 +43,8 @@ struct Scene {
     _home: TempDir,
 }
 
-fn granted(fence: u64) -> Result<ClaimAnswer, WireError> {
-    Ok(ClaimAnswer::Granted { fence: Fence(fence) })
+fn granted(fence: u64) -> ClaimAnswer {
+    ClaimAnswer::Granted { fence: Fence(fence) }
 }
 
 async fn coordinate(
@@ -98,7 +98,7 @@ impl Scene {
     }
 
     async fn simple(slots: u32) -> Self {
-        Self::new(slots, |_| {}, |_| granted(7), |_| Ok(ReportAnswer::Accepted)).await
+        Self::new(slots, |_| {}, |_| Ok(granted(7)), |_| Ok(ReportAnswer::Accepted)).await
     }
 
     async fn publish(&self, name: &str) {
@@ -195,7 +195,7 @@ async fn a_long_task_is_kept_alive_and_delivered_once() {
     let mut scene = Scene::new(
         2,
         |config| config.timings.ack_wait_ms = 2_000,
-        |_| granted(1),
+        |_| Ok(granted(1)),
         |_| Ok(ReportAnswer::Accepted),
     )
     .await;
@@ -212,7 +212,7 @@ async fn a_dead_worker_s_message_comes_again() {
     let mut scene = Scene::new(
         1,
         |config| config.timings.ack_wait_ms = 1_000,
-        |_| granted(1),
+        |_| Ok(granted(1)),
         |_| Ok(ReportAnswer::Accepted),
     )
     .await;
@@ -240,7 +240,7 @@ async fn busy_comes_again_and_gone_is_forgotten() {
                 return Ok(ClaimAnswer::Gone { reason: "done".into() });
             }
             tries += 1;
-            if tries == 1 { Ok(ClaimAnswer::Busy { retry_after_ms: 50 }) } else { granted(2) }
+            Ok(if tries == 1 { ClaimAnswer::Busy { retry_after_ms: 50 } } else { granted(2) })
         },
         |_| Ok(ReportAnswer::Accepted),
     )
@@ -264,7 +264,7 @@ async fn no_leader_and_no_coordinator_lose_no_task() {
             match tries {
                 1..=8 => Err(WireError::new(Code::NotLeader, "not me")),
                 9 => Err(WireError::new(Code::Overloaded, "later")),
-                _ => granted(3),
+                _ => Ok(granted(3)),
             }
         },
         |_| Ok(ReportAnswer::Accepted),
@@ -283,7 +283,7 @@ async fn a_late_result_is_fenced_and_a_lost_answer_is_asked_for_again() {
     let mut scene = Scene::new(
         1,
         |_| {},
-        |_| granted(4),
+        |_| Ok(granted(4)),
         move |report| {
             if report.job == job("late") {
                 return Ok(ReportAnswer::Fenced { reason: "passed on".into() });
@@ -332,7 +332,7 @@ async fn an_order_to_stop_cancels_leases_up_to_its_fence() {
         |_| {},
         move |_| {
             fence += 1;
-            granted(fence)
+            Ok(granted(fence))
         },
         |_| Ok(ReportAnswer::Accepted),
     )
@@ -372,7 +372,7 @@ async fn poison_goes_to_the_dead_letters_and_the_queue_goes_on() {
         |_| {},
         |claim| match claim.job.as_str() {
             "unknown" => Err(WireError::new(Code::JobNotFound, "no such job")),
-            _ => granted(1),
+            _ => Ok(granted(1)),
         },
         |_| Ok(ReportAnswer::Accepted),
     )
@@ -415,7 +415,7 @@ async fn drain_takes_nothing_new_and_waits_for_what_is_in_hand() {
     let mut drained = tokio::spawn(async move { queue.drain().await });
     assert!(timeout(QUIET, &mut drained).await.is_err(), "a task is in hand");
     scene.publish("j2").await;
-    assert!(timeout(QUIET, scene.leased.recv()).await.is_err(), "took something new");
+    assert!(matches!(timeout(QUIET, scene.leased.recv()).await, Ok(None) | Err(_)), "took something new");
     assert_eq!(leased.finish(Ok(output())).await, Finish::Accepted);
     timeout(LONG, drained).await.expect("in time").expect("drains");
     let other = Bus::connect(scene.config.clone()).await.expect("connects");

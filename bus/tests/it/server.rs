@@ -17,7 +17,7 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 /// Longer than anything takes on a loaded machine.
-pub const LONG: Duration = Duration::from_secs(60);
+pub const LONG: Duration = Duration::from_mins(1);
 
 /// The `nats-server` that `make` provisions, or the one in `WITHIN_NATS_SERVER`.
 pub fn binary() -> PathBuf {

@@ -37,14 +37,14 @@ async fn it_is_created_once_and_found_by_others() {
     assert_eq!(consumers, expected);
     let events: Vec<_> = summaries[1].consumers.iter().map(|c| c.name.as_str()).collect();
     assert!(events.contains(&CONSUMER_TRACKER) && events.contains(&CONSUMER_NOTIFIER), "{events:?}");
-    assert_eq!(summaries[1].max_age, Some(Duration::from_secs(30 * 24 * 3600)));
+    assert_eq!(summaries[1].max_age, Some(Duration::from_hours(30 * 24)));
 
     let js = raw(&config).await;
     let stream = js.get_stream(&work.name).await.expect("stream");
     let info = stream.get_info().await.expect("info");
     assert_eq!(info.config.retention, stream::RetentionPolicy::WorkQueue);
     assert_eq!(info.config.discard, stream::DiscardPolicy::New);
-    assert_eq!(info.config.duplicate_window, Duration::from_secs(600));
+    assert_eq!(info.config.duplicate_window, Duration::from_mins(10));
     let consumer = stream.consumer_info(consumer_work(Role::DataLoader)).await.expect("consumer");
     assert_eq!(consumer.config.ack_wait, Duration::from_millis(config.timings.ack_wait_ms));
     assert_eq!(consumer.config.max_deliver, -1);

@@ -20,7 +20,7 @@ impl Visit for Line {
 
 impl Subscriber for Catch {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("bus") && *metadata.level() <= Level::WARN
+        metadata.target().starts_with("within_bus") && *metadata.level() <= Level::WARN
     }
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
         span::Id::from_u64(1)

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::DEFINITIONS_FILE;
 use super::catalog::{Channel, Message, messages};
 use crate::envelope::{CONTENT_JSON, CONTENT_MSGPACK};
+use crate::error::WireError;
 use crate::feed::VERB_FEED_CONTROL;
 use crate::id::{JobId, TaskId, Tenant, WorkerId};
 use crate::job::Role;
@@ -223,7 +224,12 @@ fn component(message: &Message) -> Value {
 }
 
 fn reply_component(message: &Message) -> Value {
-    let data = message.answer.map_or(Value::Null, reference);
+    let ok = message.answer.map_or(Value::Null, reference);
+    let error = reference(|generator| generator.subschema_for::<WireError>());
+    let one = |name: &str, value: Value| {
+        json!({ "type": "object", "properties": { name: value }, "required": [name], "additionalProperties": false })
+    };
+    let data = json!({ "oneOf": [one("ok", ok), one("error", error)] });
     json!({
         "name": "within.reply",
         "summary": format!("The answer to {}: ok or error, in the encoding of the request.", message.type_name),

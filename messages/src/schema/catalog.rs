@@ -6,7 +6,7 @@ use crate::event::{Event, LogLine};
 use crate::feed::{FeedControl, OpenFeed};
 use crate::gang::{Culprit, Join, Offer, OfferAnswer};
 use crate::job::Role;
-use crate::rpc::{self, Reply, Request};
+use crate::rpc::{self, Request};
 use crate::work::Work;
 use crate::worker::{Control, Heartbeat};
 
@@ -36,7 +36,7 @@ pub(super) struct Message {
     pub channel: Channel,
     /// Adds the payload's definition and returns a reference to it.
     pub define: fn(&mut SchemaGenerator) -> Schema,
-    /// The same of the answer, where there is one.
+    /// The same of what a good answer holds, where there is one.
     pub answer: Option<fn(&mut SchemaGenerator) -> Schema>,
 }
 
@@ -54,7 +54,7 @@ where
     R::Answer: JsonSchema,
 {
     let mut message = plain::<R>(type_name, Channel::Service(R::ROLE, R::VERB), summary);
-    message.answer = Some(define::<Reply<R::Answer>>);
+    message.answer = Some(define::<R::Answer>);
     message
 }
 
@@ -83,7 +83,7 @@ pub(super) fn messages() -> Vec<Message> {
         rendezvous::<Join>("within.rdzv.join", "A rank joins its gang; answered once all have."),
         rendezvous::<Culprit>("within.rdzv.culprit", "A rank names who it waited for in vain."),
         Message {
-            answer: Some(define::<Reply<OfferAnswer>>),
+            answer: Some(define::<OfferAnswer>),
             ..plain::<Offer>("within.gang.offer", Channel::Offer, "Slots of a trainer worker are reserved, used or given back.")
         },
         plain::<FeedControl>("within.feed.control", Channel::FeedControl, "More credits for a feed, or its end."),

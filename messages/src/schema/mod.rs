@@ -26,10 +26,23 @@ pub fn files() -> Vec<(String, String)> {
     ]
     .into_iter()
     .map(|(name, value)| {
-        let text = serde_json::to_string_pretty(&value).expect("invariant: JSON serializes");
+        let text = serde_json::to_string_pretty(&sorted(value)).expect("invariant: JSON serializes");
         (name.to_owned(), text + "\n")
     })
     .collect()
+}
+
+/// Keys in order, whatever order the build's maps keep: the files must not depend on it.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let mut members: Vec<_> = members.into_iter().collect();
+            members.sort_by(|(a, _), (b, _)| a.cmp(b));
+            members.into_iter().map(|(key, value)| (key, sorted(value))).collect()
+        }
+        Value::Array(items) => items.into_iter().map(sorted).collect(),
+        other => other,
+    }
 }
 
 /// `$defs` of the envelope, of every payload and answer, of the record in `WITHIN_JOB` and of the plan.
@@ -41,6 +54,9 @@ fn definitions() -> Value {
     generator.subschema_for::<crate::timings::Timings>();
     for message in catalog::messages() {
         (message.define)(&mut generator);
+        if let Some(answer) = message.answer {
+            answer(&mut generator);
+        }
     }
     let envelope = generator.root_schema_for::<Envelope<Value>>();
     let mut found: Map<String, Value> = generator.take_definitions(true);

@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 pub use process::{Ended, Running, children, gone, process_with};
-pub use sandbox::{Sandbox, Worker};
-pub use server::{Letter, Server};
+pub use sandbox::{Sandbox, Worker, artifacts};
+pub use server::Server;
 pub use table::{spec, table};
 
 /// How long anything may take that is no declared deadline: slow machines run these tests too.
-pub const PATIENCE: Duration = Duration::from_secs(180);
+pub const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Waits until `look` finds something. The only place of these tests that sleeps.
 pub fn wait_for<T>(what: &str, patience: Duration, mut look: impl FnMut() -> Option<T>) -> T {

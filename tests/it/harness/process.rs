@@ -87,7 +87,7 @@ impl Running {
         let (mut seen, mut found) = (0, Vec::new());
         loop {
             let (lines, grown) = &*self.output;
-            let mut output = lines.lock().expect("not poisoned");
+            let output = lines.lock().expect("not poisoned");
             while seen < output.lines.len() {
                 let parsed = serde_json::from_str::<Value>(&output.lines[seen].1);
                 found.extend(parsed.ok().filter(&wanted));
@@ -132,7 +132,7 @@ impl Running {
             name: self.name.clone(),
             code: status.code(),
             signal: status.signal(),
-            stdout: output.lines.iter().map(|(_, line)| format!("{line}\n")).collect(),
+            stdout: output.lines.iter().flat_map(|(_, line)| [line.as_str(), "\n"]).collect(),
             stderr,
             times: output.lines.iter().map(|(at, _)| at.duration_since(self.started)).collect(),
         }

@@ -28,7 +28,7 @@ impl Sandbox {
     /// Everything goes to this server, as this tenant.
     pub fn at(server: &Server, tenant: &str) -> Self {
         let mut this = Self::new();
-        let credentials = this.write("user.creds", &server.credentials_line());
+        let credentials = this.write("user.creds", server.credentials_line());
         this.options = ["--nats", &server.url(), "--creds", &credentials.display().to_string(), "--tenant", tenant]
             .map(str::to_owned)
             .to_vec();
@@ -100,27 +100,27 @@ impl Sandbox {
         let store = self.outside("store");
         self.write("within.yaml", format!("artifacts: {}\ndata_roots: ['.']\n{more}", store.display()));
     }
+}
 
-    /// Files of the artifact store, relative to it; specs and plans, which every accepted job has, aside.
-    pub fn artifacts(&self, store: &Path) -> Vec<String> {
-        let mut found = Vec::new();
-        let mut folders = vec![store.to_owned()];
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-                let path = entry.path();
-                if path.is_dir() {
-                    folders.push(path);
-                    continue;
-                }
-                let relative = path.strip_prefix(store).expect("invariant: below the store").display().to_string();
-                if !relative.starts_with("specs/") && !relative.starts_with("plans/") {
-                    found.push(relative);
-                }
+/// Files of an artifact store, relative to it; specs and plans, which every accepted job has, aside.
+pub fn artifacts(store: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![store.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let relative = path.strip_prefix(store).expect("invariant: below the store").display().to_string();
+            if !relative.starts_with("specs/") && !relative.starts_with("plans/") {
+                found.push(relative);
             }
         }
-        found.sort();
-        found
     }
+    found.sort();
+    found
 }
 
 /// A worker process that is up.

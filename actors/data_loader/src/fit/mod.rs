@@ -99,7 +99,7 @@ fn encode(
     warnings: &mut Vec<String>,
 ) -> Option<frame::manifest::Encoding> {
     let statistics = described.statistics.clone().unwrap_or_default();
-    if statistics.distinct <= 1 && statistics.missing == 0 {
+    if statistics.distinct <= 1 && statistics.missing == 0 && described.r#type != ColumnKind::Dropped {
         warnings.push(format!("column {:?} has the same value in every row of train: it teaches nothing", usage.name));
     }
     match values {

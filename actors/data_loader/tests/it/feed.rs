@@ -56,9 +56,9 @@ proptest! {
         seen.sort_unstable();
         prop_assert_eq!(seen, (0..rows as u32).collect::<Vec<_>>());
         for world in [2, 4, 8] {
-            let ranks: Vec<_> = (0..world).map(|rank| rows_of_epoch(&OpenFeed { rank, world_size: world, ..base.clone() }, rows, epoch)).collect();
+            let ranks: Vec<Vec<(u64, u32)>> = (0..world).map(|rank| rows_of_epoch(&OpenFeed { rank, world_size: world, ..base.clone() }, rows, epoch)).collect();
             // Side by side, batch by batch, the ranks' rows are those of a single rank.
-            let mut joined = Vec::new();
+            let mut joined: Vec<(u64, u32)> = Vec::new();
             for batch in 0..=alone.last().expect("rows").0 {
                 for rank in &ranks {
                     joined.extend(rank.iter().filter(|(b, _)| *b == batch));

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod feed;
+mod network;
 mod plan;
 mod prepare;
 mod real;

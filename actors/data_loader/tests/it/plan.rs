@@ -12,8 +12,8 @@ use messages::plan::{
 };
 use tokio_util::sync::CancellationToken;
 use within_data_loader::prepare::{Prepared, prepare};
-use within_frame::manifest::{Lineage, Shard};
-use within_frame::{Encoded, Encoder, Manifest, write_shard};
+use frame::manifest::{Lineage, Shard};
+use frame::{Encoded, Encoder, Manifest, write_shard};
 
 /// Defaults as a job without options has them.
 pub fn data_plan(path: &[&str], target: &str) -> DataPlan {

@@ -8,7 +8,7 @@ use messages::feed::Split;
 use messages::plan::{ColumnType, DataPlan, Scale, TargetTransform, Task};
 use parquet::arrow::ArrowWriter;
 use within_data_loader::prepare::Prepared;
-use within_frame::manifest::{ColumnKind, Encoding, FittedTransform, SampleIdScheme};
+use frame::manifest::{ColumnKind, Encoding, FittedTransform, SampleIdScheme};
 
 use crate::plan::{Root, column, data_plan, encoded, manifest};
 
@@ -62,7 +62,7 @@ fn types_are_inferred_and_declarations_win() {
         mixed category Feature
         same number Feature
         y number Target
-        features: n c=blue c=red code=100 code=101 code=102 mixed=0 mixed=10 mixed=<other> same
+        features: n c=blue c=red code=100 code=101 code=102 mixed=0 mixed=1 mixed=<other> same
         warning: column "empty" has no value in any row and is left out
         warning: column "mixed" is read as categories: 29 of its values are numbers, but 1 are not, the first "n/a" in a.csv line 9; if they mean missing, add them to data.csv.null_values, or declare the type
         warning: column "mixed" has 19 categories in train: the 2 most frequent get a feature each, the others share one (data.preprocessing.max_categories)
@@ -124,15 +124,15 @@ fn traps_of_text_files() {
         plan.csv.decimal = ",".into();
         plan.csv.null_values = vec!["?".into()];
     };
-    check(&content.replace("\u{feff}", ""), Task::Regression, change, expect![[r#"
+    check(&content, Task::Regression, change, expect![[r#"
         x number Feature
         text category Feature
         gap dropped Feature
         y number Target
         features: x text=a;0 text=a;1
         warning: column "gap" has no value in any row and is left out"#]]);
-    let marked = content.replace("# made by hand\r\n", "");
-    assert!(shown(&prepared(&marked, Task::Regression, change)).starts_with("x number Feature"));
+    let bare = content.replace("# made by hand\r\n", "");
+    assert!(shown(&prepared(&bare, Task::Regression, change)).starts_with("x number Feature"));
     let headless = table("0,0", 9, |i| format!("{i},{}", i * 2));
     check(&headless, Task::Regression, |plan| {
         plan.csv.header = false;
@@ -171,7 +171,7 @@ fn fitted_numbers_are_those_of_train_by_hand() {
     assert_eq!(manifest.target.transform, FittedTransform::Standard { mean: mean_y, std: std_y });
     assert_eq!(manifest.target.train_mean, mean_y);
     let Encoding::Number { scale, .. } = &manifest.features[0].encoding else { panic!("a number") };
-    let within_frame::manifest::FittedScale::Standard { mean: fitted, .. } = scale else { panic!("standard") };
+    let frame::manifest::FittedScale::Standard { mean: fitted, .. } = scale else { panic!("standard") };
     assert_eq!(*fitted, mean_x);
     assert_eq!(manifest.sources[0].blake3, blake3::hash(content.as_bytes()).to_hex().to_string());
     assert_eq!((manifest.sources[0].rows, manifest.sources[0].size_bytes), (10, content.len() as u64));

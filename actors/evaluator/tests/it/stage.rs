@@ -9,8 +9,8 @@ use bus::embedded::{EmbeddedConfig, EmbeddedServer};
 use bus::role::{Identity, RoleEnv};
 use bus::{Bus, BusConfig};
 use futures::StreamExt;
-use messages::job::{JobRecord, Role};
-use messages::rpc::{Claim, ClaimAnswer, GetJob, Report, ReportAnswer, Request};
+use messages::job::Role;
+use messages::rpc::{Claim, ClaimAnswer, Report, ReportAnswer, Request};
 use messages::timings::Timings;
 use messages::{Fence, Tenant, WorkerId};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -38,12 +38,8 @@ pub struct Stage {
 impl Stage {
     pub async fn start() -> Self {
         let home = tempfile::tempdir().expect("temporary folder");
-        Self { server: Self::server(home.path(), "nats").await, home }
-    }
-
-    /// Another server, with a store of its own in the same home.
-    pub async fn server(home: &Path, store: &str) -> EmbeddedServer {
-        EmbeddedServer::start(EmbeddedConfig::new(binary(), home.join(store))).await.expect("server starts")
+        let server = EmbeddedServer::start(EmbeddedConfig::new(binary(), home.path().join("nats"))).await.expect("server starts");
+        Self { server, home }
     }
 
     pub async fn bus(&self) -> Bus {
@@ -79,15 +75,14 @@ impl Stage {
     }
 }
 
-/// Plays the coordinator: grants every claim, takes every report and hands it on, knows one job.
-pub async fn coordinate(bus: &Bus, record: JobRecord) -> mpsc::Receiver<Report> {
+/// Plays the coordinator: grants every claim, takes every report and hands it on.
+pub async fn coordinate(bus: &Bus) -> mpsc::Receiver<Report> {
     let (reports, taken) = mpsc::channel(100);
     let mut requests = bus.serve(&bus.subjects().svc(Role::Coordinator, "*"), None).await.expect("serves");
     tokio::spawn(async move {
         while let Some(request) = requests.next().await {
             match request.verb() {
                 Claim::VERB => request.reply(Ok(ClaimAnswer::Granted { fence: Fence(70) })).await,
-                GetJob::VERB => request.reply(Ok(record.clone())).await,
                 Report::VERB => {
                     let report = request.decode::<Report>().expect("a report").data;
                     request.reply(Ok(ReportAnswer::Accepted)).await;
@@ -131,17 +126,4 @@ pub async fn watch() -> (ActorCell, mpsc::Receiver<Option<String>>) {
     let (ends, ended) = mpsc::channel(10);
     let (actor, _) = Actor::spawn(None, Watch, ends).await.expect("supervisor");
     (actor.get_cell(), ended)
-}
-
-/// Runs `probe` until it gives something.
-pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut probe: impl FnMut() -> F) -> T {
-    let search = async {
-        loop {
-            if let Some(found) = probe().await {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(LONG, search).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
 }

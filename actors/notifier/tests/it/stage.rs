@@ -38,12 +38,8 @@ pub struct Stage {
 impl Stage {
     pub async fn start() -> Self {
         let home = tempfile::tempdir().expect("temporary folder");
-        Self { server: Self::server(home.path(), "nats").await, home }
-    }
-
-    /// Another server, with a store of its own in the same home.
-    pub async fn server(home: &Path, store: &str) -> EmbeddedServer {
-        EmbeddedServer::start(EmbeddedConfig::new(binary(), home.join(store))).await.expect("server starts")
+        let server = EmbeddedServer::start(EmbeddedConfig::new(binary(), home.path().join("nats"))).await.expect("server starts");
+        Self { server, home }
     }
 
     pub async fn bus(&self) -> Bus {

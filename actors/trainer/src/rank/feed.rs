@@ -201,14 +201,25 @@ impl Pump {
         if (opened.rows, opened.batches_per_epoch) != (plan.rows, plan.batches_per_epoch()) {
             let message = format!(
                 "the {} part at {} has {} rows in {} batches, the manifest says {} in {}",
-                plan.split.as_str(), opened.worker, opened.rows, opened.batches_per_epoch, plan.rows, plan.batches_per_epoch()
+                plan.split.as_str(),
+                opened.worker,
+                opened.rows,
+                opened.batches_per_epoch,
+                plan.rows,
+                plan.batches_per_epoch()
             );
             return Err(WireError::new(Code::InternalError, message));
         }
         Ok(opened)
     }
 
-    async fn receive(&mut self, id: &str, opened: &FeedOpened, frames: &mut mpsc::Receiver<Frame>, credits: u32) -> End {
+    async fn receive(
+        &mut self,
+        id: &str,
+        opened: &FeedOpened,
+        frames: &mut mpsc::Receiver<Frame>,
+        credits: u32,
+    ) -> End {
         let patience = Duration::from_millis(self.context.bus.timings().feed_timeout_ms);
         let (mut sequence, mut taken) = (0u64, 0u32);
         let mut parts = Assembly::default();
@@ -218,14 +229,20 @@ impl Pump {
                 Ok(None) => return End::Broken(broken("the connection's subscription has ended")),
                 Err(_) => {
                     let silent_s = patience.as_secs_f64();
-                    return End::Broken(broken(format!("data_loader {} sent nothing for {silent_s:.1} s although credit is out", opened.worker)));
+                    return End::Broken(broken(format!(
+                        "data_loader {} sent nothing for {silent_s:.1} s although credit is out",
+                        opened.worker
+                    )));
                 }
             };
             if let Some(error) = frame.header.error {
                 return End::Broken(error);
             }
             if frame.header.sequence != sequence {
-                return End::Broken(broken(format!("frame {} of the feed instead of {sequence}", frame.header.sequence)));
+                return End::Broken(broken(format!(
+                    "frame {} of the feed instead of {sequence}",
+                    frame.header.sequence
+                )));
             }
             sequence += 1;
             taken += 1;
@@ -234,7 +251,8 @@ impl Pump {
                 Ok(None) => {}
                 Ok(Some(batch)) => {
                     self.next = after(&batch);
-                    if !self.deliver(batch, id, &opened.credit_subject).await || self.next.epoch >= self.plan.end_epoch {
+                    if !self.deliver(batch, id, &opened.credit_subject).await || self.next.epoch >= self.plan.end_epoch
+                    {
                         return End::Over;
                     }
                 }

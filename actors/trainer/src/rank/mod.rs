@@ -18,13 +18,13 @@ use bus::{Bus, BusConfig};
 use bytes::Bytes;
 use frame::Manifest;
 use futures::channel::oneshot;
+use messages::WireError;
 use messages::error::Code;
 use messages::event::ModelRef;
 use messages::gang::{Join, Joined};
 use messages::plan::JobPlan;
 use messages::rpc::{ReportAnswer, ReportBody};
 use messages::work::{TaskOutput, WorkInput};
-use messages::WireError;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -351,7 +351,9 @@ fn threads(plan: &JobPlan, share: u32) -> u32 {
 }
 
 /// Runs training apart from the runtime. None when it panicked: the panic's text is on stderr.
-async fn on_compute_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<Option<T>, WireError> {
+async fn on_compute_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<Option<T>, WireError> {
     let (sender, receiver) = oneshot::channel();
     std::thread::Builder::new()
         .name("compute".into())
@@ -364,15 +366,18 @@ async fn on_compute_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 
 
 async fn store_model(store: &ArtifactStore, trained: Trained) -> Result<TaskOutput, WireError> {
     let file = Bytes::from(trained.file);
-    let artifact = store
-        .put_bytes(model_file::ARTIFACT_KIND, model_file::ARTIFACT_NAME, file)
-        .await
-        .map_err(|e| e.to_wire())?;
+    let artifact =
+        store.put_bytes(model_file::ARTIFACT_KIND, model_file::ARTIFACT_NAME, file).await.map_err(|e| e.to_wire())?;
     let model = ModelRef {
         uri: artifact.uri,
         file_blake3: artifact.blake3,
         blake3: trained.params_blake3,
         size_bytes: artifact.size_bytes,
     };
-    Ok(TaskOutput::Trained { model, epochs: trained.epochs, steps: trained.steps, stopped_early: trained.stopped_early })
+    Ok(TaskOutput::Trained {
+        model,
+        epochs: trained.epochs,
+        steps: trained.steps,
+        stopped_early: trained.stopped_early,
+    })
 }

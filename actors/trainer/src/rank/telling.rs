@@ -59,7 +59,9 @@ impl Teller {
             };
             match self.bus.request(report, Some(&self.job), each).await {
                 Err(error) if error.code == Code::Fenced => return Ok(ReportAnswer::Fenced { reason: error.message }),
-                Err(error) if error.retry && Instant::now() < until => tracing::warn!(%error, "the coordinator does not answer"),
+                Err(error) if error.retry && Instant::now() < until => {
+                    tracing::warn!(%error, "the coordinator does not answer");
+                }
                 answer => return answer,
             }
         }
@@ -69,7 +71,8 @@ impl Teller {
         let mut tries = 0;
         loop {
             let fence = Some((self.fence, self.attempt));
-            let stored = self.bus.publish_event(&self.job, id, event.clone(), fence, self.trace.clone(), at, Once::ById);
+            let stored =
+                self.bus.publish_event(&self.job, id, event.clone(), fence, self.trace.clone(), at, Once::ById);
             match stored.await {
                 Ok(_) => return Ok(()),
                 Err(error) => {

@@ -29,7 +29,8 @@ impl Engine {
     pub fn new(recipe: Recipe, task: Task, rank: u32, world_size: u32, threads: u32) -> Result<Self, WireError> {
         let shards = recipe.train.logical_shards;
         if world_size == 0 || rank >= world_size || world_size as usize > shards {
-            let message = format!("rank {rank} of {world_size}: expected a world of 1 to {shards} (training.logical_shards)");
+            let message =
+                format!("rank {rank} of {world_size}: expected a world of 1 to {shards} (training.logical_shards)");
             return Err(WireError::new(Code::ConfigError, message));
         }
         let pool = Arc::new(Pool::new(threads.max(1) as usize));
@@ -119,8 +120,9 @@ pub fn step_error(error: &kernels::Error, step: u64, (epoch, batch): (u32, u64))
     use kernels::ErrorKind;
     let place = format!("step {} (epoch {}, batch {})", step + 1, epoch + 1, batch + 1);
     match error.kind() {
-        ErrorKind::Numeric => WireError::new(Code::NumericError, format!("{place}: {error}"))
-            .with_hint("lower training.optimizer.learning_rate, set training.clip_grad_norm, or look at the named samples"),
+        ErrorKind::Numeric => WireError::new(Code::NumericError, format!("{place}: {error}")).with_hint(
+            "lower training.optimizer.learning_rate, set training.clip_grad_norm, or look at the named samples",
+        ),
         ErrorKind::OutOfMemory => WireError::new(Code::OutOfMemory, format!("{place}: {error}"))
             .with_hint("lower training.batch_size or the model's size"),
         // A target or weight that the loss does not take is the data's fault.

@@ -4,9 +4,7 @@
 use frame::Manifest;
 use kernels::nn::{Init, MlpConfig, ModelConfig, Norm};
 use kernels::ops::Activation as KernelActivation;
-use kernels::optim::{
-    AdamConfig, AdamWConfig, ClipConfig, Direction, OptimizerConfig, SchedulerConfig, SgdConfig,
-};
+use kernels::optim::{AdamConfig, AdamWConfig, ClipConfig, Direction, OptimizerConfig, SchedulerConfig, SgdConfig};
 use kernels::train::{LossConfig, TrainConfig};
 use messages::WireError;
 use messages::error::Code;
@@ -67,7 +65,8 @@ pub fn config_error(key: &str, error: &kernels::Error) -> WireError {
 
 fn check_task(plan: &JobPlan, manifest: &Manifest) -> Result<(), WireError> {
     if plan.task != manifest.target.task {
-        let message = format!("task {}: the dataset was prepared for {}", plan.task.as_str(), manifest.target.task.as_str());
+        let message =
+            format!("task {}: the dataset was prepared for {}", plan.task.as_str(), manifest.target.task.as_str());
         return Err(WireError::new(Code::ConfigError, message));
     }
     let fits = match plan.training.loss {

@@ -14,10 +14,12 @@ pub mod stop;
 mod validate;
 
 pub use outbox::{Outbox, Outgoing};
-pub use session::{Outcome, Ports, Trained, TrainJob, train};
+pub use session::{Outcome, Ports, TrainJob, Trained, train};
 pub use source::{BatchSource, FeedPlan, SourceBatch};
 pub use stop::{Stop, StopReason};
 
+#[cfg(test)]
+mod fixtures;
 #[cfg(test)]
 #[path = "train_tests.rs"]
 mod tests;

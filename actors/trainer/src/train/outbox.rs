@@ -20,9 +20,16 @@ pub enum CheckpointReport {
 /// One thing to tell.
 #[derive(Debug)]
 pub enum Outgoing {
-    Event { id: String, at: UnixMs, event: Event },
+    Event {
+        id: String,
+        at: UnixMs,
+        event: Event,
+    },
     /// To be reported after every event before it is stored.
-    Checkpoint { checkpoint: Checkpoint, answer: oneshot::Sender<CheckpointReport> },
+    Checkpoint {
+        checkpoint: Checkpoint,
+        answer: oneshot::Sender<CheckpointReport>,
+    },
 }
 
 /// The sending side.

@@ -27,7 +27,16 @@ impl Pace {
     /// Begins now, after `done_steps` of `total_steps`.
     pub fn new(total_steps: u64, interval: u64, done_steps: u64) -> Self {
         let now = Instant::now();
-        Self { total_steps, interval, first_step: done_steps, begun: now, told_at: None, rows: 0, loss: 0.0, since: now }
+        Self {
+            total_steps,
+            interval,
+            first_step: done_steps,
+            begun: now,
+            told_at: None,
+            rows: 0,
+            loss: 0.0,
+            since: now,
+        }
     }
 
     /// A step was taken; what to tell, if anything.

@@ -1,8 +1,8 @@
 //! From a checkpoint back into a running training. The one that the coordinator names; where that is
 //! damaged or gone, the furthest one on disk that is whole and of the same plan and data; else none.
 
-use messages::event::Checkpoint;
 use messages::WireError;
+use messages::event::Checkpoint;
 
 use super::engine::Engine;
 use super::selection::Selection;
@@ -25,10 +25,9 @@ pub struct Identity<'a> {
 impl Identity<'_> {
     fn check(&self, state: &TrainState) -> Result<(), Error> {
         let info = &state.extra_info;
-        for (what, found, expected) in [
-            ("plan", &info.plan_blake3, self.plan_blake3),
-            ("dataset", &info.dataset_blake3, self.dataset_blake3),
-        ] {
+        for (what, found, expected) in
+            [("plan", &info.plan_blake3, self.plan_blake3), ("dataset", &info.dataset_blake3, self.dataset_blake3)]
+        {
             if found != expected {
                 let message = format!("a checkpoint of step {} is of {what} {found}, expected {expected}", state.step);
                 return Err(Error::new(ErrorKind::Mismatch, message));
@@ -55,7 +54,11 @@ pub fn find(store: &CheckpointStore, named: Option<&Checkpoint>, identity: &Iden
 }
 
 /// Puts the snapshot into engine and selection.
-pub fn restore(snapshot: &Snapshot, engine: &mut Engine, selection: &mut Selection) -> Result<Option<String>, WireError> {
+pub fn restore(
+    snapshot: &Snapshot,
+    engine: &mut Engine,
+    selection: &mut Selection,
+) -> Result<Option<String>, WireError> {
     let state = &snapshot.state;
     let refuse = |message: String| Error::new(ErrorKind::Mismatch, message).to_wire();
     engine.trainer_mut().load_state(&snapshot.optimizer).map_err(|e| refuse(e.to_string()))?;

@@ -60,9 +60,7 @@ impl Selection {
             }
         };
         let announce = match &plan.training.early_stopping {
-            Some(stop) if stop.restore_best => {
-                Some(Announce { monitor, mode: direction(stop.mode) })
-            }
+            Some(stop) if stop.restore_best => Some(Announce { monitor, mode: direction(stop.mode) }),
             None if checkpoint.keep_best > 0 => {
                 Some(Announce { monitor: checkpoint_metric.clone(), mode: direction(checkpoint.mode) })
             }
@@ -145,7 +143,10 @@ impl Selection {
         self.observed.push(Bits(value));
         state.observe(value).then(|| {
             let best = state.best().map_or_else(|| "none".into(), |best| best.to_string());
-            format!("{} has not improved by more than {} for {} epochs; best {best}", plan.monitor, plan.min_delta, plan.patience)
+            format!(
+                "{} has not improved by more than {} for {} epochs; best {best}",
+                plan.monitor, plan.min_delta, plan.patience
+            )
         })
     }
 }

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use bus::now_ms;
 use frame::{Encoded, Manifest};
 use futures::channel::oneshot;
+use messages::error::Code;
 use messages::event::{Checkpoint, Event, Metric, MetricValue, Metrics};
 use messages::feed::Split;
 use messages::plan::JobPlan;
 use messages::{Fence, JobId, TaskId, WireError};
-use messages::error::Code;
 
 use super::engine::Engine;
 use super::mapping;
@@ -24,7 +24,8 @@ use super::source::{BatchSource, FeedPlan, SourceBatch};
 use super::stop::{Stop, StopReason};
 use super::validate::Validation;
 use crate::checkpoint::{
-    BestEntry, Bits, CHECKPOINT_VERSION, CheckpointStore, ExtraInfo, Position, Running, Seeds, Snapshot, TrainState, name_of,
+    BestEntry, Bits, CHECKPOINT_VERSION, CheckpointStore, ExtraInfo, Position, Running, Seeds, Snapshot, TrainState,
+    name_of,
 };
 use crate::link::Phase;
 use crate::model_file;
@@ -105,6 +106,17 @@ struct Reported {
     answer: oneshot::Receiver<CheckpointReport>,
 }
 
+/// Where training begins.
+#[derive(Default)]
+struct Start {
+    position: Position,
+    running: Running,
+    metrics: Metrics,
+    best_model: Option<Vec<u8>>,
+    should_stop: Option<String>,
+    last_saved: Option<(Position, String)>,
+}
+
 struct Session {
     job: TrainJob,
     ports: Ports,
@@ -121,52 +133,64 @@ struct Session {
     last_saved: Option<(Position, String)>,
     reported: Option<Reported>,
     pace: Pace,
-    begun: String,
+    /// What a person should know of the beginning.
+    begun: Vec<String>,
 }
 
 impl Session {
     fn new(job: TrainJob, ports: Ports) -> Result<Self, WireError> {
-        let feed = train_feed(&job, Position { epoch: 0, batch: 0 });
-        if feed.batches_per_epoch() == 0 {
-            let message = format!("the train part of {} rows gives no batch of {}", feed.rows, feed.global_batch_size);
-            return Err(WireError::new(Code::DatasetValidationError, message).with_hint("lower training.batch_size or set data.drop_last: false"));
-        }
-        let steps = feed.batches_per_epoch().div_ceil(u64::from(job.plan.training.accumulation_steps.max(1)));
         super::validate::wanted(&job.plan)?;
-        let recipe = mapping::recipe(&job.plan, &job.manifest, steps)?;
-        let mut engine = Engine::new(recipe, job.plan.task, job.rank, job.world_size, job.threads)?;
-        let mut selection = Selection::new(&job.plan)?;
+        let steps = steps_per_epoch(&job)?;
         let store = CheckpointStore::open(&job.checkpoints, job.fence).map_err(|e| e.to_wire())?;
         let plan_blake3 = job.plan.content_blake3();
+        let (mut engine, mut selection) = fresh(&job, steps)?;
         let identity = Identity { plan_blake3: &plan_blake3, dataset_blake3: &job.dataset_blake3 };
         let found = resume::find(&store, job.resume.as_ref(), &identity).map_err(|e| e.to_wire())?;
-        for warning in &found.warnings {
-            tracing::warn!("checkpoint refused: {warning}");
-        }
-        let mut begun = found.warnings.iter().map(|w| format!("refused: {w}; ")).collect::<String>();
-        let mut session_state = (Position { epoch: 0, batch: 0 }, Running::default(), Metrics::new(), None, None, None);
+        let mut begun: Vec<String> = found.warnings.iter().map(|warning| format!("refused: {warning}")).collect();
+        let mut start = Start::default();
         if let Some(snapshot) = found.snapshot {
-            let stop = resume::restore(&snapshot, &mut engine, &mut selection)?;
-            let state = snapshot.state;
-            let name = name_of(state.position, state.step);
-            begun.push_str(&format!("resumed from {name}"));
-            let saved = Some((state.position, name));
-            session_state = (state.position, state.running, state.metrics, snapshot.best, stop, saved);
-        } else if job.resume.is_some() {
-            begun.push_str("begun anew");
+            match resume::restore(&snapshot, &mut engine, &mut selection) {
+                Ok(should_stop) => {
+                    start = resumed(snapshot, should_stop);
+                    begun.extend(start.last_saved.as_ref().map(|(_, name)| format!("resumed from {name}")));
+                }
+                Err(error) => {
+                    begun.push(format!("refused: {error}"));
+                    (engine, selection) = fresh(&job, steps)?;
+                }
+            }
         }
-        let (position, running, metrics, best_model, should_stop, last_saved) = session_state;
-        let total_steps = steps * u64::from(job.plan.training.epochs);
-        let pace = Pace::new(total_steps, u64::from(job.plan.training.log_interval.max(1)), engine.trainer().global_step());
+        if job.resume.is_some() && start.last_saved.is_none() {
+            begun.push("begun anew".into());
+        }
+        for said in &begun {
+            tracing::info!("{said}");
+        }
+        let (epochs, interval) = (job.plan.training.epochs, job.plan.training.log_interval.max(1));
+        let pace = Pace::new(steps * u64::from(epochs), u64::from(interval), engine.trainer().global_step());
+        let Start { position, running, metrics, best_model, should_stop, last_saved } = start;
         Ok(Self {
-            job, ports, plan_blake3, engine, selection, store, position, running, metrics, best_model, should_stop,
-            last_saved, reported: None, pace, begun,
+            job,
+            ports,
+            plan_blake3,
+            engine,
+            selection,
+            store,
+            position,
+            running,
+            metrics,
+            best_model,
+            should_stop,
+            last_saved,
+            reported: None,
+            pace,
+            begun,
         })
     }
 
     fn run(mut self) -> Result<Outcome, WireError> {
         self.ports.vitals.step(self.engine.trainer().global_step());
-        let detail = (!self.begun.is_empty()).then(|| self.begun.clone());
+        let detail = (!self.begun.is_empty()).then(|| self.begun.join("; "));
         self.hook("on_train_begin", detail);
         let epochs = self.job.plan.training.epochs;
         if self.position.epoch < epochs && self.should_stop.is_none() {
@@ -283,7 +307,10 @@ impl Session {
         metrics.insert("grad_norm".into(), MetricValue::of(running.grad_norm.0 / running.steps.max(1) as f64));
         metrics.insert("lr".into(), MetricValue::of(self.engine.trainer().learning_rate()));
         let watched = metrics.get("val_loss").and_then(MetricValue::get).unwrap_or(train_loss);
-        self.engine.trainer_mut().end_epoch(Some(watched)).map_err(|e| mapping::config_error("training.scheduler", &e))?;
+        self.engine
+            .trainer_mut()
+            .end_epoch(Some(watched))
+            .map_err(|e| mapping::config_error("training.scheduler", &e))?;
         self.position = Position { epoch: self.position.epoch + 1, batch: 0 };
         let (epoch, step) = (self.position.epoch, self.engine.trainer().global_step());
         let verdict = self.selection.epoch(epoch, &metrics);
@@ -300,7 +327,11 @@ impl Session {
         }
         let training = &self.job.plan.training;
         let last = epoch >= training.epochs || self.should_stop.is_some();
-        if last || epoch.is_multiple_of(training.checkpoint.save_freq.max(1)) { self.checkpoint() } else { Ok(Flow::On) }
+        if last || epoch.is_multiple_of(training.checkpoint.save_freq.max(1)) {
+            self.checkpoint()
+        } else {
+            Ok(Flow::On)
+        }
     }
 
     /// Writes a checkpoint of the position and reports it in the background. Older ones go only after
@@ -348,7 +379,7 @@ impl Session {
 
     fn snapshot(&self, best: Vec<BestEntry>) -> Result<Snapshot, WireError> {
         let trainer = self.engine.trainer();
-        let (job, ModelSeeds { dropout_seed }) = (&self.job, model_seeds(&self.job.plan));
+        let job = &self.job;
         Ok(Snapshot {
             model: self.weights()?,
             optimizer: trainer.save_state().map_err(|e| internal(&e))?,
@@ -363,7 +394,7 @@ impl Session {
                 best,
                 best_model: self.selection.best_model(),
                 running: self.running,
-                rng: Seeds { seed: job.plan.seed, shuffle_seed: job.plan.data.shuffle_seed, dropout_seed },
+                rng: seeds(&job.plan),
                 metrics: self.metrics.clone(),
                 timestamp: messages::envelope::rfc3339(now_ms()),
                 extra_info: ExtraInfo {
@@ -382,13 +413,14 @@ impl Session {
     }
 
     fn weights(&self) -> Result<Vec<u8>, WireError> {
-        kernels::weights::save(self.engine.trainer().model(), &std::collections::BTreeMap::new()).map_err(|e| internal(&e))
+        kernels::weights::save(self.engine.trainer().model(), &std::collections::BTreeMap::new())
+            .map_err(|e| internal(&e))
     }
 
     /// A stop was asked for: a drain leaves a checkpoint at the step boundary, everything else nothing.
     fn stopped(mut self) -> Result<Outcome, WireError> {
         if matches!(self.ports.stop.reason(), Some(StopReason::Drain { .. }))
-            && self.position != (Position { epoch: 0, batch: 0 })
+            && self.position != Position::default()
             && self.checkpoint()? == Flow::On
         {
             self.settle_report()?;
@@ -441,13 +473,40 @@ impl Session {
     }
 }
 
-struct ModelSeeds {
-    dropout_seed: u64,
+/// Optimizer steps of an epoch; a train part that gives no batch is refused.
+fn steps_per_epoch(job: &TrainJob) -> Result<u64, WireError> {
+    let feed = train_feed(job, Position::default());
+    if feed.batches_per_epoch() == 0 {
+        let message = format!("the train part of {} rows gives no batch of {}", feed.rows, feed.global_batch_size);
+        return Err(WireError::new(Code::DatasetValidationError, message)
+            .with_hint("lower training.batch_size or set data.drop_last: false"));
+    }
+    Ok(feed.batches_per_epoch().div_ceil(u64::from(job.plan.training.accumulation_steps.max(1))))
 }
 
-fn model_seeds(plan: &JobPlan) -> ModelSeeds {
+/// Model and selection before the first step.
+fn fresh(job: &TrainJob, steps_per_epoch: u64) -> Result<(Engine, Selection), WireError> {
+    let recipe = mapping::recipe(&job.plan, &job.manifest, steps_per_epoch)?;
+    let engine = Engine::new(recipe, job.plan.task, job.rank, job.world_size, job.threads)?;
+    Ok((engine, Selection::new(&job.plan)?))
+}
+
+fn resumed(snapshot: Snapshot, should_stop: Option<String>) -> Start {
+    let state = snapshot.state;
+    let name = name_of(state.position, state.step);
+    Start {
+        position: state.position,
+        running: state.running,
+        metrics: state.metrics,
+        best_model: snapshot.best,
+        should_stop,
+        last_saved: Some((state.position, name)),
+    }
+}
+
+fn seeds(plan: &JobPlan) -> Seeds {
     let messages::plan::ModelPlan::Mlp(mlp) = &plan.model;
-    ModelSeeds { dropout_seed: mlp.dropout_seed }
+    Seeds { seed: plan.seed, shuffle_seed: plan.data.shuffle_seed, dropout_seed: mlp.dropout_seed }
 }
 
 fn internal(error: &kernels::Error) -> WireError {
@@ -468,7 +527,11 @@ fn train_feed(job: &TrainJob, position: Position) -> FeedPlan {
         end_epoch: training.epochs,
         rank: job.rank,
         world_size: job.world_size,
-        batch_bytes: frame::frame_bytes_bound(training.batch_size as usize, job.manifest.width(), job.manifest.weighted),
+        batch_bytes: frame::frame_bytes_bound(
+            training.batch_size as usize,
+            job.manifest.width(),
+            job.manifest.weighted,
+        ),
     }
 }
 

@@ -82,7 +82,7 @@ impl BatchSource {
     }
 
     pub fn memory(rows: Arc<Encoded>) -> Self {
-        Self::Memory { rows, plan: None, next: Position { epoch: 0, batch: 0 }, order: None }
+        Self::Memory { rows, plan: None, next: Position::default(), order: None }
     }
 
     /// Begins at the plan's position. What was open before is closed.

@@ -48,12 +48,14 @@ impl<'a> Validation<'a> {
     /// The metrics, each name with the prefix `val_`.
     pub fn finish(self, plan: &JobPlan) -> Result<Metrics, WireError> {
         let mut metrics = Metrics::new();
-        let loss = self.loss.mean().map_or_else(|| MetricValue::undefined("the validation part is empty"), MetricValue::of);
+        let loss =
+            self.loss.mean().map_or_else(|| MetricValue::undefined("the validation part is empty"), MetricValue::of);
         metrics.insert("val_loss".into(), loss);
         let wanted = wanted(plan)?;
         if self.actual.is_empty() {
             for metric in wanted {
-                metrics.insert(format!("val_{}", metric.name()), MetricValue::undefined("the validation part is empty"));
+                metrics
+                    .insert(format!("val_{}", metric.name()), MetricValue::undefined("the validation part is empty"));
             }
             return Ok(metrics);
         }
@@ -121,9 +123,9 @@ impl Monitor {
             "val_loss" => return Ok(Self::ValLoss),
             _ => name.strip_prefix("val_").unwrap_or(name),
         };
-        Metric::from_str(rest)
-            .map(Self::Metric)
-            .map_err(|e| WireError::new(Code::ConfigError, format!("{key}: {name:?}: expected loss, val_loss or val_<metric>; {e}")))
+        Metric::from_str(rest).map(Self::Metric).map_err(|e| {
+            WireError::new(Code::ConfigError, format!("{key}: {name:?}: expected loss, val_loss or val_<metric>; {e}"))
+        })
     }
 
     /// Its name among an epoch's metrics.

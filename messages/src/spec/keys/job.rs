@@ -175,7 +175,7 @@ pub(crate) const JOB_KEYS: &[Key] = &[
     key("training.scheduler.T_max", whole(1, 1_000_000), Derived("training.epochs"), "Epochs from the highest to the lowest rate; it rises again after.").when("training.scheduler.type", &["cosine_annealing"]).alias(&["training.scheduler.t_max"]),
     key("training.scheduler.eta_min", NOT_NEGATIVE, json("0.0"), "Lowest rate.").when("training.scheduler.type", &["cosine_annealing", "warmup_cosine"]),
     key("training.scheduler.warmup_steps", whole(1, 1_000_000_000), json("100"), "Steps until the full rate.").when("training.scheduler.type", &["linear_warmup", "warmup_cosine"]),
-    key("training.scheduler.start_factor", closed(0.0, 1.0), json("0.1"), "Share of the rate at the first step.").when("training.scheduler.type", &["linear_warmup", "warmup_cosine"]),
+    key("training.scheduler.start_factor", closed(0.0, 1.0), json("0.1"), "Share of the rate at the first step.").when("training.scheduler.type", &["linear_warmup"]),
     key("training.scheduler.factor", between(0.0, 1.0), json("0.1"), "The rate is multiplied by this.").when("training.scheduler.type", &["reduce_on_plateau"]),
     key("training.scheduler.patience", whole(0, 1_000_000), json("10"), "Epochs without a better val_loss before.").when("training.scheduler.type", &["reduce_on_plateau"]),
     key("training.scheduler.threshold", NOT_NEGATIVE, json("0.0001"), "Relative change that counts as better.").when("training.scheduler.type", &["reduce_on_plateau"]),

@@ -1,0 +1,286 @@
+//! The role on a real server: a task from the queue to its report, feeds to a rank, cancelling, draining.
+//! The test answers claims and reports as the leading coordinator does.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bus::artifact::ArtifactStore;
+use bus::embedded::{EmbeddedConfig, EmbeddedServer};
+use bus::role::{Identity, RoleEnv};
+use bus::{Bus, BusConfig, Subscription, now_ms};
+use frame::{Encoded, Encoder, Manifest, decode_frame, read_shard};
+use futures::StreamExt;
+use messages::envelope::Envelope;
+use messages::error::Code;
+use messages::feed::{FeedControl, FeedOpened, FrameHeader, OpenFeed, Split};
+use messages::job::Role;
+use messages::plan::{DataPlan, JobPlan, Task};
+use messages::rpc::{Claim, ClaimAnswer, Report, ReportAnswer, ReportBody, Request};
+use messages::subject::HEADER_FRAME;
+use messages::timings::Timings;
+use messages::work::{TaskOutput, Work, WorkInput};
+use messages::worker::Control;
+use messages::{ArtifactRef, Fence, JobId, TaskId, Tenant, WorkerId};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::plan::{Root, data_plan};
+
+/// Longer than anything takes on a loaded machine.
+const LONG: Duration = Duration::from_mins(1);
+
+struct Supervisor;
+
+impl Actor for Supervisor {
+    type Msg = ();
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<()>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+}
+
+/// A server, a data_loader on it, and what it reports.
+struct World {
+    env: RoleEnv,
+    loader: ActorCell,
+    reports: mpsc::Receiver<Report>,
+    root: Root,
+    _home: tempfile::TempDir,
+    _server: EmbeddedServer,
+}
+
+fn nats_server() -> PathBuf {
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/nats-server-2.15.1/nats-server");
+    let binary = std::env::var_os("WITHIN_NATS_SERVER").map_or(tools, PathBuf::from);
+    assert!(binary.exists(), "no nats-server: run scripts/provision-nats, or set WITHIN_NATS_SERVER to a nats-server of 2.12 or newer");
+    binary
+}
+
+impl World {
+    async fn start(files: &[(&str, &[u8])]) -> Self {
+        let home = tempfile::tempdir().expect("a folder");
+        let server = EmbeddedServer::start(EmbeddedConfig::new(nats_server(), home.path().join("nats"))).await.expect("starts");
+        let config = BusConfig {
+            url: server.url(),
+            credentials: server.credentials(),
+            tenant: Tenant::default(),
+            name: "test".into(),
+            timings: Timings::default(),
+        };
+        let bus = Bus::connect(config).await.expect("connects");
+        bus.ensure_topology().await.expect("streams");
+        let root = Root::new(files);
+        let env = RoleEnv {
+            bus,
+            identity: Arc::new(Identity {
+                worker: WorkerId::new("w1").expect("id"),
+                host: "host".into(),
+                pid: 1,
+                build: "test".into(),
+                fingerprint: "cpu".into(),
+            }),
+            artifacts: ArtifactStore::open(&home.path().join("artifacts").to_string_lossy()).expect("a store"),
+            drain: CancellationToken::new(),
+            data_roots: Arc::new(root.roots()),
+            home: Arc::new(home.path().to_owned()),
+        };
+        let (to, reports) = mpsc::channel(16);
+        answer_claims(&env.bus, to).await;
+        let (supervisor, _) = Actor::spawn(None, Supervisor, ()).await.expect("a supervisor");
+        let config = within_data_loader::Config::default();
+        let loader = within_data_loader::start(env.clone(), config, supervisor.get_cell()).await.expect("starts");
+        Self { env, loader, reports, root, _home: home, _server: server }
+    }
+
+    /// Puts a prepare task into the queue.
+    async fn submit(&self, data: &DataPlan, task: Task) -> Work {
+        let mut plan: serde_json::Value = serde_json::from_str(include_str!("plan.json")).expect("JSON");
+        plan["data"] = serde_json::to_value(data).expect("JSON");
+        plan["task"] = serde_json::to_value(task).expect("JSON");
+        let plan: JobPlan = serde_json::from_value(plan).expect("a plan");
+        let bytes = serde_json::to_vec(&plan).expect("JSON").into();
+        let work = Work {
+            job: JobId::new("j1").expect("id"),
+            task: TaskId::new("prepare").expect("id"),
+            attempt: 1,
+            name: "test".into(),
+            plan: self.env.artifacts.put_bytes("plan", "plan.json", bytes).await.expect("stored"),
+            deadline_at: now_ms() + 600_000,
+            input: WorkInput::Prepare,
+        };
+        self.env.bus.publish_work(Role::DataLoader, &work, None).await.expect("published");
+        work
+    }
+
+    async fn report(&mut self) -> ReportBody {
+        let report = tokio::time::timeout(LONG, self.reports.recv()).await.expect("a report in time").expect("a report");
+        assert_eq!((report.fence, report.attempt), (Fence(7), 1));
+        report.body
+    }
+
+    async fn prepared(&mut self, data: &DataPlan, task: Task) -> ArtifactRef {
+        self.submit(data, task).await;
+        match self.report().await {
+            ReportBody::Done { output: TaskOutput::Prepared { dataset, .. } } => dataset,
+            other => panic!("not prepared: {other:?}"),
+        }
+    }
+
+    async fn open(&self, open: &OpenFeed) -> (Subscription, FeedOpened) {
+        let frames = self.env.bus.subscribe(&open.deliver_subject).await.expect("subscribes");
+        let opened = self.env.bus.request(open.clone(), None, LONG).await.expect("opens");
+        (frames, opened)
+    }
+
+    fn feed(&self, name: &str, dataset: &ArtifactRef) -> OpenFeed {
+        let job = JobId::new("j1").expect("id");
+        OpenFeed {
+            feed: name.into(),
+            fence: Fence(7),
+            rank: 0,
+            world_size: 1,
+            deliver_subject: self.env.bus.subjects().feed(&job, 0),
+            job,
+            dataset: dataset.clone(),
+            split: Split::Train,
+            global_batch_size: 64,
+            logical_shards: 8,
+            shuffle_seed: Some(5),
+            drop_last: false,
+            epoch: 0,
+            batch: 0,
+            end_epoch: 2,
+            credits: 2,
+            max_frame_bytes: self.env.bus.max_frame_bytes() as u32,
+        }
+    }
+
+    async fn control(&self, opened: &FeedOpened, control: FeedControl) {
+        let envelope = Envelope::new("control", "/test", now_ms(), control);
+        self.env.bus.publish(&opened.credit_subject, &envelope).await.expect("published");
+    }
+}
+
+/// Grants every claim with fence 7 and takes every report.
+async fn answer_claims(bus: &Bus, to: mpsc::Sender<Report>) {
+    let mut claims = bus.serve(&bus.subjects().svc(Claim::ROLE, Claim::VERB), None).await.expect("serves");
+    let mut reports = bus.serve(&bus.subjects().svc(Report::ROLE, Report::VERB), None).await.expect("serves");
+    tokio::spawn(async move {
+        while let Some(claim) = claims.next().await {
+            claim.reply(Ok(ClaimAnswer::Granted { fence: Fence(7) })).await;
+        }
+    });
+    tokio::spawn(async move {
+        while let Some(incoming) = reports.next().await {
+            let report = incoming.decode::<Report>().expect("a report").data;
+            incoming.reply(Ok(ReportAnswer::Accepted)).await;
+            to.send(report).await.ok();
+        }
+    });
+}
+
+async fn next_frame(frames: &mut Subscription) -> (FrameHeader, Encoded) {
+    let message = tokio::time::timeout(LONG, frames.next()).await.expect("a frame in time").expect("a frame");
+    let header: FrameHeader = serde_json::from_str(message.header(HEADER_FRAME).expect("a header")).expect("reads");
+    let rows = if header.error.is_some() { Encoded::default() } else { decode_frame(&message.payload).expect("rows") };
+    (header, rows)
+}
+
+fn table(rows: usize) -> String {
+    let lines: Vec<String> = (0..rows).map(|i| format!("{},c{},{}", i * 7 % 101, i % 5, i)).collect();
+    format!("x,c,y\n{}\n", lines.join("\n"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_prepared_and_fed_row_by_row() {
+    let mut world = World::start(&[("a.csv", table(1_000).as_bytes())]).await;
+    let dataset = world.prepared(&data_plan(&["a.csv"], "y"), Task::Regression).await;
+    let artifacts = &world.env.artifacts;
+    let manifest = Manifest::from_json(&artifacts.get(&dataset).await.expect("stored")).expect("a manifest");
+    assert_eq!(Split::ALL.map(|split| manifest.rows(split)), [640, 160, 200]);
+    assert_eq!(manifest.lineage.code_version, "test");
+    let shard = &manifest.part(Split::Train).expect("a part").shards[0];
+    let stored = read_shard(&artifacts.get(&shard.artifact).await.expect("stored")).expect("a shard");
+    let expected = Encoder::new(&manifest).encode(stored.batch()).expect("encodes");
+
+    let open = world.feed("f1", &dataset);
+    let (mut frames, opened) = world.open(&open).await;
+    assert_eq!((opened.rows, opened.batches_per_epoch, opened.feature_names), (640, 10, manifest.feature_names.clone()));
+    let (_, again) = world.open(&open).await;
+    assert_eq!(again.batches_per_epoch, 10);
+    let opened = again;
+    let mut epochs: Vec<Vec<u64>> = vec![vec![], vec![]];
+    for sequence in 0..20 {
+        if sequence >= 2 {
+            world.control(&opened, FeedControl::Credit { id: "f1".into(), frames: 1 }).await;
+        }
+        let (header, rows) = next_frame(&mut frames).await;
+        assert_eq!((header.sequence, u64::from(header.epoch), header.batch), (sequence, sequence / 10, sequence % 10));
+        assert_eq!((header.end_of_epoch, header.global_rows as usize), (sequence % 10 == 9, rows.rows));
+        let places: Vec<u32> =
+            rows.sample_ids.iter().map(|id| expected.sample_ids.iter().position(|e| e == id).expect("of train") as u32).collect();
+        assert_eq!(rows, expected.select(&places));
+        epochs[header.epoch as usize].extend(&rows.sample_ids);
+    }
+    assert_ne!(epochs[0], epochs[1]);
+    for mut ids in epochs {
+        ids.sort_unstable();
+        assert_eq!(ids, expected.sample_ids);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_data_is_reported_and_leaves_nothing() {
+    let mut world = World::start(&[("a.csv", b"x,y\n1,2\n3\n")]).await;
+    world.submit(&data_plan(&["a.csv"], "y"), Task::Regression).await;
+    let ReportBody::Failed { error } = world.report().await else { panic!("must fail") };
+    assert_eq!((error.code, error.message.as_str()), (Code::DatasetValidationError, "a.csv line 3: 1 fields, expected 2"));
+    let dataset_folder = world.env.artifacts.root().join("dataset");
+    assert!(!dataset_folder.exists() || dataset_folder.read_dir().expect("a folder").next().is_none());
+    let missing = ArtifactRef { uri: "file:///nowhere".into(), blake3: "0".repeat(64), size_bytes: 1 };
+    let refused = world.env.bus.request(world.feed("f", &missing), None, Duration::from_secs(5)).await;
+    assert!(refused.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_task_ends_within_two_seconds() {
+    let mut world = World::start(&[("a.csv", table(2_000_000).as_bytes())]).await;
+    let work = world.submit(&data_plan(&["a.csv"], "y"), Task::Regression).await;
+    // The role's heartbeat lists the lease as soon as it is held.
+    let mut beats = world.env.bus.subscribe(&world.env.bus.subjects().hb_all()).await.expect("subscribes");
+    let held = async {
+        while let Some(beat) = beats.next().await {
+            let beat = beat.decode::<messages::worker::Heartbeat>().expect("a heartbeat").data;
+            if !beat.held.is_empty() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(LONG, held).await.expect("the task begins");
+    let stop = Control::StopTask { job: work.job, task: work.task, fence: Fence(7), reason: "asked".into() };
+    let subject = world.env.bus.subjects().ctl(&world.env.identity.worker, stop.verb());
+    let begun = Instant::now();
+    world.env.bus.publish(&subject, &Envelope::new("stop", "/test", now_ms(), stop)).await.expect("published");
+    let ReportBody::Failed { error } = world.report().await else { panic!("must not finish: the table is too small") };
+    assert_eq!(error.code, Code::Cancelled);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_loader_sends_its_ranks_elsewhere() {
+    let mut world = World::start(&[("a.csv", table(1_000).as_bytes())]).await;
+    let dataset = world.prepared(&data_plan(&["a.csv"], "y"), Task::Regression).await;
+    let (mut frames, _) = world.open(&world.feed("f1", &dataset)).await;
+    assert_eq!(next_frame(&mut frames).await.0.sequence, 0);
+    assert_eq!(next_frame(&mut frames).await.0.sequence, 1);
+    world.env.drain.cancel();
+    let (header, _) = next_frame(&mut frames).await;
+    let error = header.error.expect("the end of the feed");
+    assert_eq!((header.sequence, header.batch, error.code, error.retry), (2, 2, Code::NoCapacity, true));
+    tokio::time::timeout(LONG, world.loader.wait(None)).await.expect("stops in time").expect("stops");
+    assert!(world.root.0.path().exists());
+}
