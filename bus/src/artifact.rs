@@ -312,3 +312,30 @@ fn percent_decode(text: &str) -> Option<String> {
     }
     String::from_utf8(bytes).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_other_trouble() {
+        let error = |kind: std::io::ErrorKind| {
+            let source = Box::new(std::io::Error::from(kind));
+            store_error("writing", object_store::Error::Generic { store: "s", source })
+        };
+        let full = error(std::io::ErrorKind::StorageFull);
+        assert_eq!((full.kind(), full.to_wire().code), (ErrorKind::Storage, Code::StorageFull));
+        assert!(full.to_wire().retry && full.to_string().contains("no space left"), "{full}");
+        let denied = error(std::io::ErrorKind::PermissionDenied);
+        assert_eq!((denied.kind(), denied.to_wire().code), (ErrorKind::Storage, Code::ArtifactStoreUnavailable));
+        assert_eq!(error(std::io::ErrorKind::NotFound).kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn any_path_survives_a_uri() {
+        for path in ["/a b/ü/%41/#?", "/plain", "/tab\there"] {
+            let uri = file_uri(Path::new(path));
+            assert_eq!(uri.strip_prefix("file://").and_then(percent_decode).as_deref(), Some(path), "{uri}");
+        }
+    }
+}

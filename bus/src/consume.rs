@@ -65,7 +65,7 @@ impl StoredEvent {
         self.send(AckKind::Ack).await
     }
 
-    /// To be delivered again after `delay`.
+    /// To be delivered again after `delay`; later events may come before it.
     pub async fn nak(&self, delay: Duration) -> Result<()> {
         self.send(AckKind::Nak(Some(delay))).await
     }
@@ -194,32 +194,49 @@ impl Durable {
     }
 }
 
-/// Pulls from a durable consumer. What is buffered for longer than a third of the ack wait is given
-/// back and asked for again, in order, so that nothing is worked on while another holds it.
+/// Pulls from a durable consumer. When the reader was busy for longer than a third of the ack wait,
+/// what was fetched for it meanwhile is given back and asked for again, in order, so that nothing is
+/// worked on after it was delivered to another.
 struct DurablePull {
     bus: Bus,
     durable: Durable,
     puller: Puller,
     batch: usize,
     buffer: VecDeque<Delivery>,
-    filled_at: Instant,
+    /// When the reader last asked.
+    asked_at: Instant,
 }
 
 impl DurablePull {
     async fn open(bus: &Bus, stream: &str, consumer: &str, durable: Durable, batch: usize) -> Result<Self> {
         durable.ensure(bus).await?;
         let puller = Puller::new(bus, &bus.subjects().scoped(stream), consumer, batch);
-        Ok(Self { bus: bus.clone(), durable, puller, batch, buffer: VecDeque::new(), filled_at: Instant::now() })
+        Ok(Self { bus: bus.clone(), durable, puller, batch, buffer: VecDeque::new(), asked_at: Instant::now() })
     }
 
     async fn next(&mut self, until: Instant) -> Result<Option<Delivery>> {
         let stale = Duration::from_millis(self.bus.timings().ack_wait_ms / 3);
+        if self.asked_at.elapsed() > stale {
+            self.give_back().await?;
+        }
+        let next = self.next_fresh(until).await;
+        self.asked_at = Instant::now();
+        next
+    }
+
+    /// Gives back what lies here and what is on its way, in order.
+    async fn give_back(&mut self) -> Result<()> {
+        if self.puller.is_waiting() {
+            self.buffer.extend(self.puller.take_back().await);
+        }
+        while let Some(delivery) = self.buffer.pop_front() {
+            delivery.acker.send(AckKind::Nak(None)).await?;
+        }
+        Ok(())
+    }
+
+    async fn next_fresh(&mut self, until: Instant) -> Result<Option<Delivery>> {
         loop {
-            if self.filled_at.elapsed() > stale {
-                while let Some(delivery) = self.buffer.pop_front() {
-                    delivery.acker.send(AckKind::Nak(None)).await?;
-                }
-            }
             if let Some(delivery) = self.buffer.pop_front() {
                 if delivery.delivered > 1 {
                     metrics::counter!("within_bus_redelivered_total").increment(1);
@@ -228,7 +245,6 @@ impl DurablePull {
             }
             match self.puller.next(until).await? {
                 Pulled::Delivery(delivery) => {
-                    self.filled_at = Instant::now();
                     self.buffer.push_back(*delivery);
                     self.fill().await?;
                 }

@@ -258,18 +258,24 @@ impl Puller {
         Ok(())
     }
 
-    /// Ends the request in flight and gives back what it brought meanwhile.
-    pub(crate) async fn give_back(mut self) {
-        let Some((_, mut subscriber)) = self.subscriber.take() else { return };
-        if subscriber.drain().await.is_err() {
-            return;
-        }
+    /// Whether a request is in flight.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.outstanding > 0
+    }
+
+    /// Ends the request in flight; what it brought meanwhile, in order.
+    pub(crate) async fn take_back(&mut self) -> Vec<Delivery> {
+        let mut taken = Vec::new();
+        self.outstanding = 0;
+        let Some((_, mut subscriber)) = self.subscriber.take() else { return taken };
         let limit = self.bus.request_timeout();
-        while let Ok(Some(message)) = timeout(limit, subscriber.next()).await {
-            if let Some(delivery) = Delivery::new(&self.bus, message) {
-                delivery.acker.send(AckKind::Nak(None)).await.ok();
-            }
+        if !matches!(timeout(limit, subscriber.drain()).await, Ok(Ok(()))) {
+            return taken;
         }
+        while let Ok(Some(message)) = timeout(limit, subscriber.next()).await {
+            taken.extend(Delivery::new(&self.bus, message));
+        }
+        taken
     }
 }
 

@@ -20,7 +20,7 @@ use messages::{Fence, JobId, TaskId, WireError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Subscription;
@@ -65,6 +65,8 @@ struct Shared {
     pulling: watch::Sender<bool>,
     leases: Mutex<Leases>,
     runtime: tokio::runtime::Handle,
+    /// Ends the listening to orders with the last task in hand.
+    _ended: DropGuard,
 }
 
 #[derive(Default)]
@@ -78,6 +80,7 @@ type LeaseKey = (JobId, TaskId, u32);
 /// Starts pulling tasks of `role`; at most `slots` are in flight. Stops pulling when `env.drain` is
 /// cancelled.
 pub async fn start(env: &RoleEnv, role: Role, slots: u32, deliver: mpsc::Sender<Leased>) -> Result<Queue> {
+    let ended = CancellationToken::new();
     let shared = Arc::new(Shared {
         env: env.clone(),
         role,
@@ -88,11 +91,13 @@ pub async fn start(env: &RoleEnv, role: Role, slots: u32, deliver: mpsc::Sender<
         pulling: watch::Sender::new(true),
         leases: Mutex::default(),
         runtime: tokio::runtime::Handle::current(),
+        _ended: ended.clone().drop_guard(),
     });
     let bus = &env.bus;
     for subject in bus.subjects().ctl_of(&env.identity.worker) {
         let orders = bus.subscribe(&subject).await?;
-        tokio::spawn(follow_orders(Arc::downgrade(&shared), orders));
+        let (ended, shared) = (ended.clone(), Arc::downgrade(&shared));
+        tokio::spawn(async move { ended.run_until_cancelled(follow_orders(shared, orders)).await });
     }
     // Held by the pull loop and every task in hand; ends with the last of them.
     tokio::spawn(Arc::clone(&shared).pull(deliver));
@@ -292,49 +297,45 @@ impl Shared {
         let stream = bus.subjects().scoped(STREAM_WORK);
         let mut puller = Puller::new(bus, &stream, &consumer_work(self.role), 1);
         let mut trouble = Trouble::default();
-        while let Some((delivery, permit)) = self.pull_one(&mut puller, &mut trouble).await {
+        loop {
+            let pulled = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => None,
+                // The role has stopped without draining, as by a panic: its successor has its own queue.
+                () = deliver.closed() => None,
+                pulled = self.pull_one(&mut puller, &mut trouble) => pulled,
+            };
+            let Some((delivery, permit)) = pulled else { break };
             trouble.over();
             let slot = Slot::new(&self, permit);
             tokio::spawn(handle(slot, delivery, deliver.clone()));
         }
-        puller.give_back().await;
+        for delivery in puller.take_back().await {
+            delivery.acker.send(AckKind::Nak(None)).await.ok();
+        }
         self.pulling.send_replace(false);
     }
 
-    /// The next message, once a slot is free for it; None: stop.
+    /// The next message, once a slot is free for it; None: the connection is closed. May be dropped at
+    /// any await: what was on its way is taken back from the puller.
     async fn pull_one(&self, puller: &mut Puller, trouble: &mut Trouble) -> Option<(Delivery, OwnedSemaphorePermit)> {
-        let permit = tokio::select! {
-            biased;
-            () = self.stop.cancelled() => return None,
-            permit = Arc::clone(&self.free).acquire_owned() => permit.ok()?,
-        };
+        let permit = Arc::clone(&self.free).acquire_owned().await.ok()?;
         loop {
             let until = Instant::now() + self.env.bus.request_timeout();
-            let pulled = tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return None,
-                pulled = puller.next(until) => pulled,
-            };
-            match pulled {
+            match puller.next(until).await {
                 Ok(Pulled::Delivery(delivery)) => return Some((*delivery, permit)),
                 Ok(Pulled::Nothing) => {}
                 Ok(Pulled::Gone(reason)) => {
                     trouble.tell(self.role, &reason);
-                    tokio::select! {
-                        biased;
-                        () = self.stop.cancelled() => return None,
-                        made = self.env.bus.ensure_work_consumer(self.role) => {
-                            if let Err(error) = made {
-                                trouble.tell(self.role, &error.to_string());
-                            }
-                        }
+                    if let Err(error) = self.env.bus.ensure_work_consumer(self.role).await {
+                        trouble.tell(self.role, &error.to_string());
                     }
-                    trouble.pause(&self.stop).await;
+                    trouble.pause().await;
                 }
                 Err(error) if error.kind() == ErrorKind::Closed => return None,
                 Err(error) => {
                     trouble.tell(self.role, &error.to_string());
-                    trouble.pause(&self.stop).await;
+                    trouble.pause().await;
                 }
             }
         }
@@ -382,9 +383,9 @@ impl Trouble {
         }
     }
 
-    async fn pause(&mut self, stop: &CancellationToken) {
+    async fn pause(&mut self) {
         self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-        timeout(self.pause, stop.cancelled()).await.ok();
+        sleep(self.pause).await;
     }
 
     fn over(&mut self) {
@@ -426,7 +427,9 @@ async fn handle(slot: Slot, delivery: Delivery, deliver: mpsc::Sender<Leased>) {
             tracing::debug!(role = %shared.role, subject = delivery.subject, reason, "a task is gone");
             AckKind::Ack
         }
-        Ok(ClaimAnswer::Busy { retry_after_ms }) => AckKind::Nak(Some(Duration::from_millis(retry_after_ms))),
+        Ok(ClaimAnswer::Busy { retry_after_ms }) => {
+            AckKind::Nak(Some(Duration::from_millis(retry_after_ms).max(FIRST_PAUSE)))
+        }
         Err(error) if error.retry || error.code == Code::PermissionDenied => {
             tracing::warn!(role = %shared.role, subject = delivery.subject, %error, "a task could not be claimed");
             AckKind::Nak(Some(RETRY))

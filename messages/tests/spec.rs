@@ -264,7 +264,15 @@ fn every_scheduler_has_its_settings() {
         let scheduler = serde_json::to_string(&plan.training.scheduler).expect("serializes");
         found.push_str(&format!("{scheduler}\n"));
     }
-    expect![[""]].assert_eq(&found);
+    expect![[r#"
+        {"type":"constant"}
+        {"type":"cosine_annealing","T_max":20,"eta_min":0.0}
+        {"type":"linear_warmup","warmup_steps":100,"start_factor":0.1}
+        {"type":"warmup_cosine","warmup_steps":100,"start_factor":0.0,"eta_min":0.0}
+        {"type":"reduce_on_plateau","factor":0.1,"patience":10,"threshold":0.0001,"cooldown":0,"min_lr":0.0}
+        {"type":"step","step_size":10,"gamma":0.1}
+        {"type":"one_cycle","max_lr":0.001,"pct_start":0.3,"div_factor":25.0,"final_div_factor":10000.0}
+    "#]].assert_eq(&found);
 }
 
 #[test]

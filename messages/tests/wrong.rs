@@ -274,7 +274,6 @@ evaluation: {primary_metric: brier}
         expect![[r#"
             job.yaml:3: data.target.threshold: beside data.target.positive: expected one of both
             job.yaml:5: training.early_stopping.mode: of val_auc, more is better: expected max (did you mean max?)
-            job.yaml:6: training.checkpoint.metric_name: mcc is not in evaluation.metrics: expected val_loss or val_ with one of accuracy, precision, recall, f1, auc, average_precision
             job.yaml:7: evaluation.primary_metric: brier is not in evaluation.metrics: expected one of accuracy, precision, recall, f1, auc, average_precision
         "#]],
     );

@@ -112,6 +112,7 @@ fn a_person_reads_plain_lines_and_a_summary() {
         assert!(out.contains(part), "no {part:?} in\n{out}");
     }
     assert!(!out.contains("epoch 4"), "{out}");
+    assert!(!ended.stderr.contains("WARN") && !ended.stderr.contains("ERROR"), "nothing went wrong: {}", ended.stderr);
 
     // What the summary says to look at the events with.
     let events = sandbox.within(&["jobs", "events", "mine"]).expect(0);

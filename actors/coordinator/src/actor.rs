@@ -164,7 +164,11 @@ impl Running {
 
     async fn step_down(&mut self, reason: &str) {
         if self.tenure.take().is_some() {
-            warn!(reason, "this coordinator steps down");
+            if self.env.drain.is_cancelled() {
+                info!(reason, "this coordinator gives the lead back");
+            } else {
+                warn!(reason, "this coordinator steps down");
+            }
         }
         self.serving = None;
         let effects = self.state.step_down();

@@ -214,16 +214,18 @@ impl Keeper {
     fn keep(&mut self, usage: &Use, chunk: &Chunk, column: &ArrayRef) {
         let texts = column.as_string_opt::<i32>();
         match &mut self.values {
-            Values::Number(numbers) => match texts {
-                Some(texts) => numbers.extend(texts.iter().map(|text| match usage.values.read(text.unwrap_or_default()) {
-                    Value::Number(number) => number,
-                    _ => f64::NAN,
-                })),
-                None => {
+            Values::Number(numbers) => {
+                if let Some(texts) = texts {
+                    let read = |text: Option<&str>| match usage.values.read(text.unwrap_or_default()) {
+                        Value::Number(number) => number,
+                        _ => f64::NAN,
+                    };
+                    numbers.extend(texts.iter().map(read));
+                } else {
                     let array = column.as_primitive::<Float64Type>();
                     numbers.extend((0..chunk.rows).map(|row| if array.is_null(row) { f64::NAN } else { array.value(row) }));
                 }
-            },
+            }
             Values::Category { keys, texts: distinct } => {
                 for text in texts.into_iter().flatten() {
                     let text = text.unwrap_or_default();

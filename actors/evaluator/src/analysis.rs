@@ -109,7 +109,12 @@ fn largest(samples: &[Sample], show: impl Fn(usize) -> (serde_json::Value, serde
     order.sort_unstable_by(worse);
     let entry = |index: usize| {
         let (true_value, predicted_value) = show(index);
-        LargeError { sample_id: samples[index].sample_id.to_string(), error: samples[index].error, true_value, predicted_value }
+        LargeError {
+            sample_id: samples[index].sample_id.to_string(),
+            error: samples[index].error,
+            true_value,
+            predicted_value,
+        }
     };
     order.into_iter().map(entry).collect()
 }

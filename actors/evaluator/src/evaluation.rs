@@ -14,7 +14,9 @@ use serde_json::json;
 use crate::analysis::{Sample, analyze};
 use crate::interpretation::interpret;
 use crate::predict::Predictions;
-use crate::report::{Analysis, Confusion, DatasetSummary, Generated, ModelSummary, PrimaryMetric, REPORT_VERSION, Report};
+use crate::report::{
+    Analysis, Confusion, DatasetSummary, Generated, ModelSummary, PrimaryMetric, REPORT_VERSION, Report,
+};
 
 /// Names in `evaluation.metrics` that are no metrics but parts of every report.
 const PARTS: [&str; 2] = ["loss", "confusion_matrix"];
@@ -202,7 +204,9 @@ fn class_indices(actual: &[f64]) -> Vec<u32> {
 }
 
 fn parse(name: &str) -> Result<Metric, WireError> {
-    name.parse().map_err(|error: metrics::MetricError| WireError::new(Code::ConfigError, format!("evaluation.metrics: {error}")))
+    name.parse().map_err(|error: metrics::MetricError| {
+        WireError::new(Code::ConfigError, format!("evaluation.metrics: {error}"))
+    })
 }
 
 fn metric_task(task: Task) -> MetricTask {
@@ -218,12 +222,17 @@ fn wire(value: &metrics::MetricValue) -> MetricValue {
 }
 
 fn primary_metric(metric: Metric, summary: &MetricSummary) -> PrimaryMetric {
-    let of = |metrics: &Metrics| metrics.get(metric.name()).cloned().unwrap_or_else(|| MetricValue::undefined("not computed"));
+    let of = |metrics: &Metrics| {
+        metrics.get(metric.name()).cloned().unwrap_or_else(|| MetricValue::undefined("not computed"))
+    };
     let (test, baseline) = (of(&summary.test), of(&summary.baseline));
     PrimaryMetric {
         name: metric.name().to_owned(),
         higher_is_better: metric.direction() == Direction::HigherIsBetter,
-        beats_baseline: test.get().zip(baseline.get()).map(|(test, baseline)| metric.direction().improves(test, baseline)),
+        beats_baseline: test
+            .get()
+            .zip(baseline.get())
+            .map(|(test, baseline)| metric.direction().improves(test, baseline)),
         val: of(&summary.val),
         test,
         baseline,

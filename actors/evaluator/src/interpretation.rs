@@ -29,10 +29,18 @@ fn against_baseline(primary: &PrimaryMetric) -> String {
             format!("{name} on test is {}; the baseline has none: {reason}.", short(*test))
         }
         (MetricValue::Defined(test), MetricValue::Defined(baseline), Some(true)) => {
-            format!("{name} on test is {} against {} of the baseline: the model is better than a constant answer.", short(*test), short(*baseline))
+            format!(
+                "{name} on test is {} against {} of the baseline: the model is better than a constant answer.",
+                short(*test),
+                short(*baseline)
+            )
         }
         (MetricValue::Defined(test), MetricValue::Defined(baseline), _) => {
-            format!("{name} on test is {} against {} of the baseline: the model is NOT better than a constant answer.", short(*test), short(*baseline))
+            format!(
+                "{name} on test is {} against {} of the baseline: the model is NOT better than a constant answer.",
+                short(*test),
+                short(*baseline)
+            )
         }
     }
 }
@@ -54,7 +62,11 @@ fn val_against_test(primary: &PrimaryMetric) -> Option<String> {
         return None;
     }
     let worse = if primary.higher_is_better { test < val } else { test > val };
-    let what = if worse { "worse on test than on val: val was overfitted, or the parts differ" } else { "better on test than on val: the parts differ" };
+    let what = if worse {
+        "worse on test than on val: val was overfitted, or the parts differ"
+    } else {
+        "better on test than on val: the parts differ"
+    };
     Some(format!("{} is {what} ({} against {}).", primary.name, short(test), short(val)))
 }
 
@@ -65,7 +77,11 @@ fn imbalance(report: &Report) -> Option<String> {
     let (class, count) = rows.iter().enumerate().max_by_key(|(index, count)| (**count, std::cmp::Reverse(*index)))?;
     let share = *count as f64 / total.max(1) as f64;
     (total > 0 && share >= UNBALANCED).then(|| {
-        format!("{:.1} % of the test rows are of class {:?}: accuracy says little here.", share * 100.0, confusion.labels[class])
+        format!(
+            "{:.1} % of the test rows are of class {:?}: accuracy says little here.",
+            share * 100.0,
+            confusion.labels[class]
+        )
     })
 }
 
@@ -89,7 +105,14 @@ mod tests {
 
     #[test]
     fn four_digits_are_shown() {
-        for (value, text) in [(0.0, "0"), (0.123456, "0.1235"), (12345.6, "12346"), (-0.00123456, "-0.001235"), (1.0, "1.000"), (1e-12, "1.000e-12")] {
+        for (value, text) in [
+            (0.0, "0"),
+            (0.123456, "0.1235"),
+            (12345.6, "12346"),
+            (-0.00123456, "-0.001235"),
+            (1.0, "1.000"),
+            (1e-12, "1.000e-12"),
+        ] {
             assert_eq!(short(value), text);
         }
     }

@@ -68,8 +68,15 @@ impl Predictor {
     ///
     /// # Errors
     /// `model_invalid`: damaged, other parameters than announced, or made for other data.
-    pub fn open(file: &[u8], announced: &ModelRef, manifest: &Arc<Manifest>, plan: &JobPlan, threads: usize) -> Result<Self, WireError> {
-        let invalid = |message: String| WireError::new(Code::ModelInvalid, format!("model {}: {message}", announced.uri));
+    pub fn open(
+        file: &[u8],
+        announced: &ModelRef,
+        manifest: &Arc<Manifest>,
+        plan: &JobPlan,
+        threads: usize,
+    ) -> Result<Self, WireError> {
+        let invalid =
+            |message: String| WireError::new(Code::ModelInvalid, format!("model {}: {message}", announced.uri));
         let (model, _) = kernels::weights::load(file).map_err(|error| invalid(error.to_string()))?;
         let blake3 = kernels::weights::params_blake3(&model);
         if blake3 != announced.blake3 {
@@ -78,7 +85,10 @@ impl Predictor {
         if (model.input_dim(), model.output_dim()) != (manifest.width(), manifest.outputs()) {
             return Err(invalid(format!(
                 "made for {} features and {} outputs, but the dataset has {} and {}",
-                model.input_dim(), model.output_dim(), manifest.width(), manifest.outputs()
+                model.input_dim(),
+                model.output_dim(),
+                manifest.width(),
+                manifest.outputs()
             )));
         }
         let pool = Arc::new(Pool::new(threads));
@@ -96,7 +106,9 @@ impl Predictor {
     /// # Errors
     /// `dataset_validation_error` for a shard that is none or does not fit the manifest; `cancelled`.
     pub fn shard(&mut self, bytes: &[u8], part: &mut Predictions, stop: &CancellationToken) -> Result<(), WireError> {
-        let wrong = |error: frame::Error| WireError::new(Code::DatasetValidationError, format!("a shard of the dataset: {error}"));
+        let wrong = |error: frame::Error| {
+            WireError::new(Code::DatasetValidationError, format!("a shard of the dataset: {error}"))
+        };
         let table = read_shard(bytes).map_err(wrong)?;
         let encoded = self.encoder.encode(table.batch()).map_err(wrong)?;
         for first in (0..encoded.rows).step_by(BATCH_ROWS) {

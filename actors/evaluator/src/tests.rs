@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use expect_test::expect;
-use messages::{ArtifactRef, JobId};
 use messages::error::Code;
 use messages::feed::Split;
 use messages::plan::Task;
+use messages::{ArtifactRef, JobId};
 use tokio_util::sync::CancellationToken;
 
 use crate::evaluation::Evaluation;
@@ -68,10 +68,10 @@ fn a_learned_target_has_no_error_in_its_own_unit() {
     assert_eq!(report.confusion_matrix, None);
     let Analysis::Done(test) = &report.error_analysis["test"] else { panic!("no analysis") };
     assert_eq!(test.largest_errors.len(), 10);
-    expect![[r#"
+    expect![[r"
         rmse on test is 0 against 3.916 of the baseline: the model is better than a constant answer.
         r2 on test is 1.000: the model explains 100 % of the variance of score.
-        The test part has 60 rows: its figures are rough."#]]
+        The test part has 60 rows: its figures are rough."]]
     .assert_eq(&report.interpretations.join("\n"));
 }
 
@@ -124,7 +124,9 @@ fn an_empty_part_is_undefined_and_says_why() {
     let report = evaluation.report().expect("a report");
     assert!(report.metrics.test.values().all(|value| value.get().is_none()));
     assert_eq!(report.primary_metric.beats_baseline, None);
-    assert!(matches!(&report.error_analysis["test"], Analysis::Undefined { reason } if reason == "there are no samples"));
+    assert!(
+        matches!(&report.error_analysis["test"], Analysis::Undefined { reason } if reason == "there are no samples")
+    );
     assert!(report.interpretations[0].contains("undefined"), "{:?}", report.interpretations);
 }
 

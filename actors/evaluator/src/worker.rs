@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bus::heartbeat::{self, Pulse};
+use bus::now_ms;
 use bus::queue::{self, Leased};
 use bus::role::RoleEnv;
-use bus::now_ms;
 use bytes::Bytes;
 use frame::Manifest;
 use messages::envelope::rfc3339;
@@ -123,7 +123,12 @@ async fn work(env: &RoleEnv, task: Leased, threads: usize) {
 async fn evaluate(env: &RoleEnv, task: &Leased, threads: usize) -> Result<TaskOutput, WireError> {
     let work = &task.work;
     let WorkInput::Evaluate { dataset, model } = &work.input else {
-        let message = format!("task {} of job {}: an evaluator evaluates, it does not {}", work.task, work.job, work.input.name());
+        let message = format!(
+            "task {} of job {}: an evaluator evaluates, it does not {}",
+            work.task,
+            work.job,
+            work.input.name()
+        );
         return Err(WireError::new(Code::BadMessage, message));
     };
     let started = Instant::now();
@@ -185,12 +190,18 @@ struct Material {
 }
 
 impl Material {
-    async fn load(env: &RoleEnv, plan: &ArtifactRef, dataset: &ArtifactRef, model: &ModelRef) -> Result<Self, WireError> {
+    async fn load(
+        env: &RoleEnv,
+        plan: &ArtifactRef,
+        dataset: &ArtifactRef,
+        model: &ModelRef,
+    ) -> Result<Self, WireError> {
         let plan: JobPlan = env.artifacts.get_json(plan).await.map_err(|error| error.to_wire())?;
         let bytes = env.artifacts.get(dataset).await.map_err(|error| error.to_wire())?;
         let manifest = Manifest::from_json(&bytes)
             .map_err(|error| WireError::new(Code::DatasetValidationError, format!("{}: {error}", dataset.uri)))?;
-        let file = ArtifactRef { uri: model.uri.clone(), blake3: model.file_blake3.clone(), size_bytes: model.size_bytes };
+        let file =
+            ArtifactRef { uri: model.uri.clone(), blake3: model.file_blake3.clone(), size_bytes: model.size_bytes };
         let model_file = env.artifacts.get(&file).await.map_err(|error| model_error(&file, &error))?;
         Ok(Self { plan: Arc::new(plan), manifest: Arc::new(manifest), model_file })
     }

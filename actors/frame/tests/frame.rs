@@ -214,11 +214,11 @@ fn a_frame_is_an_arrow_stream_that_others_read() {
     let mut reader = arrow_ipc::reader::StreamReader::try_new(&bytes[..], None).expect("an arrow stream");
     let batch = reader.next().expect("a batch").expect("reads");
     let names: Vec<_> = batch.schema_ref().fields().iter().map(|f| format!("{}: {}", f.name(), f.data_type())).collect();
-    expect![[r#"
+    expect![[r"
         sample_id: UInt64
         features: FixedSizeList(8 x non-null Float32)
         target: Float32
-        weight: Float32"#]]
+        weight: Float32"]]
     .assert_eq(&names.join("\n"));
 }
 
@@ -238,7 +238,7 @@ fn damage(bytes: &[u8], edits: &[(usize, u8)], cut: usize) -> Vec<u8> {
     }
     let keep = bytes.len() - cut % bytes.len();
     // Half of the cases keep their length, so that damage inside is seen as well.
-    if cut % 2 == 0 { bytes } else { bytes[..keep].to_vec() }
+    if cut.is_multiple_of(2) { bytes } else { bytes[..keep].to_vec() }
 }
 
 proptest! {

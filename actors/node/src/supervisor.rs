@@ -10,6 +10,7 @@ use messages::error::Code;
 use messages::job::Role;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::roles::{self, Settings};
@@ -24,8 +25,17 @@ const WINDOW: Duration = Duration::from_secs(300);
 
 enum Msg {
     Start(Role),
-    Drain,
+    /// Lets the roles of this stage drain; the later ones stay up for them.
+    Drain(usize),
 }
+
+/// Who drains after whom: workers report to the coordinator and announce to the notifier, so those two
+/// stay until the others have ended.
+const STAGES: [&[Role]; 3] = [
+    &[Role::DataLoader, Role::Trainer, Role::Evaluator, Role::Tracker],
+    &[Role::Notifier],
+    &[Role::Coordinator],
+];
 
 struct Supervisor;
 
@@ -46,7 +56,9 @@ struct Crewed {
     restarts: BTreeMap<Role, (Instant, u32)>,
     done: Option<oneshot::Sender<Result<(), WireError>>>,
     ready: watch::Sender<bool>,
-    draining: bool,
+    /// The stage that drains now, and what tells each stage to.
+    stage: Option<usize>,
+    drains: [CancellationToken; STAGES.len()],
 }
 
 /// The roles of this process.
@@ -68,7 +80,7 @@ pub async fn start(env: RoleEnv, settings: Settings, roles: Vec<Role>) -> Result
         .map_err(|error| WireError::new(Code::InternalError, format!("supervisor: {error}")))?;
     tokio::spawn(async move {
         drain.cancelled().await;
-        let _ = actor.cast(Msg::Drain);
+        let _ = actor.cast(Msg::Drain(0));
     });
     Ok(Crew { done, ready })
 }
@@ -90,19 +102,16 @@ impl Actor for Supervisor {
             restarts: BTreeMap::new(),
             done: Some(arguments.done),
             ready: arguments.ready,
-            draining: false,
+            stage: None,
+            drains: std::array::from_fn(|_| CancellationToken::new()),
         })
     }
 
     async fn handle(&self, me: ActorRef<Msg>, msg: Msg, crew: &mut Crewed) -> Result<(), ActorProcessingErr> {
         match msg {
-            Msg::Start(role) if !crew.draining => crew.start(&me, role).await,
+            Msg::Start(role) if !crew.is_draining() => crew.start(&me, role).await,
             Msg::Start(_) => {}
-            Msg::Drain => {
-                crew.draining = true;
-                let _ = crew.ready.send(false);
-                crew.end_if_empty(&me);
-            }
+            Msg::Drain(stage) => crew.drain(&me, stage),
         }
         Ok(())
     }
@@ -126,7 +135,9 @@ impl Actor for Supervisor {
 
 impl Crewed {
     async fn start(&mut self, me: &ActorRef<Msg>, role: Role) {
-        match roles::start(role, &self.env, &self.settings, me.get_cell()).await {
+        let stage = STAGES.iter().position(|roles| roles.contains(&role)).unwrap_or_default();
+        let env = RoleEnv { drain: self.drains[stage].clone(), ..self.env.clone() };
+        match roles::start(role, &env, &self.settings, me.get_cell()).await {
             Ok(cell) => {
                 info!(%role, "role is up");
                 self.children.insert(cell.get_id(), role);
@@ -140,9 +151,10 @@ impl Crewed {
 
     fn ended(&mut self, me: &ActorRef<Msg>, cell: &ActorCell, reason: String) {
         let Some(role) = self.children.remove(&cell.get_id()) else { return };
-        if self.draining {
+        if self.is_draining() {
             info!(%role, "role has ended");
-            self.end_if_empty(me);
+            let stage = self.stage.unwrap_or_default();
+            self.drain(me, stage);
             return;
         }
         let _ = self.ready.send(false);
@@ -177,17 +189,30 @@ impl Crewed {
         if let Some(done) = self.done.take() {
             let _ = done.send(Err(error));
         }
-        self.draining = true;
         self.env.drain.cancel();
-        self.end_if_empty(me);
+        self.drain(me, 0);
     }
 
-    fn end_if_empty(&mut self, me: &ActorRef<Msg>) {
-        if self.children.is_empty() {
+    /// Roles see their token themselves, and may end before our own message about it comes.
+    fn is_draining(&self) -> bool {
+        self.env.drain.is_cancelled()
+    }
+
+    /// Tells a stage to drain; the next one follows when nobody of it is left.
+    fn drain(&mut self, me: &ActorRef<Msg>, stage: usize) {
+        let stage = self.stage.unwrap_or_default().max(stage);
+        self.stage = Some(stage);
+        let _ = self.ready.send(false);
+        let Some(roles) = STAGES.get(stage) else {
             if let Some(done) = self.done.take() {
                 let _ = done.send(Ok(()));
             }
             me.stop(None);
+            return;
+        };
+        self.drains[stage].cancel();
+        if !self.children.values().any(|role| roles.contains(role)) {
+            let _ = me.cast(Msg::Drain(stage + 1));
         }
     }
 }

@@ -190,7 +190,11 @@ pub fn metric_table(val: &Metrics, test: &Metrics, baseline: &Metrics) -> String
     let mut names: Vec<&String> = val.keys().chain(test.keys()).chain(baseline.keys()).collect();
     names.sort();
     names.dedup();
-    let cell = |metrics: &Metrics, name: &str| metrics.get(name).map_or_else(|| "-".into(), number);
+    let cell = |metrics: &Metrics, name: &str| match metrics.get(name) {
+        Some(MetricValue::Undefined { .. }) => "undefined".to_owned(),
+        Some(value) => number(value),
+        None => "-".to_owned(),
+    };
     let mut out = format!("  {:<22}{:>14}{:>14}{:>14}\n", "metric", "val", "test", "baseline");
     for name in names {
         out += &format!("  {:<22}{:>14}{:>14}{:>14}\n", name, cell(val, name), cell(test, name), cell(baseline, name));

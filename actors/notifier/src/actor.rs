@@ -64,7 +64,12 @@ impl Actor for NotifierActor {
         Ok(State { _stop: stop.drop_guard() })
     }
 
-    async fn handle(&self, myself: ActorRef<Message>, message: Message, _: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        _: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Ended(Ok(())) => {
                 myself.stop(None);

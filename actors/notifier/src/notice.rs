@@ -1,9 +1,9 @@
 //! What is posted: the event as a CloudEvent in JSON, with the fields that the specification gives for
 //! a notice under `data.notification`.
 
+use messages::UnixMs;
 use messages::envelope::{Envelope, rfc3339};
 use messages::event::{Event, MetricValue};
-use messages::UnixMs;
 use serde_json::{Map, Value, json};
 
 use crate::Config;
@@ -75,15 +75,15 @@ fn additional_info(event: &Event) -> Value {
 #[cfg(test)]
 mod tests {
     use expect_test::{Expect, expect};
+    use messages::JobId;
     use messages::error::{Code, WireError};
     use messages::event::{Completed, MetricSummary, Metrics};
-    use messages::JobId;
 
     use super::*;
 
     fn check(event: Event, expected: Expect) {
-        let envelope =
-            Envelope::new("evt.j1.x.1", "/within/coordinator", 1_700_000_000_000, event).job(&JobId::new("j1").expect("id"));
+        let envelope = Envelope::new("evt.j1.x.1", "/within/coordinator", 1_700_000_000_000, event)
+            .job(&JobId::new("j1").expect("id"));
         let body = notice(&envelope, "ads", 0, &Config::default());
         assert_eq!(body["id"], "evt.j1.x.1");
         assert_eq!(body["data"]["event"], envelope.data.name());
@@ -104,7 +104,9 @@ mod tests {
             model: None,
             report: None,
         };
-        check(Event::Completed(completed), expect![[r#"
+        check(
+            Event::Completed(completed),
+            expect![[r#"
             {
               "additional_info": {
                 "baseline_metrics": {},
@@ -125,14 +127,17 @@ mod tests {
               "run_url": null,
               "timestamp": "2023-11-14T22:13:20.000Z",
               "type": "experiment_completed"
-            }"#]]);
+            }"#]],
+        );
     }
 
     #[test]
     fn a_failure_carries_its_error() {
         let error = WireError::new(Code::DatasetNotFound, "no a.csv");
         let failed = Event::Failed { name: "ads".into(), run: "j1".into(), duration_s: 0.5, error };
-        check(failed, expect![[r#"
+        check(
+            failed,
+            expect![[r#"
             {
               "additional_info": {
                 "duration_s": 0.5,
@@ -152,6 +157,7 @@ mod tests {
               "run_url": null,
               "timestamp": "2023-11-14T22:13:20.000Z",
               "type": "experiment_failed"
-            }"#]]);
+            }"#]],
+        );
     }
 }

@@ -32,7 +32,9 @@ pub struct Poster {
 impl Poster {
     pub fn new(timeout_ms: u64) -> Result<Self, WireError> {
         let timeout = Duration::from_millis(timeout_ms.max(1));
-        let failed = |error: reqwest::Error| WireError::new(Code::InternalError, format!("the notifier's HTTP client: {}", causes(&error)));
+        let failed = |error: reqwest::Error| {
+            WireError::new(Code::InternalError, format!("the notifier's HTTP client: {}", causes(&error)))
+        };
         // http:// needs no authorities, so that a host without any can still reach its neighbors.
         let plain = client(timeout).tls_certs_only([]).build().map_err(failed)?;
         let secure = client(timeout).https_only(true).build().map_err(|error| causes(&error));
@@ -45,7 +47,11 @@ impl Poster {
             ("http", _) => &self.plain,
             (_, Ok(secure)) => secure,
             (_, Err(error)) => {
-                return Answer::Refused { reason: format!("https cannot be used here ({error}): install the certificate authorities (package ca-certificates)") };
+                return Answer::Refused {
+                    reason: format!(
+                        "https cannot be used here ({error}): install the certificate authorities (package ca-certificates)"
+                    ),
+                };
             }
         };
         let mut request = client
@@ -58,7 +64,8 @@ impl Poster {
         }
         match request.send().await {
             Ok(response) => {
-                let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+                let seconds =
+                    response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
                 Answer::Status {
                     code: response.status().as_u16(),
                     retry_after_ms: seconds.map(|seconds| seconds.saturating_mul(1_000)),
@@ -136,7 +143,10 @@ mod tests {
         let poster = Poster::new(5_000).expect("client");
         let url = |path: &str| Url::parse(&format!("{at}{path}")).expect("url");
         assert_eq!(poster.post(&url("/ok"), &notice()).await, Answer::Status { code: 204, retry_after_ms: None });
-        assert_eq!(poster.post(&url("/busy"), &notice()).await, Answer::Status { code: 503, retry_after_ms: Some(7_000) });
+        assert_eq!(
+            poster.post(&url("/busy"), &notice()).await,
+            Answer::Status { code: 503, retry_after_ms: Some(7_000) }
+        );
         // A redirect is an answer: what it points to is never asked.
         assert_eq!(poster.post(&url("/moved"), &notice()).await, Answer::Status { code: 307, retry_after_ms: None });
         let seen = seen.lock().expect("lock");

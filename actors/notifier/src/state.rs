@@ -25,11 +25,18 @@ impl Policy {
 /// How a post went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    Status { code: u16, retry_after_ms: Option<u64> },
+    Status {
+        code: u16,
+        retry_after_ms: Option<u64>,
+    },
     /// No answer: not reached, or too late.
-    None { reason: String },
+    None {
+        reason: String,
+    },
     /// It was never sent and never will be.
-    Refused { reason: String },
+    Refused {
+        reason: String,
+    },
 }
 
 /// What an answer means.
@@ -71,8 +78,13 @@ pub enum Effect {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Webhook {
     /// In the post; this many tries before.
-    Posted { failed: u32 },
-    Waiting { until: UnixMs, failed: u32 },
+    Posted {
+        failed: u32,
+    },
+    Waiting {
+        until: UnixMs,
+        failed: u32,
+    },
     Done,
 }
 
@@ -87,7 +99,8 @@ pub struct Delivery {
 impl Delivery {
     /// Begins the delivery to so many webhooks.
     pub fn begin(policy: Policy, webhooks: usize) -> (Self, Vec<Effect>) {
-        let mut delivery = Self { policy, webhooks: vec![Webhook::Posted { failed: 0 }; webhooks], acknowledged: false };
+        let mut delivery =
+            Self { policy, webhooks: vec![Webhook::Posted { failed: 0 }; webhooks], acknowledged: false };
         let mut effects: Vec<_> = (0..webhooks).map(|webhook| Effect::Post { webhook, attempt: 1 }).collect();
         delivery.settle(&mut effects);
         (delivery, effects)
@@ -105,7 +118,10 @@ impl Delivery {
             }
             Verdict::Passing { reason, .. } if failed + 1 >= self.policy.attempts => {
                 self.webhooks[webhook] = Webhook::Done;
-                effects.push(Effect::DeadLetter { webhook, reason: format!("{reason}, at the last of {} tries", failed + 1) });
+                effects.push(Effect::DeadLetter {
+                    webhook,
+                    reason: format!("{reason}, at the last of {} tries", failed + 1),
+                });
             }
             Verdict::Passing { retry_after_ms, .. } => {
                 let failed = failed + 1;
@@ -187,7 +203,10 @@ mod tests {
         delivery.on_answer(0, late(), 1_000);
         delivery.on_time(2_000);
         let reason = "no answer within 5 s, at the last of 3 tries".to_owned();
-        assert_eq!(delivery.on_answer(0, late(), 2_000), [Effect::DeadLetter { webhook: 0, reason }, Effect::Acknowledge]);
+        assert_eq!(
+            delivery.on_answer(0, late(), 2_000),
+            [Effect::DeadLetter { webhook: 0, reason }, Effect::Acknowledge]
+        );
     }
 
     #[test]

@@ -31,7 +31,8 @@ impl AllowedHosts {
     /// # Errors
     /// `forbidden`, naming the host and the setting.
     pub fn check(&self, url: &str) -> Result<Url, WireError> {
-        let forbidden = |message: String| WireError::new(Code::Forbidden, format!("webhook {}: {message}", redacted(url)));
+        let forbidden =
+            |message: String| WireError::new(Code::Forbidden, format!("webhook {}: {message}", redacted(url)));
         let parsed = Url::parse(url).map_err(|error| forbidden(format!("not a URL: {error}")))?;
         if !matches!(parsed.scheme(), "http" | "https") {
             return Err(forbidden(format!("scheme {:?}: expected http or https", parsed.scheme())));
@@ -57,7 +58,9 @@ fn allowed(text: &str) -> Result<Allowed, WireError> {
     let wrong = || {
         WireError::new(
             Code::ConfigError,
-            format!("notifier.allowed_hosts: {text:?}: expected a host name, an address or *.DOMAIN, without scheme, port or path"),
+            format!(
+                "notifier.allowed_hosts: {text:?}: expected a host name, an address or *.DOMAIN, without scheme, port or path"
+            ),
         )
     };
     let (name, below) = match text.strip_prefix("*.") {
@@ -98,17 +101,32 @@ mod tests {
     fn only_allowed_hosts_are_posted_to() {
         let allowed = hosts(&["localhost", "127.0.0.1", "Hooks.Example.com", "*.corp.example", "::1"]).expect("hosts");
         for good in [
-            "http://localhost:8080/hook", "http://127.0.0.1/", "https://hooks.example.com./x", "https://HOOKS.example.com/x",
-            "https://a.corp.example", "https://a.b.corp.example/?q=1", "http://[::1]:9/",
+            "http://localhost:8080/hook",
+            "http://127.0.0.1/",
+            "https://hooks.example.com./x",
+            "https://HOOKS.example.com/x",
+            "https://a.corp.example",
+            "https://a.b.corp.example/?q=1",
+            "http://[::1]:9/",
             // Other spellings of the same address.
-            "http://127.1/", "http://0x7f000001/",
+            "http://127.1/",
+            "http://0x7f000001/",
         ] {
             assert!(allowed.check(good).is_ok(), "{good}");
         }
         for bad in [
-            "http://example.com/", "http://hooks.example.com.evil.org/", "https://corp.example/", "https://evilcorp.example/",
-            "ftp://localhost/", "file:///etc/passwd", "http://user:pw@localhost/", "http://localhost@evil.org/",
-            "http://127.0.0.2/", "http://169.254.169.254/latest", "not a url", "http://",
+            "http://example.com/",
+            "http://hooks.example.com.evil.org/",
+            "https://corp.example/",
+            "https://evilcorp.example/",
+            "ftp://localhost/",
+            "file:///etc/passwd",
+            "http://user:pw@localhost/",
+            "http://localhost@evil.org/",
+            "http://127.0.0.2/",
+            "http://169.254.169.254/latest",
+            "not a url",
+            "http://",
         ] {
             let error = allowed.check(bad).expect_err(bad);
             assert_eq!(error.code, Code::Forbidden, "{bad}");

@@ -30,6 +30,9 @@ use crate::{Config, notice};
 const TYPES: [&str; 3] = ["completed", "failed", "cancelled"];
 /// How long one look for the next event takes at most.
 const LOOK: Duration = Duration::from_secs(1);
+/// At the end: how long one look takes, and how many events are still taken.
+const LAST_LOOK: Duration = Duration::from_millis(100);
+const LAST_EVENTS: usize = 64;
 /// Longest pause between two tries of a webhook.
 const LONGEST_PAUSE_MS: u64 = 30_000;
 /// Before an event comes again whose job could not be asked for.
@@ -64,11 +67,8 @@ impl Notifier {
         let slots = self.config.slots.max(1);
         let busy = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&busy);
-        let pulse = move || Pulse {
-            slots,
-            slots_free: slots.saturating_sub(counted.load(Ordering::Relaxed)),
-            held: vec![],
-        };
+        let pulse =
+            move || Pulse { slots, slots_free: slots.saturating_sub(counted.load(Ordering::Relaxed)), held: vec![] };
         let (heart, beat) = heartbeat::spawn(&self.env, Role::Notifier, pulse);
         let _heart = AbortOnDropHandle::new(heart);
         let notifier = Arc::new(self);
@@ -95,6 +95,12 @@ impl Notifier {
                 }
             }
             busy.store(u32::try_from(deliveries.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
+        }
+        // Events that were stored just before the drain still get their first try.
+        for _ in 0..LAST_EVENTS {
+            let Ok(Some(event)) = events.next(LAST_LOOK).await else { break };
+            let notifier = Arc::clone(self);
+            deliveries.spawn(async move { notifier.deliver(event).await });
         }
         while deliveries.join_next().await.is_some() {}
         busy.store(0, Ordering::Relaxed);
@@ -140,7 +146,8 @@ impl Notifier {
             Err(Undone::Later(pause)) => event.nak(pause).await,
             Err(Undone::Never(error)) => {
                 let original = serde_json::to_vec(&event.envelope).expect("invariant: an envelope serializes");
-                let kept = self.env.bus.dead_letter(Role::Notifier, &job, &error.to_string(), &event.subject, &original).await;
+                let kept =
+                    self.env.bus.dead_letter(Role::Notifier, &job, &error.to_string(), &event.subject, &original).await;
                 match kept {
                     Ok(()) => event.ack().await,
                     Err(_) => event.nak(RETRY).await,
@@ -162,7 +169,8 @@ impl Notifier {
             }
         })?;
         let name = event.envelope.data.name();
-        let wanted = plan.notifications.webhooks.iter().filter(|webhook| webhook.events.iter().any(|wanted| wanted == name));
+        let wanted =
+            plan.notifications.webhooks.iter().filter(|webhook| webhook.events.iter().any(|wanted| wanted == name));
         let urls: Vec<String> = wanted.map(|webhook| webhook.url.clone()).collect();
         if urls.is_empty() {
             return Ok(());
@@ -185,7 +193,12 @@ impl Notifier {
         let record = self.env.bus.request(GetJob { job: job.clone() }, Some(&job), limit * 2).await?;
         tokio::time::timeout(limit, self.env.artifacts.get_json(&record.plan))
             .await
-            .map_err(|_| WireError::new(Code::ArtifactStoreUnavailable, format!("reading {} took longer than {limit:?}", record.plan.uri)))?
+            .map_err(|_| {
+                WireError::new(
+                    Code::ArtifactStoreUnavailable,
+                    format!("reading {} took longer than {limit:?}", record.plan.uri),
+                )
+            })?
             .map_err(|error| error.to_wire())
     }
 
@@ -204,11 +217,13 @@ impl Notifier {
         loop {
             while let Some(effect) = effects.pop_front() {
                 match effect {
-                    Effect::Post { .. } if self.stop.is_cancelled() => {
+                    Effect::Post { attempt, .. } if attempt > 1 && self.stop.is_cancelled() => {
                         while posts.join_next().await.is_some() {}
                         return Err(Undone::Later(Duration::ZERO));
                     }
-                    Effect::Post { webhook, attempt } => self.post(&mut posts, webhook, attempt, &urls[webhook], &notice),
+                    Effect::Post { webhook, attempt } => {
+                        self.post(&mut posts, webhook, attempt, &urls[webhook], &notice);
+                    }
                     Effect::WakeAt { at } => {
                         wakes.insert(at);
                     }
@@ -234,7 +249,14 @@ impl Notifier {
         }
     }
 
-    fn post(&self, posts: &mut JoinSet<(usize, Answer)>, webhook: usize, attempt: u32, url: &str, notice: &Arc<Notice>) {
+    fn post(
+        &self,
+        posts: &mut JoinSet<(usize, Answer)>,
+        webhook: usize,
+        attempt: u32,
+        url: &str,
+        notice: &Arc<Notice>,
+    ) {
         let (poster, notice) = (self.poster.clone(), Arc::clone(notice));
         let target = self.allowed.check(url);
         tracing::debug!(webhook = redacted(url), attempt, event = notice.id, "posting a notice");
@@ -248,7 +270,14 @@ impl Notifier {
     }
 
     /// Keeps what a webhook did not get; each webhook's is its own message.
-    async fn dead_letter(&self, event: &StoredEvent, webhook: usize, url: &str, reason: &str, notice: &Notice) -> Result<(), Undone> {
+    async fn dead_letter(
+        &self,
+        event: &StoredEvent,
+        webhook: usize,
+        url: &str,
+        reason: &str,
+        notice: &Notice,
+    ) -> Result<(), Undone> {
         let job = event.envelope.jobid.as_ref().map(ToString::to_string).unwrap_or_default();
         let body = String::from_utf8_lossy(&notice.body);
         let original = json!({ "webhook": webhook, "url": redacted(url), "notice": body }).to_string();

@@ -63,7 +63,12 @@ impl Actor for TrackerActor {
         Ok(State { _stop: stop.drop_guard() })
     }
 
-    async fn handle(&self, myself: ActorRef<Message>, message: Message, _: &mut State) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Message>,
+        message: Message,
+        _: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             Message::Ended(Ok(())) => {
                 myself.stop(None);

@@ -17,7 +17,8 @@ impl Database {
     /// the home folder (`tracker_<tenant>.db` of another tenant than the default one).
     pub fn resolve(uri: Option<&str>, home: &Path, tenant: &Tenant) -> Result<Self, Error> {
         let Some(uri) = uri else {
-            let name = if *tenant == Tenant::default() { "tracker.db".to_owned() } else { format!("tracker_{tenant}.db") };
+            let name =
+                if *tenant == Tenant::default() { "tracker.db".to_owned() } else { format!("tracker_{tenant}.db") };
             return Ok(Self { file: home.join(name) });
         };
         let config = |message: &str| Err(Error::new(ErrorKind::Config, format!("tracker.database: {message}")));

@@ -60,8 +60,9 @@ impl Error {
             ErrorKind::Config => WireError::new(Code::ConfigError, self.to_string()),
             ErrorKind::Full => WireError::new(Code::StorageFull, self.to_string())
                 .with_hint("free some space on the disk of the tracker's database"),
-            ErrorKind::Locked => WireError::new(Code::TrackerUnavailable, self.to_string())
-                .with_hint("another program holds the database file: end it, or give this process another `tracker.database`"),
+            ErrorKind::Locked => WireError::new(Code::TrackerUnavailable, self.to_string()).with_hint(
+                "another program holds the database file: end it, or give this process another `tracker.database`",
+            ),
             ErrorKind::TooNew => WireError::new(Code::TrackerUnavailable, self.to_string())
                 .with_hint("run the newer version of within, or give this process another `tracker.database`"),
             ErrorKind::Fenced | ErrorKind::Database => WireError::new(Code::TrackerUnavailable, self.to_string()),

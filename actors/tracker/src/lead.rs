@@ -57,7 +57,8 @@ impl Tracker {
         if !self.bound().await {
             return Ok(());
         }
-        let mut keeper = self.env.bus.lease(LEASE_TRACKER, self.env.identity.worker.as_str()).await.map_err(|e| e.to_wire())?;
+        let mut keeper =
+            self.env.bus.lease(LEASE_TRACKER, self.env.identity.worker.as_str()).await.map_err(|e| e.to_wire())?;
         let (announce, announced) = watch::channel(None::<Queue>);
         let slots = self.config.slots.max(1);
         let pulse = move || {
@@ -193,12 +194,23 @@ impl Term<'_> {
         let (first, last) = found.map_or((0, 0), |found| (found.first_sequence, found.last_sequence));
         match resume(position, last) {
             Resume::Recreated => {
-                tracing::warn!(stream, position, last, "the event stream is another one than was projected (it ends before the position): projecting it from its beginning");
+                tracing::warn!(
+                    stream,
+                    position,
+                    last,
+                    "the event stream is another one than was projected (it ends before the position): projecting it from its beginning"
+                );
                 writer.restart(&stream).await?;
                 position = 0;
             }
             Resume::From(next) if next < first && position > 0 => {
-                tracing::error!(stream, position, first, lost = first - next, "events were discarded before they were projected");
+                tracing::error!(
+                    stream,
+                    position,
+                    first,
+                    lost = first - next,
+                    "events were discarded before they were projected"
+                );
             }
             Resume::From(_) => {}
         }
@@ -265,11 +277,15 @@ impl Projection<'_> {
         }
         let run = leased.work.job.to_string();
         let result = match rows {
-            _ if leased.cancelled.is_cancelled() => Err(WireError::new(Code::Cancelled, format!("recording run {run} was stopped"))),
+            _ if leased.cancelled.is_cancelled() => {
+                Err(WireError::new(Code::Cancelled, format!("recording run {run} was stopped")))
+            }
             Err(error) => Err(error),
             Ok(set) => match self.writer.record(&self.stream, &set).await {
                 Ok(true) => Ok(TaskOutput::Recorded { run }),
-                Ok(false) => Err(WireError::new(Code::Fenced, format!("run {run} is being recorded under a newer lease"))),
+                Ok(false) => {
+                    Err(WireError::new(Code::Fenced, format!("run {run} is being recorded under a newer lease")))
+                }
                 Err(error) if error.kind() == ErrorKind::Fenced => {
                     leased.release("another tracker writes").await;
                     return false;
@@ -277,7 +293,8 @@ impl Projection<'_> {
                 Err(error) => Err(error.to_wire()),
             },
         };
-        metrics::counter!("within_tracker_records_total", "result" => if result.is_ok() { "done" } else { "failed" }).increment(1);
+        metrics::counter!("within_tracker_records_total", "result" => if result.is_ok() { "done" } else { "failed" })
+            .increment(1);
         tasks.spawn(async move {
             leased.finish(result).await;
         });

@@ -55,7 +55,8 @@ impl Default for Config {
 /// # Errors
 /// Not to be retried: a database that is not served, held by another process, or of a newer version.
 pub async fn start(env: RoleEnv, config: Config, supervisor: ActorCell) -> Result<ActorCell, WireError> {
-    let database = Database::resolve(config.database.as_deref(), &env.home, env.bus.tenant()).map_err(|e| e.to_fatal())?;
+    let database =
+        Database::resolve(config.database.as_deref(), &env.home, env.bus.tenant()).map_err(|e| e.to_fatal())?;
     let (writer, reader) = store::open(&database, BUSY_TIMEOUT).await.map_err(|e| e.to_fatal())?;
     tracing::info!(database = %database.file.display(), version = store::SCHEMA_VERSION, "tracker database is open");
     actor::spawn(env, config, writer, reader, supervisor).await

@@ -17,8 +17,7 @@ pub const MAX_KEY_BYTES: usize = 250;
 
 /// Parts of a plan that are no parameters: what the run was called and by whom it is watched. Webhook
 /// addresses stay out of the tracker.
-const NOT_PARAMETERS: [&str; 7] =
-    ["schema", "description", "origins", "warnings", "notifications", "tracking", "name"];
+const NOT_PARAMETERS: [&str; 7] = ["schema", "description", "origins", "warnings", "notifications", "tracking", "name"];
 
 /// The rows of a plan: experiment and name of the run, parameters, tags. The same plan gives the same rows.
 pub fn plan_rows(plan: &JobPlan) -> Vec<Row> {
@@ -28,15 +27,11 @@ pub fn plan_rows(plan: &JobPlan) -> Vec<Row> {
         start: None,
         plan: None,
     }];
-    let wanted = |path: &str| {
-        plan.tracking.parameters.is_empty() || plan.tracking.parameters.iter().any(|p| matches(p, path))
-    };
+    let wanted =
+        |path: &str| plan.tracking.parameters.is_empty() || plan.tracking.parameters.iter().any(|p| matches(p, path));
     let parameters = flatten(plan);
     let kept = parameters.into_iter().filter(|(path, _)| wanted(path));
-    rows.extend(kept.map(|(path, value)| Row::Param {
-        key: legal_key(&path),
-        value: cut(&value, MAX_PARAM_CHARS),
-    }));
+    rows.extend(kept.map(|(path, value)| Row::Param { key: legal_key(&path), value: cut(&value, MAX_PARAM_CHARS) }));
     let own = [
         ("mlflow.runName", plan.name.clone()),
         ("mlflow.note.content", plan.description.clone()),

@@ -51,7 +51,10 @@ async fn plan_of(env: &RoleEnv, accepted: &Accepted) -> Option<JobPlan> {
             return None;
         }
         Err(_) => {
-            tracing::warn!(job = accepted.name, "reading the plan of an accepted job took too long: its run begins without parameters");
+            tracing::warn!(
+                job = accepted.name,
+                "reading the plan of an accepted job took too long: its run begins without parameters"
+            );
             return None;
         }
     };

@@ -27,14 +27,20 @@ pub async fn prepare(env: &RoleEnv, leased: Leased) -> Prepared {
 async fn rows_of(env: &RoleEnv, leased: &Leased) -> Result<RowSet, WireError> {
     let work = &leased.work;
     let WorkInput::Record { dataset, model, metrics, report } = &work.input else {
-        let message = format!("task {} of job {}: a tracker records, it does not {}", work.task, work.job, work.input.name());
+        let message =
+            format!("task {} of job {}: a tracker records, it does not {}", work.task, work.job, work.input.name());
         return Err(WireError::new(Code::BadMessage, message));
     };
     let limit = Duration::from_millis(env.bus.timings().request_timeout_ms);
     let record = env.bus.request(GetJob { job: work.job.clone() }, Some(&work.job), limit * 2).await?;
     let plan: JobPlan = tokio::time::timeout(limit, env.artifacts.get_json(&work.plan))
         .await
-        .map_err(|_| WireError::new(Code::ArtifactStoreUnavailable, format!("reading {} took longer than {limit:?}", work.plan.uri)))?
+        .map_err(|_| {
+            WireError::new(
+                Code::ArtifactStoreUnavailable,
+                format!("reading {} took longer than {limit:?}", work.plan.uri),
+            )
+        })?
         .map_err(|error| error.to_wire())?;
     let recording = Recording {
         task: &work.task,

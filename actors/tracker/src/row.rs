@@ -44,13 +44,26 @@ pub enum Row {
         plan: Option<ArtifactRef>,
     },
     /// The end of a running run; a run that has ended keeps its end.
-    End { status: RunStatus, at: UnixMs },
+    End {
+        status: RunStatus,
+        at: UnixMs,
+    },
     /// Immutable: the first value stands.
-    Param { key: String, value: String },
+    Param {
+        key: String,
+        value: String,
+    },
     /// The last value stands.
-    Tag { key: String, value: String },
+    Tag {
+        key: String,
+        value: String,
+    },
     Metric(MetricRow),
-    Artifact { kind: String, name: String, artifact: ArtifactRef },
+    Artifact {
+        kind: String,
+        name: String,
+        artifact: ArtifactRef,
+    },
 }
 
 impl Row {

@@ -33,7 +33,8 @@ async fn answer(incoming: Incoming, reader: &Reader) {
             incoming.reply(answer).await;
         }
         verb => {
-            let message = format!("{verb:?} is no question to a tracker: expected {} or {}", ListRuns::VERB, GetRun::VERB);
+            let message =
+                format!("{verb:?} is no question to a tracker: expected {} or {}", ListRuns::VERB, GetRun::VERB);
             incoming.reply::<()>(Err(WireError::new(Code::BadMessage, message))).await;
         }
     }

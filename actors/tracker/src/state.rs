@@ -41,18 +41,28 @@ pub fn project(envelope: &Envelope<Event>, stored_at: UnixMs, plan: Option<&JobP
     let guard = |task: &TaskId| envelope.fence.map(|fence| Guard { task: task.to_string(), fence });
     let (guard, rows) = match &envelope.data {
         Event::Accepted(accepted) => (None, accepted_rows(accepted, at, envelope, plan)),
-        Event::TaskStarted { task, attempt, worker, .. } => (None, vec![
-            Row::tag(format!("within.{task}.worker"), worker.as_str()),
-            Row::tag(format!("within.{task}.attempt"), attempt.to_string()),
-        ]),
+        Event::TaskStarted { task, attempt, worker, .. } => (
+            None,
+            vec![
+                Row::tag(format!("within.{task}.worker"), worker.as_str()),
+                Row::tag(format!("within.{task}.attempt"), attempt.to_string()),
+            ],
+        ),
         Event::TaskDone { task, duration_s, .. } => (None, vec![time_row(task, *duration_s, at)]),
-        Event::TaskRetried { task, attempt, error } => (None, vec![
-            Row::tag(format!("within.{task}.retried"), cut(&format!("attempt {attempt}: {error}"), MAX_TAG_CHARS)),
-        ]),
-        Event::WorkerLost { worker, task, attempt, error } => (None, vec![Row::tag(
-            format!("within.{task}.worker_lost"),
-            cut(&format!("attempt {attempt} on {worker}: {error}"), MAX_TAG_CHARS),
-        )]),
+        Event::TaskRetried { task, attempt, error } => (
+            None,
+            vec![Row::tag(
+                format!("within.{task}.retried"),
+                cut(&format!("attempt {attempt}: {error}"), MAX_TAG_CHARS),
+            )],
+        ),
+        Event::WorkerLost { worker, task, attempt, error } => (
+            None,
+            vec![Row::tag(
+                format!("within.{task}.worker_lost"),
+                cut(&format!("attempt {attempt} on {worker}: {error}"), MAX_TAG_CHARS),
+            )],
+        ),
         Event::Progress(progress) => (guard(&progress.task), progress_rows(progress, at)),
         Event::Metric(metric) => (guard(&metric.task), metric_rows(metric, at)),
         Event::Checkpoint(checkpoint) => (None, vec![Row::tag("within.checkpoint", &checkpoint.uri)]),
@@ -69,12 +79,7 @@ pub fn project(envelope: &Envelope<Event>, stored_at: UnixMs, plan: Option<&JobP
     Some(RowSet { run, guard, rows })
 }
 
-fn accepted_rows(
-    accepted: &Accepted,
-    at: UnixMs,
-    envelope: &Envelope<Event>,
-    plan: Option<&JobPlan>,
-) -> Vec<Row> {
+fn accepted_rows(accepted: &Accepted, at: UnixMs, envelope: &Envelope<Event>, plan: Option<&JobPlan>) -> Vec<Row> {
     let mut rows = vec![Row::Run {
         experiment: plan.map(|plan| plan.tracking.experiment.clone()),
         name: Some(accepted.name.clone()),
@@ -104,10 +109,7 @@ fn time_row(task: &TaskId, duration_s: f64, at: UnixMs) -> Row {
 }
 
 fn progress_rows(progress: &Progress, at: UnixMs) -> Vec<Row> {
-    let values = [
-        ("loss", progress.loss.clone()),
-        ("system/samples_per_s", MetricValue::of(progress.samples_per_s)),
-    ];
+    let values = [("loss", progress.loss.clone()), ("system/samples_per_s", MetricValue::of(progress.samples_per_s))];
     let row = |(key, value): (&str, MetricValue)| {
         Row::Metric(MetricRow {
             key: key.to_owned(),
@@ -158,11 +160,7 @@ pub fn summary_rows(summary: &MetricSummary, step: Option<u64>, at: UnixMs) -> V
 
 /// The model's file as an artifact, and the hash of its parameters.
 pub fn model_rows(model: &ModelRef) -> Vec<Row> {
-    let file = ArtifactRef {
-        uri: model.uri.clone(),
-        blake3: model.file_blake3.clone(),
-        size_bytes: model.size_bytes,
-    };
+    let file = ArtifactRef { uri: model.uri.clone(), blake3: model.file_blake3.clone(), size_bytes: model.size_bytes };
     vec![Row::artifact("model", &file), Row::tag("within.model.blake3", &model.blake3)]
 }
 
@@ -209,8 +207,8 @@ mod tests {
     use super::*;
 
     fn check(event: Event, fence: Option<u64>, expected: Expect) {
-        let mut envelope = Envelope::new("e1", "/within/test", 1_700_000_000_000, event)
-            .job(&JobId::new("j1").expect("id"));
+        let mut envelope =
+            Envelope::new("e1", "/within/test", 1_700_000_000_000, event).job(&JobId::new("j1").expect("id"));
         envelope.fence = fence.map(Fence);
         let rows = project(&envelope, 5, None).map_or_else(
             || "none".to_owned(),
@@ -239,11 +237,15 @@ mod tests {
     fn an_accepted_job_is_a_running_run() {
         let plan = ArtifactRef { uri: "file:///s/plans/aa/bb/plan.json".into(), blake3: "bb".into(), size_bytes: 2 };
         let accepted = Accepted { name: "ads".into(), plan, tasks: vec![], warnings: vec![] };
-        check(Event::Accepted(accepted), None, expect![[r#"
+        check(
+            Event::Accepted(accepted),
+            None,
+            expect![[r#"
             j1 None
             Run { experiment: None, name: Some("ads"), start: Some(1700000000000), plan: Some(ArtifactRef { uri: "file:///s/plans/aa/bb/plan.json", blake3: "bb", size_bytes: 2 }) }
             Tag { key: "start_time", value: "2023-11-14T22:13:20.000Z" }
-            Artifact { kind: "plan", name: "plan.json", artifact: ArtifactRef { uri: "file:///s/plans/aa/bb/plan.json", blake3: "bb", size_bytes: 2 } }"#]]);
+            Artifact { kind: "plan", name: "plan.json", artifact: ArtifactRef { uri: "file:///s/plans/aa/bb/plan.json", blake3: "bb", size_bytes: 2 } }"#]],
+        );
     }
 
     #[test]
@@ -253,53 +255,95 @@ mod tests {
             ("val_r2".to_owned(), MetricValue::undefined("one sample")),
         ]);
         let metric = Metric { task: task("train"), epoch: 2, step: 40, metrics };
-        check(Event::Metric(metric), Some(9), expect![[r#"
+        check(
+            Event::Metric(metric),
+            Some(9),
+            expect![[r#"
             j1 Some(("train", 9))
             Metric(MetricRow { key: "val_loss", source: "train", step: Some(40), epoch: 2, timestamp: 1700000000000, value: Defined(0.5) })
-            Metric(MetricRow { key: "val_r2", source: "train", step: Some(40), epoch: 2, timestamp: 1700000000000, value: Undefined { value: (), reason: "one sample" } })"#]]);
+            Metric(MetricRow { key: "val_r2", source: "train", step: Some(40), epoch: 2, timestamp: 1700000000000, value: Undefined { value: (), reason: "one sample" } })"#]],
+        );
         let progress = Progress {
-            task: task("train"), epoch: 1, epochs: 3, step: 10, steps: 60,
-            loss: MetricValue::of(1.5), samples_per_s: 100.0, eta_s: 2.0,
+            task: task("train"),
+            epoch: 1,
+            epochs: 3,
+            step: 10,
+            steps: 60,
+            loss: MetricValue::of(1.5),
+            samples_per_s: 100.0,
+            eta_s: 2.0,
         };
-        check(Event::Progress(progress), Some(9), expect![[r#"
+        check(
+            Event::Progress(progress),
+            Some(9),
+            expect![[r#"
             j1 Some(("train", 9))
             Metric(MetricRow { key: "loss", source: "train", step: Some(10), epoch: 1, timestamp: 1700000000000, value: Defined(1.5) })
-            Metric(MetricRow { key: "system/samples_per_s", source: "train", step: Some(10), epoch: 1, timestamp: 1700000000000, value: Defined(100.0) })"#]]);
+            Metric(MetricRow { key: "system/samples_per_s", source: "train", step: Some(10), epoch: 1, timestamp: 1700000000000, value: Defined(100.0) })"#]],
+        );
     }
 
     #[test]
     fn tasks_leave_tags_and_times() {
         let worker = WorkerId::new("w1").expect("id");
-        let started = Event::TaskStarted { task: task("train"), role: Role::Trainer, attempt: 2, worker: worker.clone() };
-        check(started, None, expect![[r#"
+        let started =
+            Event::TaskStarted { task: task("train"), role: Role::Trainer, attempt: 2, worker: worker.clone() };
+        check(
+            started,
+            None,
+            expect![[r#"
             j1 None
             Tag { key: "within.train.worker", value: "w1" }
-            Tag { key: "within.train.attempt", value: "2" }"#]]);
-        check(Event::TaskDone { task: task("train"), attempt: 2, duration_s: 1.5 }, None, expect![[r#"
+            Tag { key: "within.train.attempt", value: "2" }"#]],
+        );
+        check(
+            Event::TaskDone { task: task("train"), attempt: 2, duration_s: 1.5 },
+            None,
+            expect![[r#"
             j1 None
-            Metric(MetricRow { key: "training_time", source: "coordinator", step: Some(0), epoch: 0, timestamp: 1700000000000, value: Defined(1.5) })"#]]);
+            Metric(MetricRow { key: "training_time", source: "coordinator", step: Some(0), epoch: 0, timestamp: 1700000000000, value: Defined(1.5) })"#]],
+        );
         let error = WireError::new(Code::WorkerDied, "signal 9");
         let lost = Event::WorkerLost { worker, task: task("train"), attempt: 1, error: error.clone() };
-        check(lost, None, expect![[r#"
+        check(
+            lost,
+            None,
+            expect![[r#"
             j1 None
-            Tag { key: "within.train.worker_lost", value: "attempt 1 on w1: worker_died: signal 9" }"#]]);
-        check(Event::TaskRetried { task: task("train"), attempt: 2, error }, None, expect![[r#"
+            Tag { key: "within.train.worker_lost", value: "attempt 1 on w1: worker_died: signal 9" }"#]],
+        );
+        check(
+            Event::TaskRetried { task: task("train"), attempt: 2, error },
+            None,
+            expect![[r#"
             j1 None
-            Tag { key: "within.train.retried", value: "attempt 2: worker_died: signal 9" }"#]]);
+            Tag { key: "within.train.retried", value: "attempt 2: worker_died: signal 9" }"#]],
+        );
         let checkpoint = Checkpoint {
-            name: "checkpoint_epoch_001".into(), uri: "file:///s/c1".into(), blake3: "cc".into(),
-            epoch: 1, step: 20, metrics: Metrics::new(),
+            name: "checkpoint_epoch_001".into(),
+            uri: "file:///s/c1".into(),
+            blake3: "cc".into(),
+            epoch: 1,
+            step: 20,
+            metrics: Metrics::new(),
         };
-        check(Event::Checkpoint(checkpoint), None, expect![[r#"
+        check(
+            Event::Checkpoint(checkpoint),
+            None,
+            expect![[r#"
             j1 None
-            Tag { key: "within.checkpoint", value: "file:///s/c1" }"#]]);
+            Tag { key: "within.checkpoint", value: "file:///s/c1" }"#]],
+        );
     }
 
     #[test]
     fn every_end_has_its_status() {
         let error = WireError::new(Code::DatasetNotFound, "no file a.csv");
         let failed = Event::Failed { name: "ads".into(), run: "j1".into(), duration_s: 0.5, error };
-        check(failed, None, expect![[r#"
+        check(
+            failed,
+            None,
+            expect![[r#"
             j1 None
             Run { experiment: None, name: Some("ads"), start: None, plan: None }
             End { status: Failed, at: 1700000000000 }
@@ -307,21 +351,39 @@ mod tests {
             Tag { key: "within.duration_s", value: "0.5" }
             Tag { key: "within.error.class", value: "data" }
             Tag { key: "within.error.code", value: "dataset_not_found" }
-            Tag { key: "within.error.message", value: "no file a.csv" }"#]]);
-        check(Event::Cancelled { reason: "asked".into() }, None, expect![[r#"
+            Tag { key: "within.error.message", value: "no file a.csv" }"#]],
+        );
+        check(
+            Event::Cancelled { reason: "asked".into() },
+            None,
+            expect![[r#"
             j1 None
             End { status: Killed, at: 1700000000000 }
             Tag { key: "end_time", value: "2023-11-14T22:13:20.000Z" }
-            Tag { key: "within.cancel_reason", value: "asked" }"#]]);
-        let model = ModelRef { uri: "file:///s/m.safetensors".into(), file_blake3: "ff".into(), blake3: "pp".into(), size_bytes: 9 };
+            Tag { key: "within.cancel_reason", value: "asked" }"#]],
+        );
+        let model = ModelRef {
+            uri: "file:///s/m.safetensors".into(),
+            file_blake3: "ff".into(),
+            blake3: "pp".into(),
+            size_bytes: 9,
+        };
         let metrics = MetricSummary {
             test: Metrics::from([("rmse".to_owned(), MetricValue::of(2.0))]),
             ..MetricSummary::default()
         };
         let completed = Completed {
-            name: "ads".into(), run: "j1".into(), duration_s: 3.0, metrics, model: Some(model), report: None,
+            name: "ads".into(),
+            run: "j1".into(),
+            duration_s: 3.0,
+            metrics,
+            model: Some(model),
+            report: None,
         };
-        check(Event::Completed(completed), None, expect![[r#"
+        check(
+            Event::Completed(completed),
+            None,
+            expect![[r#"
             j1 None
             Run { experiment: None, name: Some("ads"), start: None, plan: None }
             End { status: Finished, at: 1700000000000 }
@@ -329,7 +391,8 @@ mod tests {
             Tag { key: "within.duration_s", value: "3" }
             Metric(MetricRow { key: "test_rmse", source: "evaluate", step: None, epoch: 0, timestamp: 1700000000000, value: Defined(2.0) })
             Artifact { kind: "model", name: "m.safetensors", artifact: ArtifactRef { uri: "file:///s/m.safetensors", blake3: "ff", size_bytes: 9 } }
-            Tag { key: "within.model.blake3", value: "pp" }"#]]);
+            Tag { key: "within.model.blake3", value: "pp" }"#]],
+        );
     }
 
     #[test]

@@ -77,6 +77,16 @@ async fn a_store_in_use_and_a_taken_port_are_named() {
 }
 
 #[tokio::test]
+async fn a_wrapper_becomes_the_server() {
+    let mut server = TestServer::start_with(|config| config.wrapper = Some(vec!["env".into()])).await;
+    server.bus("one").await.ensure_topology().await.expect("topology");
+    let pid = server.server.pid();
+    server.server.restart().await.expect("starts again");
+    assert_ne!(server.server.pid(), pid);
+    server.bus("two").await.bind(crate::server::LONG).await.expect("bound");
+}
+
+#[tokio::test]
 async fn a_server_that_ends_by_itself_is_noticed() {
     let mut server = TestServer::start().await;
     assert_eq!(server.server.exited(), None);

@@ -427,11 +427,27 @@ async fn drain_takes_nothing_new_and_waits_for_what_is_in_hand() {
 }
 
 #[tokio::test]
-async fn a_role_that_has_stopped_gives_back_what_comes() {
+async fn a_role_that_has_stopped_is_followed_by_its_successor() {
     let mut scene = Scene::simple(1).await;
-    scene.leased.close();
     scene.publish("j1").await;
+    let leased = scene.leased().await;
+    scene.leased.close();
+    timeout(LONG, scene.leased.recv()).await.expect("the pull loop ends");
+    scene.publish("j2").await;
+    drop(leased);
     assert!(matches!(scene.report().await.body, ReportBody::Released { .. }));
+    // Its successor in the same process gets both.
+    let (deliver, mut successor) = mpsc::channel(2);
+    let _queue = queue::start(&scene.env, Role::DataLoader, 2, deliver).await.expect("starts");
+    let mut jobs = Vec::new();
+    while jobs.len() < 2 {
+        let leased = timeout(LONG, successor.recv()).await.expect("in time").expect("open");
+        jobs.push(leased.work.job.clone());
+        assert_eq!(leased.finish(Ok(output())).await, Finish::Accepted);
+    }
+    jobs.sort();
+    assert_eq!(jobs, [job("j1"), job("j2")]);
+    scene.empty().await;
 }
 
 #[tokio::test]

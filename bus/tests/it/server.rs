@@ -2,7 +2,7 @@
 //! tests that kill, stop or configure theirs.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -18,6 +18,21 @@ use tokio_util::sync::CancellationToken;
 
 /// Longer than anything takes on a loaded machine.
 pub const LONG: Duration = Duration::from_mins(1);
+
+/// A folder that is removed with its test; the shared server's with the next run.
+fn folder() -> TempDir {
+    static SWEPT: Once = Once::new();
+    let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    SWEPT.call_once(|| {
+        for left in std::fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            let unused = |file: std::fs::File| file.try_lock().is_ok();
+            if std::fs::File::open(left.join("nats/lock")).is_ok_and(unused) {
+                std::fs::remove_dir_all(left).ok();
+            }
+        }
+    });
+    tempfile::Builder::new().prefix("bus-").tempdir_in(parent).expect("temporary folder")
+}
 
 /// The `nats-server` that `make` provisions, or the one in `WITHIN_NATS_SERVER`.
 pub fn binary() -> PathBuf {
@@ -41,7 +56,7 @@ impl TestServer {
     }
 
     pub async fn start_with(change: impl FnOnce(&mut EmbeddedConfig)) -> Self {
-        let dir = tempfile::tempdir().expect("temporary folder");
+        let dir = folder();
         let mut config = EmbeddedConfig::new(binary(), dir.path().join("nats"));
         change(&mut config);
         let server = EmbeddedServer::start(config).await.expect("server starts");

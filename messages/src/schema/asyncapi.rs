@@ -1,6 +1,7 @@
 //! The AsyncAPI 3 document: channels from the subjects' own builder, an operation for each message,
 //! streams, consumers and buckets in `x-` fields. Seen from the platform: `receive` is what others send.
 
+use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
@@ -195,7 +196,7 @@ fn message_name(message: &Message) -> String {
 }
 
 /// Reference to a definition, as seen from the document.
-fn reference(define: fn(&mut schemars::SchemaGenerator) -> schemars::Schema) -> Value {
+fn reference(define: fn(&mut SchemaGenerator) -> schemars::Schema) -> Value {
     let mut generator = SchemaSettings::draft2020_12().into_generator();
     let schema = define(&mut generator).to_value();
     match schema.get("$ref").and_then(Value::as_str) {
@@ -225,7 +226,7 @@ fn component(message: &Message) -> Value {
 
 fn reply_component(message: &Message) -> Value {
     let ok = message.answer.map_or(Value::Null, reference);
-    let error = reference(|generator| generator.subschema_for::<WireError>());
+    let error = reference(SchemaGenerator::subschema_for::<WireError>);
     let one = |name: &str, value: Value| {
         json!({ "type": "object", "properties": { name: value }, "required": [name], "additionalProperties": false })
     };

@@ -44,7 +44,7 @@ pub struct SpecInput<'a> {
 /// What a plan takes from outside its spec.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PlanDefaults<'a> {
-    /// The job's name where the spec gives none; without it the file's, else `job`.
+    /// The job's name where neither the spec nor the name of its file gives one; else `job`.
     pub name: Option<&'a str>,
 }
 

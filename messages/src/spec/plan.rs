@@ -47,7 +47,7 @@ fn default_name<'a>(tree: &'a SpecTree, defaults: &PlanDefaults<'a>) -> &'a str 
         let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
         (!stem.is_empty()).then_some(stem)
     };
-    defaults.name.or_else(stem).unwrap_or("job")
+    stem().or(defaults.name).unwrap_or("job")
 }
 
 /// Each `--set` as a tree of one key.

@@ -5,7 +5,7 @@ pub mod scan;
 pub mod target;
 pub mod value;
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use messages::WireError;
 use messages::error::Code;
@@ -132,7 +132,7 @@ impl Violations {
         let lines: Vec<_> = self.shown.iter().map(ToString::to_string).collect();
         message.push_str(&lines.join("\n  "));
         if self.total > self.shown.len() as u64 {
-            message.push_str(&format!("\n  … and {} more", self.total - self.shown.len() as u64));
+            write!(message, "\n  … and {} more", self.total - self.shown.len() as u64).expect("invariant: a string takes all");
         }
         let mut hints: Vec<&str> = Vec::new();
         for hint in self.shown.iter().filter_map(|violation| violation.hint.as_deref()) {

@@ -72,7 +72,7 @@ impl<R: Read> Guard<R> {
             Ok(_) => (text.len(), false),
             Err(error) => (error.valid_up_to(), error.error_len().is_some() || at_end),
         };
-        self.lines += text[..valid].iter().filter(|&&b| b == b'\n').count() as u64;
+        self.lines += text[..valid].iter().map(|&b| u64::from(b == b'\n')).sum::<u64>();
         if wrong {
             let fault = Fault::NotUtf8 { offset: start + valid as u64, byte: text[valid], line: self.lines };
             return Err(self.fail(fault));

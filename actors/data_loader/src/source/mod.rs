@@ -94,8 +94,8 @@ pub struct Summary {
 
 /// An open file, past its header.
 pub enum Reader {
-    Csv(csv_file::CsvFile),
-    Parquet(parquet_file::ParquetFile),
+    Csv(Box<csv_file::CsvFile>),
+    Parquet(Box<parquet_file::ParquetFile>),
 }
 
 impl Reader {
@@ -103,8 +103,8 @@ impl Reader {
     /// violations say why.
     pub fn open(file: &File, plan: &CsvPlan, violations: &mut Violations) -> Result<Option<Self>, WireError> {
         Ok(match file.format {
-            Format::Csv => csv_file::CsvFile::open(file, plan, violations)?.map(Self::Csv),
-            Format::Parquet => parquet_file::ParquetFile::open(file, violations)?.map(Self::Parquet),
+            Format::Csv => csv_file::CsvFile::open(file, plan, violations)?.map(|file| Self::Csv(Box::new(file))),
+            Format::Parquet => parquet_file::ParquetFile::open(file, violations)?.map(|file| Self::Parquet(Box::new(file))),
         })
     }
 

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -46,10 +47,11 @@ impl ParquetFile {
             return Ok(None);
         }
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let builder = match ParquetRecordBatchReaderBuilder::try_new_with_options(opened, options) {
+        let opened = guarded(|| ParquetRecordBatchReaderBuilder::try_new_with_options(opened, options));
+        let builder = match opened {
             Ok(builder) => builder,
-            Err(error) => {
-                violations.add(Violation::new(format!("is not a Parquet file that can be read: {error}")).file(&file.path));
+            Err(reason) => {
+                violations.add(Violation::new(format!("is not a Parquet file that can be read: {reason}")).file(&file.path));
                 return Ok(None);
             }
         };
@@ -80,30 +82,34 @@ impl ParquetFile {
         self.wanted = wanted.to_vec();
         if let Some(builder) = self.builder.take() {
             let mask = ProjectionMask::roots(builder.parquet_schema(), wanted.iter().map(|(index, _)| *index));
-            let reader = builder.with_projection(mask).with_batch_size(CHUNK_ROWS).build();
-            self.reader = Some(reader.map_err(|e| self.damaged(&e))?);
+            let reader = guarded(|| builder.with_projection(mask).with_batch_size(CHUNK_ROWS).build());
+            self.reader = Some(reader.map_err(|reason| self.damaged(&reason))?);
         }
         Ok(())
     }
 
-    fn damaged(&self, error: &dyn std::fmt::Display) -> WireError {
-        WireError::new(Code::DatasetValidationError, format!("{}: cannot be read: {error}", self.path))
+    fn damaged(&self, reason: &str) -> WireError {
+        WireError::new(Code::DatasetValidationError, format!("{}: cannot be read: {reason}", self.path))
     }
 
     pub fn next_chunk(&mut self, violations: &mut Violations) -> Result<Option<Chunk>, WireError> {
-        let Some(next) = self.reader.as_mut().and_then(Iterator::next) else { return Ok(None) };
-        let batch = next.map_err(|e| self.damaged(&e))?;
+        let Some(mut reader) = self.reader.take() else { return Ok(None) };
+        let batch = match guarded(|| reader.next().transpose()) {
+            Ok(Some(batch)) => batch,
+            Ok(None) => return Ok(None),
+            Err(reason) => return Err(self.damaged(&reason)),
+        };
         let mut columns = Vec::with_capacity(self.wanted.len());
         for &(index, want) in &self.wanted {
             match self.convert(&batch, index, want) {
                 Ok(array) => columns.push(array),
                 Err(violation) => {
                     violations.add(violation);
-                    self.reader = None;
                     return Ok(None);
                 }
             }
         }
+        self.reader = Some(reader);
         let first_row = self.rows;
         self.rows += batch.num_rows() as u64;
         Ok(Some(Chunk { rows: batch.num_rows(), columns, lines: Vec::new(), first_row }))
@@ -142,6 +148,15 @@ impl ParquetFile {
             size_bytes += read as u64;
         }
         Ok(Summary { blake3: hasher.finalize().to_hex().to_string(), size_bytes, rows: self.rows })
+    }
+}
+
+/// Calls into the parquet crate, which panics on some damaged files: whoever sent one must hear of the file, not
+/// of a bug. Nothing that the call touched is used again after a panic.
+fn guarded<T, E: std::fmt::Display>(call: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err("its contents are damaged".to_owned()),
     }
 }
 

@@ -249,9 +249,9 @@ async fn bad_data_is_reported_and_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_task_ends_within_two_seconds() {
     let mut world = World::start(&[("a.csv", table(2_000_000).as_bytes())]).await;
+    let mut beats = world.env.bus.subscribe(&world.env.bus.subjects().hb_all()).await.expect("subscribes");
     let work = world.submit(&data_plan(&["a.csv"], "y"), Task::Regression).await;
     // The role's heartbeat lists the lease as soon as it is held.
-    let mut beats = world.env.bus.subscribe(&world.env.bus.subjects().hb_all()).await.expect("subscribes");
     let held = async {
         while let Some(beat) = beats.next().await {
             let beat = beat.decode::<messages::worker::Heartbeat>().expect("a heartbeat").data;

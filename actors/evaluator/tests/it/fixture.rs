@@ -3,7 +3,8 @@
 use arrow_array::Float64Array;
 use bytes::Bytes;
 use frame::manifest::{
-    Encoding, Feature, FittedScale, FittedTransform, Lineage, MANIFEST_VERSION, Part, SampleIdScheme, Shard, SplitInfo, Target,
+    Encoding, Feature, FittedScale, FittedTransform, Lineage, MANIFEST_VERSION, Part, SampleIdScheme, Shard, SplitInfo,
+    Target,
 };
 use frame::{ColumnValues, Manifest, Table, write_shard};
 use kernels::nn::{Init, MlpConfig, Model, ModelConfig};
@@ -107,7 +108,8 @@ pub fn manifest(task: Task, parts: [(Split, u64, Vec<ArtifactRef>); 3]) -> Manif
 /// is the standardized feature.
 pub fn model(task: Task) -> (Vec<u8>, ModelRef) {
     let output_dim = if task == Task::Multiclass { 3 } else { 1 };
-    let config = ModelConfig::Mlp(MlpConfig { input_dim: 1, hidden_layers: vec![], output_dim, ..MlpConfig::default() });
+    let config =
+        ModelConfig::Mlp(MlpConfig { input_dim: 1, hidden_layers: vec![], output_dim, ..MlpConfig::default() });
     let mut model = Model::new(&config, &Init::default(), 42).expect("a model");
     if task == Task::Regression {
         let learned = |weight: bool| if weight { vec![1.0] } else { vec![0.0] };

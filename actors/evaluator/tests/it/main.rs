@@ -71,7 +71,8 @@ async fn a_model_is_evaluated_and_reported() {
     assert_eq!((stored.dataset.rows_val, stored.dataset.rows_test), (40, 60));
     assert!(stored.generated.generated_at.ends_with('Z'));
 
-    let failed = outcome(&bus, &work(&env.artifacts, "j2", |model| model.blake3 = "0".repeat(64)).await, &mut reports).await;
+    let failed =
+        outcome(&bus, &work(&env.artifacts, "j2", |model| model.blake3 = "0".repeat(64)).await, &mut reports).await;
     let ReportBody::Failed { error } = failed else { panic!("{failed:?}") };
     assert_eq!(error.code, Code::ModelInvalid);
     // Damaged where it lies.

@@ -26,7 +26,10 @@ fn binary() -> PathBuf {
         return path.into();
     }
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/nats-server-2.15.1/nats-server");
-    assert!(tools.exists(), "no nats-server: run scripts/provision-nats, or set WITHIN_NATS_SERVER to a nats-server of 2.12 or newer");
+    assert!(
+        tools.exists(),
+        "no nats-server: run scripts/provision-nats, or set WITHIN_NATS_SERVER to a nats-server of 2.12 or newer"
+    );
     tools
 }
 
@@ -38,12 +41,15 @@ pub struct Stage {
 impl Stage {
     pub async fn start() -> Self {
         let home = tempfile::tempdir().expect("temporary folder");
-        let server = EmbeddedServer::start(EmbeddedConfig::new(binary(), home.path().join("nats"))).await.expect("server starts");
+        let server = EmbeddedServer::start(EmbeddedConfig::new(binary(), home.path().join("nats")))
+            .await
+            .expect("server starts");
         Self { server, home }
     }
 
     pub async fn bus(&self) -> Bus {
-        let timings = Timings { request_timeout_ms: 10_000, lease_ttl_ms: 3_000, heartbeat_ms: 200, ..Timings::default() };
+        let timings =
+            Timings { request_timeout_ms: 10_000, lease_ttl_ms: 3_000, heartbeat_ms: 200, ..Timings::default() };
         let config = BusConfig {
             url: self.server.url(),
             credentials: self.server.credentials(),

@@ -87,7 +87,9 @@ fn completed() -> Event {
 async fn publish(bus: &Bus, job: &JobId, event: Event) -> TraceParent {
     let trace = TraceContext::of_job(job.as_str()).to_parent();
     let id = format!("evt.{job}.{}.1", event.name());
-    bus.publish_event(job, &id, event, None, Some(trace.clone()), bus::now_ms(), Once::OnSubject).await.expect("publishes");
+    bus.publish_event(job, &id, event, None, Some(trace.clone()), bus::now_ms(), Once::OnSubject)
+        .await
+        .expect("publishes");
     trace
 }
 
@@ -118,7 +120,11 @@ async fn each_webhook_gets_its_notice_once() {
     let env = stage.env(&bus, "w1");
     let (at, receiver) = Receiver::start().await;
     let job = JobId::new("j1").expect("id");
-    let webhooks = [(format!("{at}/ok?token=s3cret"), "completed"), (format!("{at}/flaky"), "completed"), (format!("{at}/other"), "failed")];
+    let webhooks = [
+        (format!("{at}/ok?token=s3cret"), "completed"),
+        (format!("{at}/flaky"), "completed"),
+        (format!("{at}/other"), "failed"),
+    ];
     let plan = plan(&env.artifacts, &webhooks).await;
     let _reports = coordinate(&bus, record(&job, &plan)).await;
     // Before any notifier runs: the durable consumer keeps it.
@@ -139,7 +145,11 @@ async fn each_webhook_gets_its_notice_once() {
     assert_eq!(body["data"]["notification"]["experiment_name"], "ads");
     let flaky = receiver.to("/flaky");
     assert_eq!(flaky.len(), 3);
-    assert!(flaky.iter().all(|(_, headers, body)| headers["idempotency-key"] == "evt.j1.completed.1" && *body == flaky[0].2));
+    assert!(
+        flaky
+            .iter()
+            .all(|(_, headers, body)| headers["idempotency-key"] == "evt.j1.completed.1" && *body == flaky[0].2)
+    );
     assert!(receiver.to("/other").is_empty());
     assert_eq!(dead_letters(&bus).await, 0);
     env.drain.cancel();

@@ -27,9 +27,8 @@ const READERS: u32 = 2;
 pub async fn open(database: &Database, busy_timeout: Duration) -> Result<(Writer, Reader), Error> {
     let file = &database.file;
     if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(|error| {
-            Error::new(ErrorKind::Database, format!("create folder {}: {error}", folder.display()))
-        })?;
+        std::fs::create_dir_all(folder)
+            .map_err(|error| Error::new(ErrorKind::Database, format!("create folder {}: {error}", folder.display())))?;
     }
     let at = |what: &str| format!("{what} {}", file.display());
     let options = SqliteConnectOptions::new()
@@ -40,9 +39,8 @@ pub async fn open(database: &Database, busy_timeout: Duration) -> Result<(Writer
         .journal_mode(SqliteJournalMode::Wal)
         // A projection that lost its last transactions reads them again; record tasks sync in full.
         .synchronous(SqliteSynchronous::Normal);
-    let mut connection = SqliteConnection::connect_with(&options)
-        .await
-        .map_err(|error| Error::database(&at("open"), error))?;
+    let mut connection =
+        SqliteConnection::connect_with(&options).await.map_err(|error| Error::database(&at("open"), error))?;
     migrate(&mut connection, file).await?;
     let readers = SqlitePoolOptions::new()
         .max_connections(READERS)
@@ -68,10 +66,13 @@ async fn migrate(connection: &mut SqliteConnection, file: &Path) -> Result<(), E
         .and_then(|row| row.try_get(0))
         .map_err(failed)?;
     if found > SCHEMA_VERSION {
-        return Err(Error::new(ErrorKind::TooNew, format!(
-            "{} has tables of version {found}; this program knows versions up to {SCHEMA_VERSION}",
-            file.display()
-        )));
+        return Err(Error::new(
+            ErrorKind::TooNew,
+            format!(
+                "{} has tables of version {found}; this program knows versions up to {SCHEMA_VERSION}",
+                file.display()
+            ),
+        ));
     }
     let known = usize::try_from(found).unwrap_or(0);
     for (index, migration) in MIGRATIONS.iter().copied().enumerate().skip(known) {

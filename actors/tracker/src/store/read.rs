@@ -73,7 +73,8 @@ impl Reader {
         let Some(row) = row else { return Ok(None) };
         let mut summary = summary(&row)?;
         summary.metrics = self.latest(id).await?;
-        let params = sqlx::query("SELECT key, value FROM params WHERE run_id = $1").bind(id).fetch_all(&self.pool).await?;
+        let params =
+            sqlx::query("SELECT key, value FROM params WHERE run_id = $1").bind(id).fetch_all(&self.pool).await?;
         let tags = sqlx::query("SELECT key, value FROM tags WHERE run_id = $1").bind(id).fetch_all(&self.pool).await?;
         let artifacts = sqlx::query(
             "SELECT kind, name, uri, blake3, size_bytes FROM artifacts WHERE run_id = $1 ORDER BY kind, name",
@@ -162,11 +163,7 @@ fn artifact(row: &SqliteRow) -> Result<RunArtifact, sqlx::Error> {
     Ok(RunArtifact {
         kind: row.try_get(0)?,
         name: row.try_get(1)?,
-        artifact: ArtifactRef {
-            uri: row.try_get(2)?,
-            blake3: row.try_get(3)?,
-            size_bytes: row.try_get(4).map(wire)?,
-        },
+        artifact: ArtifactRef { uri: row.try_get(2)?, blake3: row.try_get(3)?, size_bytes: row.try_get(4).map(wire)? },
     })
 }
 

@@ -13,9 +13,9 @@ use messages::work::TaskOutput;
 use messages::{ArtifactRef, Fence, JobId, TaskId};
 use proptest::prelude::*;
 use serde_json::json;
+use sqlx::Connection as _;
 use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::Connection as _;
 
 use super::*;
 use crate::database::Database;
@@ -185,7 +185,10 @@ async fn a_job_becomes_a_run() {
 
     let listed = reader.list(&ListRuns::default()).await.expect("lists");
     assert_eq!(listed.len(), 1);
-    assert_eq!((listed[0].status, listed[0].start_time, listed[0].end_time), (RunStatus::Finished, Some(1_000), Some(9_000)));
+    assert_eq!(
+        (listed[0].status, listed[0].start_time, listed[0].end_time),
+        (RunStatus::Finished, Some(1_000), Some(9_000))
+    );
     assert_eq!(listed[0].experiment, plan().tracking.experiment);
     // The announced model's value, though training reported another one at the same step.
     assert_eq!(listed[0].metrics["val_rmse"].get(), Some(0.25));
@@ -309,7 +312,8 @@ async fn a_long_history_is_cut_and_says_so() {
     let fixture = Fixture::new();
     let (mut writer, reader) = fixture.open().await;
     writer.take_over(STREAM, 1).await.expect("takes over");
-    let sets: Vec<_> = (0..MAX_HISTORY_POINTS as u64 + 5).map(|step| rows(&job(0), step, Some(1), metric(step, 0.5))).collect();
+    let sets: Vec<_> =
+        (0..MAX_HISTORY_POINTS as u64 + 5).map(|step| rows(&job(0), step, Some(1), metric(step, 0.5))).collect();
     apply_all(&mut writer, &sets, 1_000).await;
     let found = reader.get(&GetRun { run: job(0), history: true }).await.expect("reads").expect("exists");
     assert!(found.history_cut);

@@ -327,12 +327,7 @@ async fn last_step(tx: &mut SqliteConnection, run: &str, metric: &MetricRow) -> 
     last.try_get(0).map(Some)
 }
 
-async fn write_metric(
-    tx: &mut SqliteConnection,
-    run: &str,
-    fence: i64,
-    metric: &MetricRow,
-) -> Result<(), sqlx::Error> {
+async fn write_metric(tx: &mut SqliteConnection, run: &str, fence: i64, metric: &MetricRow) -> Result<(), sqlx::Error> {
     let step = match metric.step {
         Some(step) => stored(step),
         None => match last_step(tx, run, metric).await? {

@@ -30,7 +30,12 @@ fn artifact(name: &str) -> ArtifactRef {
 }
 
 fn model() -> ModelRef {
-    ModelRef { uri: "file:///store/m.safetensors".into(), file_blake3: "cd".repeat(32), blake3: "ef".repeat(32), size_bytes: 9 }
+    ModelRef {
+        uri: "file:///store/m.safetensors".into(),
+        file_blake3: "cd".repeat(32),
+        blake3: "ef".repeat(32),
+        size_bytes: 9,
+    }
 }
 
 fn summary() -> MetricSummary {

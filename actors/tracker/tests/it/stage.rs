@@ -26,7 +26,10 @@ fn binary() -> PathBuf {
         return path.into();
     }
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/nats-server-2.15.1/nats-server");
-    assert!(tools.exists(), "no nats-server: run scripts/provision-nats, or set WITHIN_NATS_SERVER to a nats-server of 2.12 or newer");
+    assert!(
+        tools.exists(),
+        "no nats-server: run scripts/provision-nats, or set WITHIN_NATS_SERVER to a nats-server of 2.12 or newer"
+    );
     tools
 }
 
@@ -47,7 +50,8 @@ impl Stage {
     }
 
     pub async fn bus(&self) -> Bus {
-        let timings = Timings { request_timeout_ms: 10_000, lease_ttl_ms: 3_000, heartbeat_ms: 200, ..Timings::default() };
+        let timings =
+            Timings { request_timeout_ms: 10_000, lease_ttl_ms: 3_000, heartbeat_ms: 200, ..Timings::default() };
         let config = BusConfig {
             url: self.server.url(),
             credentials: self.server.credentials(),
