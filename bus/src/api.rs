@@ -105,7 +105,9 @@ impl Bus {
         let said = format!("{what}: {} (error {})", error.description, error.err_code);
         match verdict(error) {
             Verdict::Conflict => Error::new(ErrorKind::Conflict, said),
-            Verdict::Full => Error::new(ErrorKind::Full, format!("{said}; try later, or raise the limits of stream or server")),
+            Verdict::Full => {
+                Error::new(ErrorKind::Full, format!("{said}; try later, or raise the limits of stream or server"))
+            }
             Verdict::TooLarge => Error::new(ErrorKind::BadMessage, said).coded(Code::TooLarge),
             Verdict::NotFound => Error::new(ErrorKind::NotFound, said).coded(Code::BusUnavailable),
             Verdict::Passing => Error::new(ErrorKind::Timeout, said),
@@ -117,7 +119,10 @@ impl Bus {
     fn disabled(&self) -> Error {
         Error::new(
             ErrorKind::Unreachable,
-            format!("JetStream does not answer at {}: start the server with -js (or `jetstream {{}}` in its configuration), and allow it for the account", self.url()),
+            format!(
+                "JetStream does not answer at {}: start the server with -js (or `jetstream {{}}` in its configuration), and allow it for the account",
+                self.url()
+            ),
         )
     }
 }
@@ -130,8 +135,14 @@ mod tests {
     fn codes_of_the_server_are_told_apart() {
         let of = |err_code, code| verdict(&ApiError { err_code, code, description: String::new() });
         for (code, expected) in [
-            (10071, Verdict::Conflict), (10164, Verdict::Conflict), (10077, Verdict::Full), (10047, Verdict::Full),
-            (10054, Verdict::TooLarge), (10008, Verdict::Passing), (10059, Verdict::NotFound), (10058, Verdict::Other),
+            (10071, Verdict::Conflict),
+            (10164, Verdict::Conflict),
+            (10077, Verdict::Full),
+            (10047, Verdict::Full),
+            (10054, Verdict::TooLarge),
+            (10008, Verdict::Passing),
+            (10059, Verdict::NotFound),
+            (10058, Verdict::Other),
         ] {
             assert_eq!(of(code, 400), expected, "{code}");
         }

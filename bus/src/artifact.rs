@@ -50,7 +50,10 @@ impl ArtifactStore {
         std::fs::create_dir_all(&folder).map_err(failed)?;
         let root = folder.canonicalize().map_err(failed)?;
         if root.to_str().is_none() {
-            return Err(Error::new(ErrorKind::Storage, format!("artifact store {}: the path is not UTF-8", root.display())));
+            return Err(Error::new(
+                ErrorKind::Storage,
+                format!("artifact store {}: the path is not UTF-8", root.display()),
+            ));
         }
         let store = LocalFileSystem::new_with_prefix(&root)
             .map_err(|error| store_error(&format!("artifact store {}", root.display()), error))?
@@ -86,7 +89,8 @@ impl ArtifactStore {
     async fn copy_in(&self, key: &Key, file: &Path, blake3: &str) -> Result<()> {
         let what = format!("writing {key} in {}", self.root.display());
         let failed = |error| store_error(&what, error);
-        let mut source = tokio::fs::File::open(file).await.map_err(|error| io_error(&file.display().to_string(), error))?;
+        let mut source =
+            tokio::fs::File::open(file).await.map_err(|error| io_error(&file.display().to_string(), error))?;
         let upload = self.store.put_multipart(key).await.map_err(failed)?;
         let mut upload = WriteMultipart::new_with_chunk_size(upload, CHUNK_BYTES);
         let mut hasher = blake3::Hasher::new();
@@ -128,7 +132,8 @@ impl ArtifactStore {
     pub async fn get_json<T: DeserializeOwned>(&self, artifact: &ArtifactRef) -> Result<T> {
         let bytes = self.get(artifact).await?;
         serde_json::from_slice(&bytes).map_err(|error| {
-            Error::new(ErrorKind::BadMessage, format!("{}: not the JSON that was expected: {error}", artifact.uri)).because(error)
+            Error::new(ErrorKind::BadMessage, format!("{}: not the JSON that was expected: {error}", artifact.uri))
+                .because(error)
         })
     }
 
@@ -136,7 +141,8 @@ impl ArtifactStore {
     pub async fn local_path(&self, artifact: &ArtifactRef) -> Result<PathBuf> {
         let key = self.key_of(artifact)?;
         let path = self.root.join(key.as_ref());
-        let size = tokio::fs::metadata(&path).await.map_err(|error| io_error(&path.display().to_string(), error))?.len();
+        let size =
+            tokio::fs::metadata(&path).await.map_err(|error| io_error(&path.display().to_string(), error))?.len();
         check_size(artifact, size)?;
         let (blake3, size) = hash_file(&path).await?;
         check_hash(artifact, size, &blake3)?;
@@ -167,8 +173,11 @@ impl ArtifactStore {
     /// addressed by content is found by its last four parts; everything else must lie in this store.
     fn key_of(&self, artifact: &ArtifactRef) -> Result<Key> {
         let refuse = || {
-            Error::new(ErrorKind::Permission, format!("{}: not in the artifact store {}", artifact.uri, self.root.display()))
-                .coded(Code::Forbidden)
+            Error::new(
+                ErrorKind::Permission,
+                format!("{}: not in the artifact store {}", artifact.uri, self.root.display()),
+            )
+            .coded(Code::Forbidden)
         };
         let path = artifact.uri.strip_prefix("file://").and_then(percent_decode).ok_or_else(refuse)?;
         let inside = path.strip_prefix(self.root.to_str().unwrap_or_default()).and_then(|rest| rest.strip_prefix('/'));
@@ -190,7 +199,8 @@ fn not_a_folder(location: &str) -> Error {
 /// `<kind>/<first 2 hex>/<blake3>/<name>`.
 fn content_key(kind: &str, name: &str, blake3: &str) -> Result<Key> {
     let bad = |what: &str, text: &str, expected: &str| {
-        Error::new(ErrorKind::Permission, format!("artifact {what} {text:?}: expected {expected}")).coded(Code::Forbidden)
+        Error::new(ErrorKind::Permission, format!("artifact {what} {text:?}: expected {expected}"))
+            .coded(Code::Forbidden)
     };
     if !is_token(kind) {
         return Err(bad("kind", kind, "1 to 64 characters of A-Z a-z 0-9 _ -"));
@@ -238,7 +248,10 @@ fn check_hash(artifact: &ArtifactRef, size: u64, blake3: &str) -> Result<()> {
     if blake3.eq_ignore_ascii_case(&artifact.blake3) {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Integrity, format!("{}: the content has BLAKE3 {blake3}, expected {}", artifact.uri, artifact.blake3)))
+    Err(Error::new(
+        ErrorKind::Integrity,
+        format!("{}: the content has BLAKE3 {blake3}, expected {}", artifact.uri, artifact.blake3),
+    ))
 }
 
 async fn hash_file(file: &Path) -> Result<(String, u64)> {
@@ -251,7 +264,9 @@ async fn hash_file(file: &Path) -> Result<(String, u64)> {
     });
     match hashed.await {
         Ok(hashed) => hashed.map_err(|error| io_error(&file.display().to_string(), error)),
-        Err(error) => Err(Error::new(ErrorKind::Other, format!("{}: hashing did not end", file.display())).because(error)),
+        Err(error) => {
+            Err(Error::new(ErrorKind::Other, format!("{}: hashing did not end", file.display())).because(error))
+        }
     }
 }
 
@@ -260,7 +275,8 @@ fn io_error(what: &str, error: std::io::Error) -> Error {
     match error.kind() {
         std::io::ErrorKind::NotFound => new(ErrorKind::NotFound, format!("{what}: does not exist")),
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-            new(ErrorKind::Storage, format!("{what}: no space left; free some, or give another artifact folder")).coded(Code::StorageFull)
+            new(ErrorKind::Storage, format!("{what}: no space left; free some, or give another artifact folder"))
+                .coded(Code::StorageFull)
         }
         _ => new(ErrorKind::Storage, format!("{what}: {error}")),
     }

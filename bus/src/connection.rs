@@ -5,10 +5,10 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use async_nats::{ConnectErrorKind, ConnectOptions, ServerAddr};
+use messages::Tenant;
 use messages::envelope::{Envelope, Payload};
 use messages::subject::Subjects;
 use messages::timings::Timings;
-use messages::Tenant;
 
 use crate::clock::now_ms;
 use crate::error::{Error, ErrorKind, Result};
@@ -43,7 +43,10 @@ pub struct BusConfig {
 #[derive(Clone)]
 pub enum Credentials {
     None,
-    UserPassword { user: String, password: String },
+    UserPassword {
+        user: String,
+        password: String,
+    },
     /// A `.creds` file: JWT and nkey seed.
     File(PathBuf),
 }
@@ -116,7 +119,7 @@ impl Bus {
                 subjects: Subjects::new(&config.tenant),
                 timings: config.timings,
                 tenant: config.tenant,
-                source: format!("/within/{}", config.name),
+                source: source(&config.name),
                 url,
             }),
         })
@@ -199,7 +202,10 @@ impl Bus {
 
     /// "not connected for 3 s" or nothing, for messages to a person.
     pub(crate) fn link_note(&self) -> String {
-        self.inner.link.down_for().map_or_else(String::new, |d| format!(" (not connected for {:.1} s)", d.as_secs_f64()))
+        self.inner
+            .link
+            .down_for()
+            .map_or_else(String::new, |d| format!(" (not connected for {:.1} s)", d.as_secs_f64()))
     }
 }
 
@@ -229,14 +235,15 @@ async fn options(config: &BusConfig, limit: Duration, link: Arc<Link>) -> Result
         });
     match &config.credentials {
         Credentials::None => Ok(options),
-        Credentials::UserPassword { user, password } => {
-            Ok(options.user_and_password(user.clone(), password.clone()))
-        }
+        Credentials::UserPassword { user, password } => Ok(options.user_and_password(user.clone(), password.clone())),
         Credentials::File(path) => {
             let refuse = |error: std::io::Error| {
                 Error::new(
                     ErrorKind::Unauthorized,
-                    format!("credentials file {}: {error}; expected a .creds file with a JWT and an nkey seed", path.display()),
+                    format!(
+                        "credentials file {}: {error}; expected a .creds file with a JWT and an nkey seed",
+                        path.display()
+                    ),
                 )
             };
             let text = tokio::fs::read_to_string(path).await.map_err(refuse)?;
@@ -253,6 +260,12 @@ fn reconnect_pause(attempt: usize) -> Duration {
     }
 }
 
+/// The `source` of messages: a URI reference, so without blanks and the like.
+fn source(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/') { c } else { '-' };
+    format!("/within/{}", name.chars().map(plain).collect::<String>())
+}
+
 /// The URL without user and password.
 pub(crate) fn redact(url: &str) -> String {
     let parts = url.split(',').map(|part| {
@@ -265,17 +278,21 @@ pub(crate) fn redact(url: &str) -> String {
 
 fn parse_addresses(url: &str, shown: &str) -> Result<Vec<ServerAddr>> {
     let bad = |reason: String| {
-        Error::new(ErrorKind::Other, format!("NATS URL {shown:?}: {reason}; expected nats://HOST:PORT or tls://HOST:PORT"))
+        Error::new(
+            ErrorKind::Other,
+            format!("NATS URL {shown:?}: {reason}; expected nats://HOST:PORT or tls://HOST:PORT"),
+        )
     };
-    url.split(',')
-        .map(|part| part.trim().parse::<ServerAddr>().map_err(|error| bad(error.to_string())))
-        .collect()
+    url.split(',').map(|part| part.trim().parse::<ServerAddr>().map_err(|error| bad(error.to_string()))).collect()
 }
 
 fn timed_out(url: &str, limit: Duration) -> Error {
     Error::new(
         ErrorKind::Unreachable,
-        format!("NATS at {url}: no answer within {:.1} s; is a NATS server listening there, and no firewall between?", limit.as_secs_f64()),
+        format!(
+            "NATS at {url}: no answer within {:.1} s; is a NATS server listening there, and no firewall between?",
+            limit.as_secs_f64()
+        ),
     )
 }
 
@@ -326,7 +343,9 @@ fn check_version(url: &str, version: &str) -> Result<()> {
     }
     Err(Error::new(
         ErrorKind::ServerTooOld,
-        format!("NATS at {url} is version {version:?}; expected 2.12 or newer, because older servers silently drop what streams need: {UPGRADE}"),
+        format!(
+            "NATS at {url} is version {version:?}; expected 2.12 or newer, because older servers silently drop what streams need: {UPGRADE}"
+        ),
     ))
 }
 
@@ -340,6 +359,11 @@ mod tests {
         assert_eq!(redact("127.0.0.1:4222"), "127.0.0.1:4222");
         let credentials = Credentials::UserPassword { user: "u".into(), password: "secret".into() };
         assert!(!format!("{credentials:?}").contains("secret"));
+    }
+
+    #[test]
+    fn a_source_is_a_uri_reference() {
+        assert_eq!(source("within worker/w1é"), "/within/within-worker/w1-");
     }
 
     #[test]

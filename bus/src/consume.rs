@@ -90,7 +90,10 @@ impl StoredEvent {
 
 impl std::fmt::Debug for StoredEvent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("StoredEvent").field("sequence", &self.sequence).field("envelope", &self.envelope).finish_non_exhaustive()
+        f.debug_struct("StoredEvent")
+            .field("sequence", &self.sequence)
+            .field("envelope", &self.envelope)
+            .finish_non_exhaustive()
     }
 }
 
@@ -164,7 +167,12 @@ impl Logs {
             match decode::<LogLine>(&delivery) {
                 Ok(envelope) => {
                     let source = delivery.subject.rsplit('.').next().unwrap_or_default().to_owned();
-                    return Ok(Some(StoredLog { sequence: delivery.sequence, stored_at: delivery.stored_at, source, envelope }));
+                    return Ok(Some(StoredLog {
+                        sequence: delivery.sequence,
+                        stored_at: delivery.stored_at,
+                        source,
+                        envelope,
+                    }));
                 }
                 Err(error) => {
                     tracing::warn!(subject = delivery.subject, sequence = delivery.sequence, %error, "not a log line: passed over");

@@ -123,8 +123,11 @@ impl Bus {
             }
         })?;
         let answer: Answer = serde_json::from_slice(&answer.payload).map_err(|error| {
-            Error::new(ErrorKind::Other, format!("{subject}: {} answered something that is no acknowledgement", self.url()))
-                .because(error)
+            Error::new(
+                ErrorKind::Other,
+                format!("{subject}: {} answered something that is no acknowledgement", self.url()),
+            )
+            .because(error)
         })?;
         match answer.error {
             None => Ok(Stored { sequence: answer.seq, duplicate: answer.duplicate }),

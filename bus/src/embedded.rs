@@ -159,7 +159,10 @@ impl EmbeddedServer {
         let until = Instant::now() + STOP_WITHIN;
         while process.child.try_wait().is_ok_and(|status| status.is_none()) {
             if Instant::now() >= until {
-                return Err(Error::new(ErrorKind::Timeout, format!("nats-server {} did not end by SIGTERM and was killed", process.pid)));
+                return Err(Error::new(
+                    ErrorKind::Timeout,
+                    format!("nats-server {} did not end by SIGTERM and was killed", process.pid),
+                ));
             }
             sleep(LOOK).await;
         }
@@ -316,7 +319,8 @@ fn quoted(path: &Path) -> String {
 /// Two servers on one store would destroy it.
 fn lock(folder: &Path) -> Result<File> {
     let path = folder.join("lock");
-    let failed = |error: std::io::Error| Error::new(ErrorKind::Storage, format!("{}: {error}", path.display())).because(error);
+    let failed =
+        |error: std::io::Error| Error::new(ErrorKind::Storage, format!("{}: {error}", path.display())).because(error);
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -333,7 +337,11 @@ fn random_hex(bytes: usize) -> Result<String> {
     File::open("/dev/urandom")
         .and_then(|mut source| source.read_exact(&mut random))
         .map_err(|error| Error::new(ErrorKind::Other, format!("/dev/urandom: {error}")).because(error))?;
-    Ok(random.iter().flat_map(|byte| [byte >> 4, byte & 15]).filter_map(|digit| char::from_digit(digit.into(), 16)).collect())
+    Ok(random
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
+        .collect())
 }
 
 /// Whether a server greets there.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use messages::job::Role;
-use messages::worker::{HeldLease, Heartbeat};
+use messages::worker::{Heartbeat, HeldLease};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
@@ -40,11 +40,7 @@ static SEQUENCE: AtomicU64 = AtomicU64::new(0);
 /// Sends a heartbeat at once, every `timings.heartbeat_ms`, and when told to; `pulse` gives the state
 /// at that moment and must not block. Once `env.drain` is cancelled the heartbeats say so. Abort the
 /// task after the role has stopped; a last heartbeat goes out when the role has nothing left.
-pub fn spawn(
-    env: &RoleEnv,
-    role: Role,
-    pulse: impl Fn() -> Pulse + Send + Sync + 'static,
-) -> (JoinHandle<()>, Beat) {
+pub fn spawn(env: &RoleEnv, role: Role, pulse: impl Fn() -> Pulse + Send + Sync + 'static) -> (JoinHandle<()>, Beat) {
     let beat = Beat { notify: Arc::new(Notify::new()) };
     let notify = Arc::clone(&beat.notify);
     let env = env.clone();

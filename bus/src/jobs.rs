@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 use messages::JobId;
+use messages::SCHEMA_VERSION;
 use messages::envelope::{CONTENT_MSGPACK, decode_any};
 use messages::job::JobRecord;
 use messages::subject::BUCKET_JOB;
-use messages::SCHEMA_VERSION;
 use serde::Deserialize;
 
 use crate::Bus;
@@ -77,7 +77,10 @@ struct Schema {
 fn read(entry: &KvEntry) -> Result<Option<(JobRecord, u64)>> {
     let Some(value) = &entry.value else { return Ok(None) };
     let bad = |reason: String| {
-        Error::new(ErrorKind::BadMessage, format!("record of job {} at revision {}: {reason}", entry.key, entry.revision))
+        Error::new(
+            ErrorKind::BadMessage,
+            format!("record of job {} at revision {}: {reason}", entry.key, entry.revision),
+        )
     };
     let Schema { schema } = decode_any(Some(CONTENT_MSGPACK), value).map_err(|error| bad(error.to_string()))?;
     let (min, max) = (SCHEMA_VERSION.saturating_sub(1), SCHEMA_VERSION + 1);

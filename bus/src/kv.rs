@@ -143,7 +143,10 @@ impl Bucket {
         replay.open().await?;
         while !replay.caught_up() {
             if tokio::time::Instant::now() >= until {
-                return Err(Error::new(ErrorKind::Timeout, format!("listing {} at {} takes too long", self.stream, self.bus.url())));
+                return Err(Error::new(
+                    ErrorKind::Timeout,
+                    format!("listing {} at {} takes too long", self.stream, self.bus.url()),
+                ));
             }
             if let Some(message) = replay.next(self.bus.request_timeout()).await? {
                 let headers = message.headers.unwrap_or_default();

@@ -50,7 +50,10 @@ impl Bus {
     /// A keeper of the lease `key` for `holder` (a worker's id). Holds nothing yet.
     pub async fn lease(&self, key: &str, holder: &str) -> Result<LeaseKeeper> {
         if !messages::id::is_token(key) {
-            return Err(Error::new(ErrorKind::Other, format!("lease {key:?}: expected 1 to 64 characters of A-Z a-z 0-9 _ -")));
+            return Err(Error::new(
+                ErrorKind::Other,
+                format!("lease {key:?}: expected 1 to 64 characters of A-Z a-z 0-9 _ -"),
+            ));
         }
         Ok(LeaseKeeper {
             bus: self.clone(),
@@ -186,7 +189,10 @@ impl LeaseKeeper {
     async fn within<T>(&self, since: Instant, work: impl Future<Output = Result<T>>) -> Result<T> {
         let left = self.believed().saturating_sub(since.elapsed());
         timeout(left, work).await.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::Timeout, format!("lease {} at {}: no answer in time{}", self.key, self.bus.url(), self.bus.link_note())))
+            Err(Error::new(
+                ErrorKind::Timeout,
+                format!("lease {} at {}: no answer in time{}", self.key, self.bus.url(), self.bus.link_note()),
+            ))
         })
     }
 }

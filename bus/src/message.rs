@@ -51,11 +51,7 @@ impl RawMessage {
 
 impl From<async_nats::Message> for RawMessage {
     fn from(message: async_nats::Message) -> Self {
-        Self {
-            subject: message.subject.into_string(),
-            headers: Headers(message.headers),
-            payload: message.payload,
-        }
+        Self { subject: message.subject.into_string(), headers: Headers(message.headers), payload: message.payload }
     }
 }
 
@@ -137,10 +133,8 @@ impl Incoming {
         let mut bytes = self.bus.envelope(Reply::from(answer)).encode(encoding);
         let max = self.bus.max_frame_bytes();
         if bytes.len() > max {
-            let error = WireError::new(
-                Code::TooLarge,
-                format!("answer of {} bytes: the server accepts {max}", bytes.len()),
-            );
+            let error =
+                WireError::new(Code::TooLarge, format!("answer of {} bytes: the server accepts {max}", bytes.len()));
             bytes = self.bus.envelope(Reply::<A>::Error(error)).encode(encoding);
         }
         let headers = [(HEADER_CONTENT_TYPE, encoding.content_type())];

@@ -8,6 +8,7 @@ use messages::envelope::{Encoding, Envelope, Payload, decode_any};
 use messages::error::Code;
 use messages::rpc::{Reply, Request};
 use messages::subject::{HEADER_CONTENT_TYPE, HEADER_MSG_ID, HEADER_TRACEPARENT};
+use messages::trace::TraceParent;
 use messages::{JobId, WireError};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout};
@@ -111,7 +112,13 @@ impl Bus {
 
     /// One request, one answer. [`ErrorKind::Unreachable`] when nobody serves the subject,
     /// [`ErrorKind::Permission`] when the server refuses it.
-    pub(crate) async fn ask(&self, subject: &str, headers: HeaderMap, payload: Bytes, limit: Duration) -> Result<Message> {
+    pub(crate) async fn ask(
+        &self,
+        subject: &str,
+        headers: HeaderMap,
+        payload: Bytes,
+        limit: Duration,
+    ) -> Result<Message> {
         let bytes = payload.len();
         let mut denials = self.inner.link.denials();
         let mut request = async_nats::Request::new().payload(payload).timeout(Some(limit));
@@ -150,9 +157,20 @@ impl Bus {
         job: Option<&JobId>,
         deadline: Duration,
     ) -> Result<R::Answer, WireError> {
+        self.request_in_trace(request, job, None, deadline).await
+    }
+
+    /// The same as a part of a trace.
+    pub async fn request_in_trace<R: Request>(
+        &self,
+        request: R,
+        job: Option<&JobId>,
+        trace: Option<TraceParent>,
+        deadline: Duration,
+    ) -> Result<R::Answer, WireError> {
         let until = Instant::now() + deadline;
         let subject = self.subjects().svc(R::ROLE, R::VERB);
-        let mut envelope = self.envelope(request);
+        let mut envelope = self.envelope(request).traced(trace);
         envelope.jobid = job.cloned();
         let headers = envelope_headers(&envelope, Encoding::MsgPack);
         let payload = Bytes::from(envelope.encode(Encoding::MsgPack));
@@ -164,7 +182,8 @@ impl Bus {
             let error = match answer {
                 Err(error) if may_be_asked_again(&error) => error,
                 done => {
-                    metrics::histogram!("within_bus_request_seconds", "verb" => R::VERB).record(begun.elapsed().as_secs_f64());
+                    metrics::histogram!("within_bus_request_seconds", "verb" => R::VERB)
+                        .record(begun.elapsed().as_secs_f64());
                     return done;
                 }
             };
@@ -183,7 +202,18 @@ impl Bus {
         data: T,
         timeout: Duration,
     ) -> Result<A, WireError> {
-        let envelope = self.envelope(data);
+        self.request_traced(subject, data, None, timeout).await
+    }
+
+    /// The same as a part of a trace.
+    pub async fn request_traced<T: Payload, A: DeserializeOwned>(
+        &self,
+        subject: &str,
+        data: T,
+        trace: Option<TraceParent>,
+        timeout: Duration,
+    ) -> Result<A, WireError> {
+        let envelope = self.envelope(data).traced(trace);
         let headers = envelope_headers(&envelope, Encoding::MsgPack);
         self.exchange(subject, headers, envelope.encode(Encoding::MsgPack).into(), timeout).await
     }
@@ -202,7 +232,8 @@ impl Bus {
             Ok(envelope) => envelope.data.into_result(),
             Err(error) => {
                 let reason = if is_publish_ack(&message.payload) {
-                    "a stream captures this subject and acknowledged the request; whom it was meant for cannot answer".to_owned()
+                    "a stream captures this subject and acknowledged the request; whom it was meant for cannot answer"
+                        .to_owned()
                 } else {
                     error.to_string()
                 };
@@ -214,7 +245,10 @@ impl Bus {
     pub(crate) fn denied(&self, subject: &str) -> Error {
         Error::new(
             ErrorKind::Permission,
-            format!("NATS at {} does not allow this process to use {subject}; allow the subject for its credentials", self.url()),
+            format!(
+                "NATS at {} does not allow this process to use {subject}; allow the subject for its credentials",
+                self.url()
+            ),
         )
     }
 
@@ -234,7 +268,10 @@ impl Bus {
         let max = self.inner.client.max_payload();
         Error::new(
             ErrorKind::BadMessage,
-            format!("message of {bytes} bytes on {subject}: the server at {} accepts {max} with headers (max_payload)", self.url()),
+            format!(
+                "message of {bytes} bytes on {subject}: the server at {} accepts {max} with headers (max_payload)",
+                self.url()
+            ),
         )
         .coded(Code::TooLarge)
     }

@@ -282,7 +282,10 @@ impl Puller {
 impl Bus {
     /// The connection is down and its buffer full.
     pub(crate) fn stuck(&self, subject: &str) -> Error {
-        Error::new(ErrorKind::Timeout, format!("{subject} at {}: the connection takes nothing{}", self.url(), self.link_note()))
+        Error::new(
+            ErrorKind::Timeout,
+            format!("{subject} at {}: the connection takes nothing{}", self.url(), self.link_note()),
+        )
     }
 }
 
@@ -328,7 +331,18 @@ pub(crate) struct Replay {
 impl Replay {
     pub(crate) fn new(bus: Bus, stream: String, filter: String, from: ReplayFrom) -> Self {
         let epoch = bus.inner.link.epoch();
-        Self { bus, stream, filter, from, puller: None, epoch, position: None, consumer_sequence: 0, pending: None, pause: FIRST_PAUSE }
+        Self {
+            bus,
+            stream,
+            filter,
+            from,
+            puller: None,
+            epoch,
+            position: None,
+            consumer_sequence: 0,
+            pending: None,
+            pause: FIRST_PAUSE,
+        }
     }
 
     /// Whether nothing followed when the server last said so.
@@ -448,7 +462,11 @@ mod tests {
     #[test]
     fn both_forms_of_the_ack_subject_are_read() {
         let expected = Some(Place {
-            delivered: 2, sequence: 70, consumer_sequence: 7, stored_at_ns: 1_700_000_000_123_000_000, pending: 3,
+            delivered: 2,
+            sequence: 70,
+            consumer_sequence: 7,
+            stored_at_ns: 1_700_000_000_123_000_000,
+            pending: 3,
         });
         assert_eq!(Place::parse("$JS.ACK.WITHIN_WORK.work_tracker.2.70.7.1700000000123000000.3"), expected);
         assert_eq!(Place::parse("$JS.ACK._.hash.WITHIN_WORK.work_tracker.2.70.7.1700000000123000000.3"), expected);

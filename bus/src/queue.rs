@@ -171,6 +171,7 @@ struct Hold {
     acker: Acker,
     key: LeaseKey,
     lease: HeldLease,
+    trace: Option<TraceParent>,
     _keep_alive: KeepAlive,
 }
 
@@ -232,7 +233,7 @@ impl Hold {
             worker: env.identity.worker.clone(),
             body,
         };
-        env.bus.request(report, Some(&lease.job), within).await
+        env.bus.request_in_trace(report, Some(&lease.job), self.trace.clone(), within).await
     }
 
     async fn finish(self, body: ReportBody, deadline_at: messages::UnixMs) -> Finish {
@@ -243,7 +244,8 @@ impl Hold {
         if let Err(error) = &answer
             && error.code == Code::TooLarge
         {
-            let error = WireError::new(Code::TooLarge, format!("the task's result is too large to report: {}", error.message));
+            let error =
+                WireError::new(Code::TooLarge, format!("the task's result is too large to report: {}", error.message));
             answer = self.report(ReportBody::Failed { error }, within).await;
         }
         let HeldLease { job, task, attempt, fence } = &self.lease;
@@ -289,7 +291,8 @@ impl Shared {
 
     fn count(&self, change: impl FnOnce(&mut u32)) {
         self.in_flight.send_modify(change);
-        metrics::gauge!("within_queue_in_flight", "role" => self.role.as_str()).set(f64::from(*self.in_flight.borrow()));
+        metrics::gauge!("within_queue_in_flight", "role" => self.role.as_str())
+            .set(f64::from(*self.in_flight.borrow()));
     }
 
     async fn pull(self: Arc<Self>, deliver: mpsc::Sender<Leased>) {
@@ -346,7 +349,11 @@ impl Shared {
         let key = (lease.job.clone(), lease.task.clone(), lease.attempt);
         let token = CancellationToken::new();
         let mut leases = self.leases();
-        if leases.stops.iter().any(|(job, task, fence)| *job == lease.job && *task == lease.task && *fence >= lease.fence) {
+        if leases
+            .stops
+            .iter()
+            .any(|(job, task, fence)| *job == lease.job && *task == lease.task && *fence >= lease.fence)
+        {
             token.cancel();
         }
         leases.held.insert(key.clone(), (lease.clone(), token.clone()));
@@ -419,7 +426,7 @@ async fn handle(slot: Slot, delivery: Delivery, deliver: mpsc::Sender<Leased>) {
         Ok(envelope) => envelope,
         Err(error) => return bury(&shared, &delivery, &error.to_string()).await,
     };
-    let settle = match claim(&shared, &envelope.data).await {
+    let settle = match claim(&shared, &envelope).await {
         Ok(ClaimAnswer::Granted { fence }) => {
             return lend(slot, delivery.acker, keep_alive, envelope, fence, deliver).await;
         }
@@ -454,15 +461,16 @@ async fn bury(shared: &Shared, delivery: &Delivery, reason: &str) {
 }
 
 /// Asks for the lease. A process that drains waits for one more answer at most.
-async fn claim(shared: &Shared, work: &Work) -> Result<ClaimAnswer, WireError> {
-    let bus = &shared.env.bus;
+async fn claim(shared: &Shared, envelope: &Envelope<Work>) -> Result<ClaimAnswer, WireError> {
+    let (bus, work) = (&shared.env.bus, &envelope.data);
     let claim = Claim {
         job: work.job.clone(),
         task: work.task.clone(),
         attempt: work.attempt,
         worker: shared.env.identity.worker.clone(),
     };
-    let asked = bus.request(claim, Some(&work.job), Duration::from_millis(bus.timings().claim_timeout_ms));
+    let within = Duration::from_millis(bus.timings().claim_timeout_ms);
+    let asked = bus.request_in_trace(claim, Some(&work.job), envelope.traceparent.clone(), within);
     tokio::pin!(asked);
     tokio::select! {
         biased;
@@ -486,7 +494,7 @@ async fn lend(
     let shared = Arc::clone(&slot.shared);
     let lease = HeldLease { job: work.job.clone(), task: work.task.clone(), attempt: work.attempt, fence };
     let (key, cancelled) = shared.book(&lease);
-    let hold = Hold { slot, acker, key, lease, _keep_alive: keep_alive };
+    let hold = Hold { slot, acker, key, lease, trace: traceparent.clone(), _keep_alive: keep_alive };
     let leased = Leased { work, fence, cancelled, trace: traceparent, hold: Some(hold) };
     if shared.stop.is_cancelled() {
         return leased.release("the worker drains").await;

@@ -176,7 +176,8 @@ impl Bus {
             self.ensure_work_consumer(role).await?;
         }
         let events = scoped(STREAM_EVT);
-        self.ensure_consumer(&events, self.durable(CONSUMER_TRACKER, &self.event_filters(&[]), PROJECTION_ACK_PENDING)).await?;
+        self.ensure_consumer(&events, self.durable(CONSUMER_TRACKER, &self.event_filters(&[]), PROJECTION_ACK_PENDING))
+            .await?;
         let terminal = self.event_filters(&["rejected", "completed", "failed", "cancelled"]);
         match self.consumer_info(&events, CONSUMER_NOTIFIER).await {
             // The notifier narrows or widens it as it is configured.
@@ -195,14 +196,22 @@ impl Bus {
         loop {
             let error = match self.is_bound().await {
                 Ok(()) => return Ok(()),
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Timeout | ErrorKind::Unreachable) => error,
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Timeout | ErrorKind::Unreachable) =>
+                {
+                    error
+                }
                 Err(error) => return Err(error),
             };
             if Instant::now() + pause >= until {
                 return Err(match error.kind() {
                     ErrorKind::NotFound => Error::new(
                         ErrorKind::NotFound,
-                        format!("NATS at {} has no streams of tenant {}: start a coordinator, which creates them ({error})", self.url(), self.tenant()),
+                        format!(
+                            "NATS at {} has no streams of tenant {}: start a coordinator, which creates them ({error})",
+                            self.url(),
+                            self.tenant()
+                        ),
                     )
                     .coded(messages::error::Code::BusUnavailable),
                     _ => error,
@@ -260,35 +269,58 @@ impl Bus {
         let stream = |name: &str, subjects: Vec<String>, more: Value| base(s.scoped(name), subjects, more);
         let bucket = |name: &str, more: Value| {
             let name = s.scoped(name);
-            let mut config = base(bucket_stream(&name), vec![bucket_subjects(&name)], json!({
-                "retention": "limits", "discard": "new", "max_msgs_per_subject": 1, "max_msgs": -1, "max_bytes": -1,
-                "allow_rollup_hdrs": true, "deny_delete": true,
-                "duplicate_window": nanos(limits.duplicate_window.min(Duration::from_mins(2))),
-            }));
+            let mut config = base(
+                bucket_stream(&name),
+                vec![bucket_subjects(&name)],
+                json!({
+                    "retention": "limits", "discard": "new", "max_msgs_per_subject": 1, "max_msgs": -1, "max_bytes": -1,
+                    "allow_rollup_hdrs": true, "deny_delete": true,
+                    "duplicate_window": nanos(limits.duplicate_window.min(Duration::from_mins(2))),
+                }),
+            );
             config.extend(object(more));
             config
         };
         vec![
-            stream(STREAM_WORK, vec![s.job_all(), s.work_all()], json!({
-                "retention": "workqueue", "discard": "new",
-                "max_msgs": limits.work_messages, "max_bytes": limits.work_bytes,
-            })),
-            stream(STREAM_EVT, vec![s.evt_all()], json!({
-                "retention": "limits", "discard": "new",
-                "max_msgs": limits.event_messages, "max_bytes": limits.event_bytes,
-                "max_age": nanos(limits.event_max_age),
-            })),
-            stream(STREAM_LOG, vec![s.log_all()], json!({
-                "retention": "limits", "discard": "old", "max_bytes": limits.log_bytes,
-            })),
-            stream(STREAM_DLQ, vec![s.dlq_all()], json!({
-                "retention": "limits", "discard": "old",
-                "max_bytes": limits.dead_letter_bytes, "max_age": nanos(limits.dead_letter_max_age),
-            })),
+            stream(
+                STREAM_WORK,
+                vec![s.job_all(), s.work_all()],
+                json!({
+                    "retention": "workqueue", "discard": "new",
+                    "max_msgs": limits.work_messages, "max_bytes": limits.work_bytes,
+                }),
+            ),
+            stream(
+                STREAM_EVT,
+                vec![s.evt_all()],
+                json!({
+                    "retention": "limits", "discard": "new",
+                    "max_msgs": limits.event_messages, "max_bytes": limits.event_bytes,
+                    "max_age": nanos(limits.event_max_age),
+                }),
+            ),
+            stream(
+                STREAM_LOG,
+                vec![s.log_all()],
+                json!({
+                    "retention": "limits", "discard": "old", "max_bytes": limits.log_bytes,
+                }),
+            ),
+            stream(
+                STREAM_DLQ,
+                vec![s.dlq_all()],
+                json!({
+                    "retention": "limits", "discard": "old",
+                    "max_bytes": limits.dead_letter_bytes, "max_age": nanos(limits.dead_letter_max_age),
+                }),
+            ),
             bucket(BUCKET_JOB, json!({})),
-            bucket(BUCKET_LEASE, json!({
-                "allow_msg_ttl": true, "subject_delete_marker_ttl": nanos(LEASE_MARKER),
-            })),
+            bucket(
+                BUCKET_LEASE,
+                json!({
+                    "allow_msg_ttl": true, "subject_delete_marker_ttl": nanos(LEASE_MARKER),
+                }),
+            ),
             bucket(BUCKET_RDZV, json!({})),
         ]
     }
@@ -328,7 +360,10 @@ impl Bus {
             ErrorKind::ServerTooOld,
             format!(
                 "{what}: NATS {} at {} did not take the configuration: {}; {}",
-                server.version, server.url, differences.join("; "), crate::connection::UPGRADE
+                server.version,
+                server.url,
+                differences.join("; "),
+                crate::connection::UPGRADE
             ),
         ))
     }
@@ -452,10 +487,7 @@ mod tests {
     fn what_a_server_did_not_take_is_named() {
         let asked = object(json!({"discard": "new", "allow_msg_ttl": true, "deny_purge": false, "max_age": 5}));
         let echoed = object(json!({"discard": "new", "max_age": 6, "sealed": false}));
-        assert_eq!(
-            differences(&asked, &echoed),
-            ["allow_msg_ttl: asked true, got null", "max_age: asked 5, got 6"]
-        );
+        assert_eq!(differences(&asked, &echoed), ["allow_msg_ttl: asked true, got null", "max_age: asked 5, got 6"]);
         assert!(differences(&echoed, &echoed).is_empty());
     }
 }

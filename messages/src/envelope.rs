@@ -177,10 +177,7 @@ impl<T: Payload> Envelope<T> {
 }
 
 /// Reads any value in either encoding, bounded in size and depth.
-pub fn decode_any<T: DeserializeOwned>(
-    content_type: Option<&str>,
-    payload: &[u8],
-) -> Result<T, EnvelopeError> {
+pub fn decode_any<T: DeserializeOwned>(content_type: Option<&str>, payload: &[u8]) -> Result<T, EnvelopeError> {
     if payload.len() > MAX_ENVELOPE_BYTES {
         return Err(EnvelopeError::TooLarge { bytes: payload.len(), max: MAX_ENVELOPE_BYTES });
     }
@@ -232,10 +229,7 @@ fn json_depth(bytes: &[u8]) -> usize {
 /// RFC 3339 in UTC with milliseconds.
 pub fn rfc3339(at: UnixMs) -> String {
     let at = i64::try_from(at).unwrap_or(i64::MAX);
-    jiff::Timestamp::from_millisecond(at)
-        .unwrap_or(jiff::Timestamp::MAX)
-        .strftime("%Y-%m-%dT%H:%M:%S%.3fZ")
-        .to_string()
+    jiff::Timestamp::from_millisecond(at).unwrap_or(jiff::Timestamp::MAX).strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
 /// Milliseconds since the Unix epoch of an RFC 3339 time, such as [`Envelope::time`]; none for

@@ -140,10 +140,7 @@ impl Serialize for Code {
 impl<'de> Deserialize<'de> for Code {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let name = String::deserialize(d)?;
-        Ok(Self::TABLE
-            .iter()
-            .find(|row| row.0.as_str() == name)
-            .map_or(Self::Unknown, |row| row.0))
+        Ok(Self::TABLE.iter().find(|row| row.0.as_str() == name).map_or(Self::Unknown, |row| row.0))
     }
 }
 
@@ -164,10 +161,8 @@ pub struct WireError {
 impl WireError {
     /// An error of this code, with the code's usual class and retry.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        let (class, retry) = Code::TABLE
-            .iter()
-            .find(|row| row.0 == code)
-            .map_or((Class::Code, false), |row| (row.1, row.2));
+        let (class, retry) =
+            Code::TABLE.iter().find(|row| row.0 == code).map_or((Class::Code, false), |row| (row.1, row.2));
         Self { class, code, message: message.into(), hint: None, retry }
     }
 
@@ -202,10 +197,9 @@ mod tests {
 
     #[test]
     fn a_code_of_a_newer_version_is_read_as_unknown() {
-        let error: WireError = serde_json::from_str(
-            r#"{"class":"data","code":"invented_later","message":"m","retry":false,"extra":1}"#,
-        )
-        .expect("parses");
+        let error: WireError =
+            serde_json::from_str(r#"{"class":"data","code":"invented_later","message":"m","retry":false,"extra":1}"#)
+                .expect("parses");
         assert_eq!(error.code, Code::Unknown);
     }
 }

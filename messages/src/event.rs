@@ -22,11 +22,7 @@ pub enum MetricValue {
 impl MetricValue {
     /// NaN and infinities become undefined with a reason.
     pub fn of(value: f64) -> Self {
-        if value.is_finite() {
-            Self::Defined(value)
-        } else {
-            Self::undefined(format!("not finite: {value}"))
-        }
+        if value.is_finite() { Self::Defined(value) } else { Self::undefined(format!("not finite: {value}")) }
     }
 
     pub fn undefined(reason: impl Into<String>) -> Self {
@@ -134,28 +130,75 @@ pub struct Completed {
 pub enum Event {
     Accepted(Accepted),
     /// The submission was wrong; there is no job.
-    Rejected { error: WireError, errors: Vec<crate::spec::SpecError> },
-    TaskStarted { task: TaskId, role: Role, attempt: u32, worker: WorkerId },
-    TaskDone { task: TaskId, attempt: u32, duration_s: f64 },
+    Rejected {
+        error: WireError,
+        errors: Vec<crate::spec::SpecError>,
+    },
+    TaskStarted {
+        task: TaskId,
+        role: Role,
+        attempt: u32,
+        worker: WorkerId,
+    },
+    TaskDone {
+        task: TaskId,
+        attempt: u32,
+        duration_s: f64,
+    },
     /// The task failed or was lost and will be tried again.
-    TaskRetried { task: TaskId, attempt: u32, error: WireError },
+    TaskRetried {
+        task: TaskId,
+        attempt: u32,
+        error: WireError,
+    },
     Progress(Progress),
     Metric(Metric),
     Checkpoint(Checkpoint),
     /// A hook of training: on_train_begin, on_epoch_begin, on_epoch_end, should_stop, on_train_end.
-    Hook { hook: String, epoch: u32, detail: Option<String> },
-    WorkerLost { worker: WorkerId, task: TaskId, attempt: u32, error: WireError },
+    Hook {
+        hook: String,
+        epoch: u32,
+        detail: Option<String>,
+    },
+    WorkerLost {
+        worker: WorkerId,
+        task: TaskId,
+        attempt: u32,
+        error: WireError,
+    },
     /// The job waits, and for what.
-    Waiting { task: TaskId, reason: String },
+    Waiting {
+        task: TaskId,
+        reason: String,
+    },
     Completed(Completed),
-    Failed { name: String, run: String, duration_s: f64, error: WireError },
-    Cancelled { reason: String },
+    Failed {
+        name: String,
+        run: String,
+        duration_s: f64,
+        error: WireError,
+    },
+    Cancelled {
+        reason: String,
+    },
 }
 
 impl Event {
     pub const NAMES: [&'static str; 14] = [
-        "accepted", "rejected", "task_started", "task_done", "task_retried", "progress", "metric",
-        "checkpoint", "hook", "worker_lost", "waiting", "completed", "failed", "cancelled",
+        "accepted",
+        "rejected",
+        "task_started",
+        "task_done",
+        "task_retried",
+        "progress",
+        "metric",
+        "checkpoint",
+        "hook",
+        "worker_lost",
+        "waiting",
+        "completed",
+        "failed",
+        "cancelled",
     ];
 
     /// The last token of the subject.
@@ -180,10 +223,7 @@ impl Event {
 
     /// Whether the job has ended (or never began) with this event.
     pub fn is_terminal(&self) -> bool {
-        matches!(
-            self,
-            Self::Rejected { .. } | Self::Completed(_) | Self::Failed { .. } | Self::Cancelled { .. }
-        )
+        matches!(self, Self::Rejected { .. } | Self::Completed(_) | Self::Failed { .. } | Self::Cancelled { .. })
     }
 }
 

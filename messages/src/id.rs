@@ -16,10 +16,7 @@ pub struct IdError {
 
 /// Whether `text` may stand as one token of a subject and as a key: `[A-Za-z0-9_-]{1,64}`.
 pub fn is_token(text: &str) -> bool {
-    (1..=64).contains(&text.len())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
 macro_rules! id {
@@ -47,7 +44,7 @@ macro_rules! id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
+                f.pad(&self.0)
             }
         }
 
@@ -154,9 +151,7 @@ impl Serialize for Fence {
 impl<'de> Deserialize<'de> for Fence {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = String::deserialize(d)?;
-        text.parse().map(Self).map_err(|_| {
-            de::Error::custom(format!("fence {text:?}: expected a decimal string"))
-        })
+        text.parse().map(Self).map_err(|_| de::Error::custom(format!("fence {text:?}: expected a decimal string")))
     }
 }
 

@@ -14,8 +14,14 @@ use serde::{Deserialize, Serialize};
 #[serde(tag = "origin", rename_all = "snake_case")]
 pub enum Origin {
     Default,
-    BaseConfig { file: String, line: u32 },
-    File { file: String, line: u32 },
+    BaseConfig {
+        file: String,
+        line: u32,
+    },
+    File {
+        file: String,
+        line: u32,
+    },
     /// The spec's `overrides`.
     Override {
         #[serde(default)]
@@ -355,11 +361,32 @@ pub enum SchedulerPlan {
         t_max: u32,
         eta_min: f64,
     },
-    LinearWarmup { warmup_steps: u32, start_factor: f64 },
-    WarmupCosine { warmup_steps: u32, start_factor: f64, eta_min: f64 },
-    ReduceOnPlateau { factor: f64, patience: u32, threshold: f64, cooldown: u32, min_lr: f64 },
-    Step { step_size: u32, gamma: f64 },
-    OneCycle { max_lr: f64, pct_start: f64, div_factor: f64, final_div_factor: f64 },
+    LinearWarmup {
+        warmup_steps: u32,
+        start_factor: f64,
+    },
+    WarmupCosine {
+        warmup_steps: u32,
+        start_factor: f64,
+        eta_min: f64,
+    },
+    ReduceOnPlateau {
+        factor: f64,
+        patience: u32,
+        threshold: f64,
+        cooldown: u32,
+        min_lr: f64,
+    },
+    Step {
+        step_size: u32,
+        gamma: f64,
+    },
+    OneCycle {
+        max_lr: f64,
+        pct_start: f64,
+        div_factor: f64,
+        final_div_factor: f64,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -442,7 +469,9 @@ impl JobPlan {
     pub fn content_blake3(&self) -> String {
         let mut value = serde_json::to_value(self).expect("invariant: a plan serializes");
         if let Some(map) = value.as_object_mut() {
-            for key in ["origins", "warnings", "name", "description", "notifications", "tracking", "limits", "resources"] {
+            for key in
+                ["origins", "warnings", "name", "description", "notifications", "tracking", "limits", "resources"]
+            {
                 map.remove(key);
             }
         }

@@ -183,11 +183,17 @@ pub struct Claim {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "claim", rename_all = "snake_case")]
 pub enum ClaimAnswer {
-    Granted { fence: Fence },
+    Granted {
+        fence: Fence,
+    },
     /// Done, cancelled, or of an older attempt: acknowledge the message and forget it.
-    Gone { reason: String },
+    Gone {
+        reason: String,
+    },
     /// Held by another worker, or not yet due: give the message back and try later.
-    Busy { retry_after_ms: u64 },
+    Busy {
+        retry_after_ms: u64,
+    },
 }
 request!(Claim, Coordinator, "claim", "within.task.claim" -> ClaimAnswer);
 
@@ -205,12 +211,20 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "report", rename_all = "snake_case")]
 pub enum ReportBody {
-    Done { output: TaskOutput },
-    Failed { error: WireError },
+    Done {
+        output: TaskOutput,
+    },
+    Failed {
+        error: WireError,
+    },
     /// A checkpoint lies in place; from now on a new attempt begins there.
-    Checkpoint { checkpoint: Checkpoint },
+    Checkpoint {
+        checkpoint: Checkpoint,
+    },
     /// The worker drains and gives the task back.
-    Released { reason: String },
+    Released {
+        reason: String,
+    },
 }
 
 /// Whether the report counted.
@@ -219,7 +233,9 @@ pub enum ReportBody {
 pub enum ReportAnswer {
     Accepted,
     /// A lower fence, an ended task or a cancelled job: stop, and leave no trace.
-    Fenced { reason: String },
+    Fenced {
+        reason: String,
+    },
 }
 request!(Report, Coordinator, "report", "within.task.report" -> ReportAnswer);
 

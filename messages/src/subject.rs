@@ -202,16 +202,21 @@ mod tests {
     #[test]
     fn subjects_are_as_published() {
         let s = Subjects::new(&Tenant::default());
-        let (job, task, worker) = (
-            JobId::new("j1").expect("id"),
-            TaskId::new("train").expect("id"),
-            WorkerId::new("w1").expect("id"),
-        );
+        let (job, task, worker) =
+            (JobId::new("j1").expect("id"), TaskId::new("train").expect("id"), WorkerId::new("w1").expect("id"));
         let all = [
-            s.job_submit(), s.job_cancel(), s.svc(Role::Coordinator, "submit"),
-            s.work(Role::DataLoader, &job, &task), s.offer(&worker), s.rdzv(&job, "join"),
-            s.evt(&job, "completed"), s.feed(&job, 0), s.log(&job, "rank0"),
-            s.ctl(&worker, "drain"), s.hb(Role::Trainer, &worker), s.dlq(Role::Tracker, "j1"),
+            s.job_submit(),
+            s.job_cancel(),
+            s.svc(Role::Coordinator, "submit"),
+            s.work(Role::DataLoader, &job, &task),
+            s.offer(&worker),
+            s.rdzv(&job, "join"),
+            s.evt(&job, "completed"),
+            s.feed(&job, 0),
+            s.log(&job, "rank0"),
+            s.ctl(&worker, "drain"),
+            s.hb(Role::Trainer, &worker),
+            s.dlq(Role::Tracker, "j1"),
         ];
         expect_test::expect![[r"
             within.v1.default.job.submit

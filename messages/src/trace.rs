@@ -26,11 +26,7 @@ impl TraceContext {
         let (mut trace, mut span) = ([0u8; 16], [0u8; 8]);
         trace.copy_from_slice(&bytes[..16]);
         span.copy_from_slice(&bytes[16..24]);
-        Self {
-            trace_id: u128::from_be_bytes(trace).max(1),
-            span_id: u64::from_be_bytes(span).max(1),
-            flags: 1,
-        }
+        Self { trace_id: u128::from_be_bytes(trace).max(1), span_id: u64::from_be_bytes(span).max(1), flags: 1 }
     }
 
     /// A child span, named by what it does.
@@ -85,7 +81,10 @@ mod tests {
     #[test]
     fn a_malformed_header_is_no_context() {
         for text in [
-            "", "00", "00-0-0-0", "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "",
+            "00",
+            "00-0-0-0",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
             "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
             "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",

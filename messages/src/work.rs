@@ -53,10 +53,7 @@ impl Payload for Work {
     }
 
     fn accepts(type_name: &str) -> bool {
-        matches!(
-            type_name,
-            "within.work.prepare" | "within.work.train" | "within.work.evaluate" | "within.work.record"
-        )
+        matches!(type_name, "within.work.prepare" | "within.work.train" | "within.work.evaluate" | "within.work.record")
     }
 }
 
@@ -73,7 +70,17 @@ pub enum TaskOutput {
         #[serde(default)]
         warnings: Vec<String>,
     },
-    Trained { model: ModelRef, epochs: u32, steps: u64, stopped_early: bool },
-    Evaluated { metrics: MetricSummary, report: ArtifactRef },
-    Recorded { run: String },
+    Trained {
+        model: ModelRef,
+        epochs: u32,
+        steps: u64,
+        stopped_early: bool,
+    },
+    Evaluated {
+        metrics: MetricSummary,
+        report: ArtifactRef,
+    },
+    Recorded {
+        run: String,
+    },
 }

@@ -52,10 +52,17 @@ impl Payload for Heartbeat {
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum Control {
     /// Stop one task: it was cancelled, or its lease has passed on. All leases up to `fence` included.
-    StopTask { job: JobId, task: TaskId, fence: Fence, reason: String },
+    StopTask {
+        job: JobId,
+        task: TaskId,
+        fence: Fence,
+        reason: String,
+    },
     /// Take nothing new, finish or give back, then end.
     Drain,
-    LogLevel { filter: String },
+    LogLevel {
+        filter: String,
+    },
 }
 
 impl Control {
@@ -74,9 +81,6 @@ impl Payload for Control {
     }
 
     fn accepts(type_name: &str) -> bool {
-        matches!(
-            type_name,
-            "within.worker.stop_task" | "within.worker.drain" | "within.worker.log_level"
-        )
+        matches!(type_name, "within.worker.stop_task" | "within.worker.drain" | "within.worker.log_level")
     }
 }

@@ -143,7 +143,9 @@ fn one_version_ahead_is_read_too() {
             let differs_in_version = matches!(sample.name, "job_record" | "job_plan");
             match read {
                 Ok(()) => assert!(!differs_in_version, "{}", sample.name),
-                Err(reason) if differs_in_version => assert!(reason.starts_with("read as") && reason.contains("schema: 2"), "{reason}"),
+                Err(reason) if differs_in_version => {
+                    assert!(reason.starts_with("read as") && reason.contains("schema: 2"), "{reason}");
+                }
                 Err(reason) => panic!("{}.{suffix}: {reason}", sample.name),
             }
         }
@@ -152,7 +154,8 @@ fn one_version_ahead_is_read_too() {
 
 #[test]
 fn every_type_has_a_sample() {
-    let (_, asyncapi) = within_messages::schema::files().into_iter().find(|(name, _)| name == "asyncapi.json").expect("is generated");
+    let (_, asyncapi) =
+        within_messages::schema::files().into_iter().find(|(name, _)| name == "asyncapi.json").expect("is generated");
     let asyncapi: Value = serde_json::from_str(&asyncapi).expect("is JSON");
     let sampled: BTreeSet<String> = samples::all()
         .iter()

@@ -31,7 +31,9 @@ fn all_are_accepted_but_the_one_that_waits() {
             continue; // a base, not a job
         }
         let answer = match planned(&name) {
-            Ok(plan) => format!("{} on {}, {} warnings\n", plan.task.as_str(), plan.data.path.join(", "), plan.warnings.len()),
+            Ok(plan) => {
+                format!("{} on {}, {} warnings\n", plan.task.as_str(), plan.data.path.join(", "), plan.warnings.len())
+            }
             Err(errors) => lines(&errors),
         };
         answers.insert(name, answer);
@@ -56,7 +58,8 @@ fn all_are_accepted_but_the_one_that_waits() {
         binary_classification on kag_conversion/KAG_conversion_data.csv, 0 warnings
         == quickstart.yaml
         regression on ads.csv, 0 warnings
-    "#]].assert_eq(&text);
+    "#]]
+    .assert_eq(&text);
 }
 
 #[test]

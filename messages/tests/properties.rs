@@ -19,7 +19,14 @@ fn scalar() -> impl Strategy<Value = serde_json::Value> {
         any::<bool>().prop_map(Into::into),
         any::<i64>().prop_map(Into::into),
         any::<f64>().prop_map(Into::into),
-        prop_oneof![Just("mlp".to_owned()), Just("val_loss".to_owned()), Just("regression".to_owned()), Just("a.csv".to_owned()), ".{0,12}"].prop_map(Into::into),
+        prop_oneof![
+            Just("mlp".to_owned()),
+            Just("val_loss".to_owned()),
+            Just("regression".to_owned()),
+            Just("a.csv".to_owned()),
+            ".{0,12}"
+        ]
+        .prop_map(Into::into),
     ]
 }
 

@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use serde_json::json;
 use within_messages::envelope::{Envelope, Payload};
 use within_messages::error::{Code, WireError};
-use within_messages::event::{Accepted, Checkpoint, Completed, Event, LogLine, Metric, MetricSummary, MetricValue, Metrics, ModelRef, Progress};
+use within_messages::event::{
+    Accepted, Checkpoint, Completed, Event, LogLine, Metric, MetricSummary, MetricValue, Metrics, ModelRef, Progress,
+};
 use within_messages::feed::{FeedControl, FeedOpened, FrameHeader, OpenFeed, Split};
 use within_messages::gang::{Culprit, CulpritNoted, Join, Joined, Offer, OfferAnswer, Peer};
 use within_messages::job::{Gang, GangMember, JobRecord, JobState, OutboxEntry, Role, TaskRecord, TaskState};
 use within_messages::rpc::{
-    Cancel, CancelAnswer, Claim, ClaimAnswer, GetJob, GetRun, JobList, JobSummary, ListJobs, ListRuns, MetricPoint, Reply,
-    Report, ReportAnswer, ReportBody, Run, RunArtifact, RunList, RunStatus, RunSummary, SpecBase, SpecDocument, SpecFormat,
-    Submit, Submitted,
+    Cancel, CancelAnswer, Claim, ClaimAnswer, GetJob, GetRun, JobList, JobSummary, ListJobs, ListRuns, MetricPoint,
+    Reply, Report, ReportAnswer, ReportBody, Run, RunArtifact, RunList, RunStatus, RunSummary, SpecBase, SpecDocument,
+    SpecFormat, Submit, Submitted,
 };
 use within_messages::spec::{PlanDefaults, SpecError, SpecInput, plan, resolve_base};
 use within_messages::trace::TraceParent;
@@ -149,14 +151,17 @@ fn submissions() -> Vec<Sample> {
     vec![
         message("job_submit_text", Submit { spec: text, set: vec!["training.epochs=3".into()] }),
         message("job_submit_object", Submit { spec: object, set: vec![] }),
-        message("job_submit_reply", Reply::Ok(Submitted {
-            job: job(),
-            state: JobState::Rejected,
-            duplicate: true,
-            warnings: vec!["environment.benchmark: accepted, no effect".into()],
-            errors: vec![spec_error()],
-            error: Some(WireError::new(Code::ConfigError, "1 mistake")),
-        })),
+        message(
+            "job_submit_reply",
+            Reply::Ok(Submitted {
+                job: job(),
+                state: JobState::Rejected,
+                duplicate: true,
+                warnings: vec!["environment.benchmark: accepted, no effect".into()],
+                errors: vec![spec_error()],
+                error: Some(WireError::new(Code::ConfigError, "1 mistake")),
+            }),
+        ),
         message("job_cancel", Cancel { job: job(), reason: Some("asked".into()) }),
         message("job_cancel_reply", Reply::Ok(CancelAnswer { state: JobState::Cancelling })),
         message("reply_error", Reply::<CancelAnswer>::Error(WireError::new(Code::JobNotFound, "no job order-7"))),
@@ -164,22 +169,26 @@ fn submissions() -> Vec<Sample> {
 }
 
 fn coordinator() -> Vec<Sample> {
-    let report = |body| Report { job: job(), task: task("train"), attempt: 2, fence: Fence(41), worker: worker(), body };
+    let report =
+        |body| Report { job: job(), task: task("train"), attempt: 2, fence: Fence(41), worker: worker(), body };
     let trained = TaskOutput::Trained { model: model(), epochs: 7, steps: 700, stopped_early: true };
     vec![
         message("job_get", GetJob { job: job() }),
         message("job_get_reply", Reply::Ok(record())),
         message("job_list", ListJobs { limit: 20 }),
-        message("job_list_reply", Reply::Ok(JobList {
-            jobs: vec![JobSummary {
-                job: job(),
-                name: "quickstart".into(),
-                state: JobState::Running,
-                submitted_at: NOW,
-                since: NOW + 5,
-                detail: "train, attempt 2".into(),
-            }],
-        })),
+        message(
+            "job_list_reply",
+            Reply::Ok(JobList {
+                jobs: vec![JobSummary {
+                    job: job(),
+                    name: "quickstart".into(),
+                    state: JobState::Running,
+                    submitted_at: NOW,
+                    since: NOW + 5,
+                    detail: "train, attempt 2".into(),
+                }],
+            }),
+        ),
         message("task_claim", Claim { job: job(), task: task("prepare"), attempt: 1, worker: worker() }),
         message("task_claim_granted", Reply::Ok(ClaimAnswer::Granted { fence: Fence(41) })),
         message("task_claim_gone", Reply::Ok(ClaimAnswer::Gone { reason: "done".into() })),
@@ -197,68 +206,100 @@ fn gangs_and_feeds() -> Vec<Sample> {
     let train = work(WorkInput::Train { dataset: artifact("manifest.json"), resume: None });
     let peer = Peer { rank: 0, worker: worker(), host: "node1".into(), address: Some("10.0.0.1:4000".into()) };
     vec![
-        message("gang_offer_reserve", Offer::Reserve { job: job(), task: task("train"), attempt: 2, slots: 4, expires_at: NOW + 10_000 }),
-        message("gang_offer_start", Offer::Start { work: Box::new(train), fence: Fence(41), generation: 1, ranks: vec![0, 1], world_size: 4 }),
-        message("gang_offer_release", Offer::Release { job: job(), task: task("train"), attempt: 2, reason: "cancelled".into() }),
+        message(
+            "gang_offer_reserve",
+            Offer::Reserve { job: job(), task: task("train"), attempt: 2, slots: 4, expires_at: NOW + 10_000 },
+        ),
+        message(
+            "gang_offer_start",
+            Offer::Start { work: Box::new(train), fence: Fence(41), generation: 1, ranks: vec![0, 1], world_size: 4 },
+        ),
+        message(
+            "gang_offer_release",
+            Offer::Release { job: job(), task: task("train"), attempt: 2, reason: "cancelled".into() },
+        ),
         message("gang_offer_accepted", Reply::Ok(OfferAnswer::Accepted { slots: 4, fingerprint: "x86-64-v3".into() })),
         message("gang_offer_started", Reply::Ok(OfferAnswer::Started)),
         message("gang_offer_released", Reply::Ok(OfferAnswer::Released)),
         message("gang_offer_declined", Reply::Ok(OfferAnswer::Declined { reason: "draining".into() })),
-        message("rdzv_join", Join {
-            job: job(),
-            task: task("train"),
-            attempt: 2,
-            fence: Fence(41),
-            generation: 1,
-            rank: 0,
-            worker: worker(),
-            host: "node1".into(),
-            pid: 4_321,
-            address: Some("10.0.0.1:4000".into()),
-        }),
+        message(
+            "rdzv_join",
+            Join {
+                job: job(),
+                task: task("train"),
+                attempt: 2,
+                fence: Fence(41),
+                generation: 1,
+                rank: 0,
+                worker: worker(),
+                host: "node1".into(),
+                pid: 4_321,
+                address: Some("10.0.0.1:4000".into()),
+            },
+        ),
         message("rdzv_joined", Reply::Ok(Joined { generation: 1, world_size: 1, peers: vec![peer] })),
-        message("rdzv_culprit", Culprit { job: job(), task: task("train"), attempt: 2, fence: Fence(41), reporter: 0, suspect: 1, error: error() }),
+        message(
+            "rdzv_culprit",
+            Culprit {
+                job: job(),
+                task: task("train"),
+                attempt: 2,
+                fence: Fence(41),
+                reporter: 0,
+                suspect: 1,
+                error: error(),
+            },
+        ),
         message("rdzv_culprit_noted", Reply::Ok(CulpritNoted {})),
-        message("feed_open", OpenFeed {
-            feed: "f1".into(),
-            job: job(),
-            fence: Fence(41),
-            rank: 0,
-            world_size: 1,
-            deliver_subject: "within.v1.acme.feed.order-7.0".into(),
-            dataset: artifact("manifest.json"),
-            split: Split::Train,
-            global_batch_size: 256,
-            logical_shards: 8,
-            shuffle_seed: Some(42),
-            drop_last: false,
-            epoch: 3,
-            batch: 17,
-            end_epoch: 20,
-            credits: 8,
-            max_frame_bytes: 1_048_576,
-        }),
-        message("feed_opened", Reply::Ok(FeedOpened {
-            worker: worker(),
-            credit_subject: "within.v1.acme.svc.data_loader.w1.feed".into(),
-            rows: 10_000,
-            batches_per_epoch: 40,
-            feature_names: vec!["age".into(), "platform=tiktok".into()],
-        })),
+        message(
+            "feed_open",
+            OpenFeed {
+                feed: "f1".into(),
+                job: job(),
+                fence: Fence(41),
+                rank: 0,
+                world_size: 1,
+                deliver_subject: "within.v1.acme.feed.order-7.0".into(),
+                dataset: artifact("manifest.json"),
+                split: Split::Train,
+                global_batch_size: 256,
+                logical_shards: 8,
+                shuffle_seed: Some(42),
+                drop_last: false,
+                epoch: 3,
+                batch: 17,
+                end_epoch: 20,
+                credits: 8,
+                max_frame_bytes: 1_048_576,
+            },
+        ),
+        message(
+            "feed_opened",
+            Reply::Ok(FeedOpened {
+                worker: worker(),
+                credit_subject: "within.v1.acme.svc.data_loader.w1.feed".into(),
+                rows: 10_000,
+                batches_per_epoch: 40,
+                feature_names: vec!["age".into(), "platform=tiktok".into()],
+            }),
+        ),
         message("feed_credit", FeedControl::Credit { id: "f1".into(), frames: 4 }),
         message("feed_close", FeedControl::Close { id: "f1".into() }),
-        value("feed_frame_header", FrameHeader {
-            feed: "f1".into(),
-            sequence: 9,
-            epoch: 3,
-            batch: 17,
-            global_rows: 256,
-            first_row: 0,
-            part: 0,
-            parts: 1,
-            end_of_epoch: false,
-            error: Some(error()),
-        }),
+        value(
+            "feed_frame_header",
+            FrameHeader {
+                feed: "f1".into(),
+                sequence: 9,
+                epoch: 3,
+                batch: 17,
+                global_rows: 256,
+                first_row: 0,
+                part: 0,
+                parts: 1,
+                end_of_epoch: false,
+                error: Some(error()),
+            },
+        ),
     ]
 }
 
@@ -301,37 +342,52 @@ fn events() -> Vec<Sample> {
         message("evt_metric", Event::Metric(metric)),
         message("evt_checkpoint", Event::Checkpoint(checkpoint())),
         message("evt_hook", Event::Hook { hook: "on_epoch_end".into(), epoch: 3, detail: Some("d".into()) }),
-        message("evt_worker_lost", Event::WorkerLost { worker: worker(), task: task("train"), attempt: 1, error: error() }),
+        message(
+            "evt_worker_lost",
+            Event::WorkerLost { worker: worker(), task: task("train"), attempt: 1, error: error() },
+        ),
         message("evt_waiting", Event::Waiting { task: task("train"), reason: "4 slots, 2 are free".into() }),
         message("evt_completed", Event::Completed(completed())),
-        message("evt_failed", Event::Failed { name: "quickstart".into(), run: "order-7".into(), duration_s: 1.5, error: error() }),
+        message(
+            "evt_failed",
+            Event::Failed { name: "quickstart".into(), run: "order-7".into(), duration_s: 1.5, error: error() },
+        ),
         message("evt_cancelled", Event::Cancelled { reason: "asked".into() }),
-        message("log_line", LogLine {
-            timestamp: "2023-11-14T22:13:20.123Z".into(),
-            level: "INFO".into(),
-            module: "trainer".into(),
-            message: "epoch 3".into(),
-        }),
+        message(
+            "log_line",
+            LogLine {
+                timestamp: "2023-11-14T22:13:20.123Z".into(),
+                level: "INFO".into(),
+                module: "trainer".into(),
+                message: "epoch 3".into(),
+            },
+        ),
     ]
 }
 
 fn workers() -> Vec<Sample> {
     let held = HeldLease { job: job(), task: task("train"), attempt: 2, fence: Fence(41) };
     vec![
-        message("worker_heartbeat", Heartbeat {
-            worker: worker(),
-            role: Role::Trainer,
-            host: "node1".into(),
-            pid: 4_321,
-            build: "0.1.0+abc".into(),
-            fingerprint: "x86-64-v3".into(),
-            slots: 4,
-            slots_free: 2,
-            held: vec![held],
-            draining: false,
-            sequence: 99,
-        }),
-        message("worker_stop_task", Control::StopTask { job: job(), task: task("train"), fence: Fence(41), reason: "cancelled".into() }),
+        message(
+            "worker_heartbeat",
+            Heartbeat {
+                worker: worker(),
+                role: Role::Trainer,
+                host: "node1".into(),
+                pid: 4_321,
+                build: "0.1.0+abc".into(),
+                fingerprint: "x86-64-v3".into(),
+                slots: 4,
+                slots_free: 2,
+                held: vec![held],
+                draining: false,
+                sequence: 99,
+            },
+        ),
+        message(
+            "worker_stop_task",
+            Control::StopTask { job: job(), task: task("train"), fence: Fence(41), reason: "cancelled".into() },
+        ),
         message("worker_drain", Control::Drain),
         message("worker_log_level", Control::LogLevel { filter: "info,trainer=debug".into() }),
     ]
@@ -356,7 +412,11 @@ fn runs() -> Vec<Sample> {
             vec![MetricPoint { step: 40, epoch: 1, timestamp: NOW, value: MetricValue::Defined(0.5) }],
         )]),
         history_cut: false,
-        artifacts: vec![RunArtifact { kind: "report".into(), name: "report.json".into(), artifact: artifact("report.json") }],
+        artifacts: vec![RunArtifact {
+            kind: "report".into(),
+            name: "report.json".into(),
+            artifact: artifact("report.json"),
+        }],
     };
     vec![
         message("run_list", ListRuns { experiment: Some("quickstart".into()), limit: 10 }),
@@ -409,7 +469,11 @@ fn record() -> JobRecord {
         cancel_reason: Some("asked".into()),
         completed: Some(completed()),
         error: Some(error()),
-        outbox: vec![OutboxEntry { id: "evt.order-7.completed.0".into(), at: NOW, event: Event::Completed(completed()) }],
+        outbox: vec![OutboxEntry {
+            id: "evt.order-7.completed.0".into(),
+            at: NOW,
+            event: Event::Completed(completed()),
+        }],
         traceparent: Some(trace()),
     }
 }

@@ -22,7 +22,10 @@ fn the_published_files_are_those_of_the_types() {
     let mut expected = BTreeSet::new();
     for (name, contents) in files() {
         let found = fs::read_to_string(folder().join(&name)).unwrap_or_default();
-        assert!(found == contents, "deploy/schema/{name} differs from the types: run `within schema`, or this test with WITHIN_UPDATE_SCHEMA=1");
+        assert!(
+            found == contents,
+            "deploy/schema/{name} differs from the types: run `within schema`, or this test with WITHIN_UPDATE_SCHEMA=1"
+        );
         expected.insert(name);
     }
     for entry in fs::read_dir(folder()).expect("a folder") {
@@ -94,9 +97,14 @@ fn no_message_is_left_out() {
         let text = text.split("#[cfg(test)]").next().unwrap_or_default();
         for literal in text.split('"').skip(1).step_by(2) {
             let parts: Vec<_> = literal.split('.').collect();
-            let name = parts.iter().all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
+            let name =
+                parts.iter().all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
             if literal.starts_with("within.") && name {
-                assert!(published.contains(literal), "{}: {literal} is not in the catalog of messages::schema", path.display());
+                assert!(
+                    published.contains(literal),
+                    "{}: {literal} is not in the catalog of messages::schema",
+                    path.display()
+                );
                 seen += 1;
             }
         }
@@ -111,7 +119,9 @@ fn channels_are_the_subjects() {
         .as_object()
         .expect("channels")
         .iter()
-        .filter_map(|(id, channel)| Some(format!("{id} {} {}", channel["address"].as_str()?, channel["x-delivery"].as_str()?)))
+        .filter_map(|(id, channel)| {
+            Some(format!("{id} {} {}", channel["address"].as_str()?, channel["x-delivery"].as_str()?))
+        })
         .collect();
     expect_test::expect![[r#"
         ctl within.v1.{tenant}.ctl.{worker}.{verb} core
@@ -135,5 +145,6 @@ fn channels_are_the_subjects() {
         svc_data_loader_open_feed within.v1.{tenant}.svc.data_loader.open_feed request
         svc_tracker_run within.v1.{tenant}.svc.tracker.run request
         svc_tracker_runs within.v1.{tenant}.svc.tracker.runs request
-        work within.v1.{tenant}.work.{role}.{job}.{task} durable"#]].assert_eq(&addresses.join("\n"));
+        work within.v1.{tenant}.work.{role}.{job}.{task} durable"#]]
+    .assert_eq(&addresses.join("\n"));
 }

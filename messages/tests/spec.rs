@@ -38,7 +38,9 @@ fn check(name: &str, expected: Expect) {
 
 #[test]
 fn sweep() {
-    check("ad_score_sweep.yaml", expect![[r#"
+    check(
+        "ad_score_sweep.yaml",
+        expect![[r#"
         ad_score_sweep.yaml:8: not yet supported: method: how the search proposes trials
         ad_score_sweep.yaml:8: not yet supported: kind: sweep is understood, and only kind job runs in this version
         ad_score_sweep.yaml:9: not yet supported: max_evals: the number of trials
@@ -51,61 +53,77 @@ fn sweep() {
         ../training/ad_score_predictor.yaml:21: not yet supported: data.augmentation.prob: augmentation
         ../training/ad_score_predictor.yaml:22: not yet supported: data.augmentation.methods: augmentation
         ../training/ad_score_predictor.yaml:30: not yet supported: model.type: ad_score_predictor (this version: mlp)
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn evaluation() {
-    check("kfold_evaluation.yaml", expect![[r#"
+    check(
+        "kfold_evaluation.yaml",
+        expect![[r#"
         kfold_evaluation.yaml:3: not yet supported: validation_strategy: 4 settings
         kfold_evaluation.yaml:3: not yet supported: kind: evaluation is understood, and only kind job runs in this version
         kfold_evaluation.yaml:9: not yet supported: metrics: 3 settings
         kfold_evaluation.yaml:32: not yet supported: primary_metrics: 3 settings
         kfold_evaluation.yaml:37: not yet supported: generate_plots: plots
         kfold_evaluation.yaml:38: not yet supported: calibration: 3 settings
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn experiment() {
-    check("ad_score_experiment.yaml", expect![[r#"
+    check(
+        "ad_score_experiment.yaml",
+        expect![[r#"
         ad_score_experiment.yaml:3: not yet supported: kind: experiment is understood, and only kind job runs in this version
         ad_score_experiment.yaml:6: not yet supported: experiment.tracking_uri: a tracking server of the job's own; runs are recorded by the platform's tracker
         ad_score_experiment.yaml:7: not yet supported: experiment.artifact_location: an artifact store of the job's own; artifacts lie in the platform's store
         ad_score_experiment.yaml:42: not yet supported: tracking.resources: monitoring of resources
         ad_score_experiment.yaml:49: not yet supported: tracking.artifacts: a choice of the artifacts to keep
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn gates() {
-    check("production_quality_gates.yaml", expect![[r#"
+    check(
+        "production_quality_gates.yaml",
+        expect![[r#"
         production_quality_gates.yaml:3: not yet supported: metrics: 5 settings
         production_quality_gates.yaml:3: not yet supported: kind: gates is understood, and only kind job runs in this version
         production_quality_gates.yaml:90: not yet supported: baseline_comparisons: 3 settings
         production_quality_gates.yaml:103: not yet supported: drift_detection: 3 settings
         production_quality_gates.yaml:121: not yet supported: validation_datasets: data sets of the gates
         production_quality_gates.yaml:135: not yet supported: validation: 3 settings
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn transformer() {
-    check("transformer_classifier.yaml", expect![[r#"
+    check(
+        "transformer_classifier.yaml",
+        expect![[r#"
         transformer_classifier.yaml:4: not yet supported: model.name: transformer_classifier (this version: mlp)
         transformer_classifier.yaml: task: missing: What is learnt.
         transformer_classifier.yaml: data.path: missing: Files of one table, in order, relative to a data root.
         transformer_classifier.yaml: data.target.column: missing: The column to predict.
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn deterministic_alone_lacks_only_what_it_does_not_speak_of() {
-    check("deterministic_config.yaml", expect![[r#"
+    check(
+        "deterministic_config.yaml",
+        expect![[r#"
         deterministic_config.yaml:12: data.path: missing: Files of one table, in order, relative to a data root.
         deterministic_config.yaml:12: data.target.column: missing: The column to predict.
         deterministic_config.yaml: task: missing: What is learnt.
-    "#]]);
+    "#]],
+    );
 }
 
 const ON_DETERMINISTIC: &str = "\
@@ -205,7 +223,11 @@ fn the_wire_keeps_every_line() {
     let document = here.to_document();
     for bytes in [
         serde_json::to_vec(&document).expect("serializes"),
-        serde_json::to_vec(&rmp_serde::from_slice::<SpecDocument>(&rmp_serde::to_vec_named(&document).expect("packs")).expect("unpacks")).expect("serializes"),
+        serde_json::to_vec(
+            &rmp_serde::from_slice::<SpecDocument>(&rmp_serde::to_vec_named(&document).expect("packs"))
+                .expect("unpacks"),
+        )
+        .expect("serializes"),
     ] {
         let there: SpecDocument = serde_json::from_slice(&bytes).expect("parses");
         let there = parse_document(&there).expect("is self-contained");
@@ -226,12 +248,14 @@ fn a_base_that_was_not_inlined_is_refused() {
     let errors = parse_document(&SpecDocument::Object(object)).expect_err("lacks its base");
     expect![[r#"
         base_config: a spec that comes as an object must be self-contained: merge the base into it
-    "#]].assert_eq(&lines(&errors));
+    "#]]
+    .assert_eq(&lines(&errors));
 }
 
 #[test]
 fn an_object_and_json_mean_what_yaml_means() {
-    let yaml = "task: binary\ndata:\n  path: [a.csv]\n  target: {column: y, positive: \"yes\"}\nmodel: {hidden_layers: [8]}\n";
+    let yaml =
+        "task: binary\ndata:\n  path: [a.csv]\n  target: {column: y, positive: \"yes\"}\nmodel: {hidden_layers: [8]}\n";
     let json = "{\n \"task\": \"binary\",\n \"data\": {\"path\": [\"a.csv\"], \"target\": {\"column\": \"y\", \"positive\": \"yes\"}},\n \"model\": {\"hidden_layers\": [8]}}";
     let from_yaml = planned(yaml, &[]).expect("plans");
     let input = SpecInput { file: Some("job.json"), text: json, format: SpecFormat::Json };
@@ -272,7 +296,8 @@ fn every_scheduler_has_its_settings() {
         {"type":"reduce_on_plateau","factor":0.1,"patience":10,"threshold":0.0001,"cooldown":0,"min_lr":0.0}
         {"type":"step","step_size":10,"gamma":0.1}
         {"type":"one_cycle","max_lr":0.001,"pct_start":0.3,"div_factor":25.0,"final_div_factor":10000.0}
-    "#]].assert_eq(&found);
+    "#]]
+    .assert_eq(&found);
 }
 
 #[test]
@@ -290,7 +315,8 @@ fn a_job_picks_the_metrics_of_its_task() {
 
 #[test]
 fn early_stopping_is_off_unless_something_is_said_of_it() {
-    let stops = |more: &str, set: &[&str]| planned(&format!("{SMALL}{more}"), set).expect("plans").training.early_stopping;
+    let stops =
+        |more: &str, set: &[&str]| planned(&format!("{SMALL}{more}"), set).expect("plans").training.early_stopping;
     assert_eq!(stops("", &[]), None);
     assert_eq!(stops("training: {early_stopping: {patience: 2}}\n", &["training.early_stopping=false"]), None);
     assert_eq!(stops("training: {early_stopping: {patience: 2}}\n", &[]).map(|stop| stop.patience), Some(2));
@@ -301,7 +327,9 @@ fn early_stopping_is_off_unless_something_is_said_of_it() {
 #[test]
 fn precedence_is_set_overrides_file_base() {
     let base = "training: {epochs: 1, batch_size: 1, log_interval: 1}\nseed: 1\noverrides: {seed: 2}\n";
-    let text = format!("base_config: base.yaml\n{SMALL}training: {{epochs: 2, batch_size: 2}}\noverrides: {{training.epochs: 3}}\n");
+    let text = format!(
+        "base_config: base.yaml\n{SMALL}training: {{epochs: 2, batch_size: 2}}\noverrides: {{training.epochs: 3}}\n"
+    );
     let input = SpecInput { file: Some("job.yaml"), text: &text, format: SpecFormat::Yaml };
     let tree = resolve_base(&input, &mut |_, _| Ok(base.to_owned())).expect("parses");
     let plan_with = |set: &[&str]| {
@@ -376,7 +404,8 @@ tracking: {parameters: [data.batch_size, 'model.*']}
         training.epochs = 2 (file job.yaml:10)
         training.optimizer.learning_rate = 0.5 (file job.yaml:10)
         training.optimizer.type = "sgd" (file job.yaml:10)
-    "#]].assert_eq(&written(&plan).replace("emp.var.rate.type = null", "emp.var.rate.type"));
+    "#]]
+    .assert_eq(&written(&plan).replace("emp.var.rate.type = null", "emp.var.rate.type"));
     assert_eq!(plan.data.path, ["/data/a.csv"]);
     assert_eq!(plan.data.csv.delimiter, "\t");
     assert_eq!(plan.evaluation.metrics, ["auc", "f1"]);

@@ -84,59 +84,98 @@ resources: {world_size: 9, device: cdua}
 
 #[test]
 fn nothing_given() {
-    check("", expect![[r#"
+    check(
+        "",
+        expect![[r#"
         job.yaml:1: empty: expected a mapping with keys such as data, model, training
-    "#]]);
-    check("just text", expect![[r#"
+    "#]],
+    );
+    check(
+        "just text",
+        expect![[r#"
         job.yaml:1: expected a mapping with keys such as data, model, training, found text "just text"
-    "#]]);
-    check("- a\n- b\n", expect![[r#"
+    "#]],
+    );
+    check(
+        "- a\n- b\n",
+        expect![[r#"
         job.yaml:1: expected a mapping with keys such as data, model, training, found a list of 2
-    "#]]);
-    check("{}", expect![[r#"
+    "#]],
+    );
+    check(
+        "{}",
+        expect![[r#"
         job.yaml: task: missing: What is learnt.
         job.yaml: data.path: missing: Files of one table, in order, relative to a data root.
         job.yaml: data.target.column: missing: The column to predict.
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn not_yaml() {
-    check("data:\n\tpath: a.csv\n", expect![[r#"
+    check(
+        "data:\n\tpath: a.csv\n",
+        expect![[r#"
         job.yaml:2: a tab indents this line: YAML expects blanks
-    "#]]);
-    check("data: {path: a.csv\ntask: x\n", expect![[r#"
+    "#]],
+    );
+    check(
+        "data: {path: a.csv\ntask: x\n",
+        expect![[r#"
         job.yaml:2: not YAML: while parsing a flow mapping, did not find expected ',' or '}'
-    "#]]);
-    check("data: [1, 2\n", expect![[r#"
+    "#]],
+    );
+    check(
+        "data: [1, 2\n",
+        expect![[r#"
         job.yaml:1: not YAML: unclosed bracket '['
-    "#]]);
-    check("a: 1\n---\nb: 2\n", expect![[r#"
+    "#]],
+    );
+    check(
+        "a: 1\n---\nb: 2\n",
+        expect![[r#"
         job.yaml:2: a second document begins here: expected one
-    "#]]);
-    check("a: *nowhere\n", expect![[r#"
+    "#]],
+    );
+    check(
+        "a: *nowhere\n",
+        expect![[r#"
         job.yaml:1: not YAML: reference to unknown value
-    "#]]);
-    check("seed: 1\ntask: regression\nseed: 2\ndata: {path: a, path: b}\n", expect![[r#"
+    "#]],
+    );
+    check(
+        "seed: 1\ntask: regression\nseed: 2\ndata: {path: a, path: b}\n",
+        expect![[r#"
         job.yaml:3: seed: duplicate key: given in line 1 and again in line 3
         job.yaml:4: data.path: duplicate key: given in line 4 and again in line 4
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn not_json() {
     let check = |text: &str, expected: Expect| expected.assert_eq(&answer(text, SpecFormat::Json, &[]));
-    check("{\"task\": \"regression\",\n \"data\": }", expect![[r#"
+    check(
+        "{\"task\": \"regression\",\n \"data\": }",
+        expect![[r#"
         job.yaml:2: not JSON: expected value
-    "#]]);
-    check("{\"seed\": 1,\n \"seed\": 2}", expect![[r#"
+    "#]],
+    );
+    check(
+        "{\"seed\": 1,\n \"seed\": 2}",
+        expect![[r#"
         job.yaml:2: seed: duplicate key: given in line 1 and again in line 2
-    "#]]);
-    check("{\"task\": \"regression\",\n \"training\": {\"epochs\": 0}}", expect![[r#"
+    "#]],
+    );
+    check(
+        "{\"task\": \"regression\",\n \"training\": {\"epochs\": 0}}",
+        expect![[r#"
         job.yaml:2: training.epochs: expected a whole number from 1 to 1000000, found 0
         job.yaml: data.path: missing: Files of one table, in order, relative to a data root.
         job.yaml: data.target.column: missing: The column to predict.
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -146,73 +185,125 @@ fn too_large_too_deep_too_many_aliases() {
         let before = level - 1;
         writeln!(bomb, "a{level}: &a{level} [*a{before}, *a{before}, *a{before}, *a{before}, *a{before}, *a{before}, *a{before}, *a{before}]").expect("writes");
     }
-    check(&bomb, expect![[r#"
+    check(
+        &bomb,
+        expect![[r#"
         job.yaml:6: aliases that unfold to too much: expected at most 100000 values
-    "#]]);
+    "#]],
+    );
     let deep = format!("a: {}{}", "[".repeat(500), "]".repeat(500));
-    check(&deep, expect![[r#"
+    check(
+        &deep,
+        expect![[r#"
         job.yaml:1: nested deeper than 64 levels
-    "#]]);
+    "#]],
+    );
     expect![[r#"
         job.yaml:1: nested deeper than 64 levels
-    "#]].assert_eq(&answer(&format!("{{\"a\": {}{}}}", "[".repeat(100), "]".repeat(100)), SpecFormat::Json, &[]));
+    "#]]
+    .assert_eq(&answer(&format!("{{\"a\": {}{}}}", "[".repeat(100), "]".repeat(100)), SpecFormat::Json, &[]));
     let block: String = (0..100).fold(String::new(), |mut text, level| {
         writeln!(text, "{}a:", " ".repeat(level)).expect("writes");
         text
     });
-    check(&block, expect![[r#"
+    check(
+        &block,
+        expect![[r#"
         job.yaml:65: nested deeper than 64 levels
-    "#]]);
+    "#]],
+    );
     let large = "x".repeat(100 * 1024 * 1024);
-    check(&large, expect![[r#"
+    check(
+        &large,
+        expect![[r#"
         job.yaml: too large: 104857600 bytes, expected at most 4194304
-    "#]]);
-    assert_eq!(answer(&" ".repeat(MAX_SPEC_BYTES + 1), SpecFormat::Json, &[]), answer(&" ".repeat(MAX_SPEC_BYTES + 1), SpecFormat::Yaml, &[]));
+    "#]],
+    );
+    assert_eq!(
+        answer(&" ".repeat(MAX_SPEC_BYTES + 1), SpecFormat::Json, &[]),
+        answer(&" ".repeat(MAX_SPEC_BYTES + 1), SpecFormat::Yaml, &[])
+    );
 }
 
 #[test]
 fn bases_that_cannot_be() {
-    check("base_config: loop.yaml\n", expect![[r#"
+    check(
+        "base_config: loop.yaml\n",
+        expect![[r#"
         loop.yaml:1: base_config: a cycle: job.yaml → loop.yaml → loop.yaml
-    "#]]);
-    check("base_config: gone.yaml\n", expect![[r#"
+    "#]],
+    );
+    check(
+        "base_config: gone.yaml\n",
+        expect![[r#"
         job.yaml:1: base_config: "gone.yaml" cannot be read: gone.yaml does not exist
-    "#]]);
-    check("base_config: [a]\n", expect![[r#"
+    "#]],
+    );
+    check(
+        "base_config: [a]\n",
+        expect![[r#"
         job.yaml:1: base_config: expected a path, found a list of 1
-    "#]]);
-    check("base_config: bad.yaml\ntask: regression\ndata: {path: a, target: y}\n", expect![[r#"
+    "#]],
+    );
+    check(
+        "base_config: bad.yaml\ntask: regression\ndata: {path: a, target: y}\n",
+        expect![[r#"
         bad.yaml:2: training.epoch: unknown key (did you mean training.epochs?)
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn one_setting_twice() {
-    check_more("data:\n  batch_size: 3\ntraining:\n  batch_size: 4\n", expect![[r#"
+    check_more(
+        "data:\n  batch_size: 3\ntraining:\n  batch_size: 4\n",
+        expect![[r#"
         job.yaml:7: training.batch_size: 4 in line 7, but data.batch_size says 3 in line 5: they are one setting, give it once
-    "#]]);
-    check_more("data:\n  batch_size: 3\ntraining:\n  batch_size: 3\n", expect![[r#"
+    "#]],
+    );
+    check_more(
+        "data:\n  batch_size: 3\ntraining:\n  batch_size: 3\n",
+        expect![[r#"
         accepted
-        data.batch_size (job.yaml:5): a batch of 3 rows leaves some of the 8 logical shards empty"#]]);
-    check_more("model:\n  type: mlp\n  name: lstm_sequence\n", expect![[r#"
+        data.batch_size (job.yaml:5): a batch of 3 rows leaves some of the 8 logical shards empty"#]],
+    );
+    check_more(
+        "model:\n  type: mlp\n  name: lstm_sequence\n",
+        expect![[r#"
         job.yaml:6: model.name: text "lstm_sequence" in line 6, but model.type says text "mlp" in line 5: they are one setting, give it once
-    "#]]);
-    check_more("training:\n  batch_order: shuffled\ndata.shuffle: false\n", expect![[r#"
+    "#]],
+    );
+    check_more(
+        "training:\n  batch_order: shuffled\ndata.shuffle: false\n",
+        expect![[r#"
         job.yaml:5: training.batch_order: shuffled, but data.shuffle is false: expected one of both
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn paths_and_hosts() {
-    for path in ["../x.csv", "a/../../x.csv", "~/x.csv", "s3://bucket/x.csv", "http://host/x.csv", "file://host/x.csv", "''", "[]"] {
+    for path in [
+        "../x.csv",
+        "a/../../x.csv",
+        "~/x.csv",
+        "s3://bucket/x.csv",
+        "http://host/x.csv",
+        "file://host/x.csv",
+        "''",
+        "[]",
+    ] {
         let answer = answer(&format!("task: regression\ntarget: y\ndata: {{path: {path}}}\n"), SpecFormat::Yaml, &[]);
         assert!(answer.contains("data.path: "), "{path}: {answer}");
     }
-    check("task: regression\ntarget: y\ndata:\n  path: [ok.csv, ../x.csv, 's3://b/x', 'ftp://h/x']\n", expect![[r#"
+    check(
+        "task: regression\ntarget: y\ndata:\n  path: [ok.csv, ../x.csv, 's3://b/x', 'ftp://h/x']\n",
+        expect![[r#"
         job.yaml:4: data.path: forbidden: "../x.csv" leaves the data roots: expected a path below one, without `..`
         job.yaml:4: not yet supported: data.path: s3:// (a path below a data root is)
         job.yaml:4: data.path: forbidden: scheme "ftp": expected a path below a data root
-    "#]]);
+    "#]],
+    );
     check_more(
         "\
 notifications:
@@ -281,14 +372,20 @@ evaluation: {primary_metric: brier}
 
 #[test]
 fn settings_of_another_type() {
-    check_more("training:\n  scheduler: {type: linear_warmup, T_max: 3}\n  optimizer: {type: sgd, beta1: 0.5}\nmodel: {pooling: cls}\n", expect![[r#"
+    check_more(
+        "training:\n  scheduler: {type: linear_warmup, T_max: 3}\n  optimizer: {type: sgd, beta1: 0.5}\nmodel: {pooling: cls}\n",
+        expect![[r#"
         job.yaml:5: training.scheduler.T_max: belongs to training.scheduler.type cosine_annealing; here training.scheduler.type is linear_warmup (job.yaml:5)
         job.yaml:6: training.optimizer.beta1: belongs to training.optimizer.type adamw or adam; here training.optimizer.type is sgd (job.yaml:6)
         job.yaml:7: model.pooling: belongs to model.type transformer_classifier; here model.type is mlp by default
-    "#]]);
-    check_more("training:\n  scheduler: {type: cosine_annealing, eta_min: 0.5}\n", expect![[r#"
+    "#]],
+    );
+    check_more(
+        "training:\n  scheduler: {type: cosine_annealing, eta_min: 0.5}\n",
+        expect![[r#"
         job.yaml:5: training.scheduler.eta_min: 0.5 is above the learning rate 0.001: expected less
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -343,37 +440,59 @@ resources: {device: 'cuda:1', world_size: 2}
 
 #[test]
 fn kinds_that_cannot_be_told() {
-    check("param_space: {seed: {type: int, min: 1, max: 2}}\nvalidation_strategy: {type: kfold}\n", expect![[r#"
+    check(
+        "param_space: {seed: {type: int, min: 1, max: 2}}\nvalidation_strategy: {type: kfold}\n",
+        expect![[r#"
         job.yaml:2: kind: ambiguous: param_space (line 1) belongs to kind sweep, validation_strategy (line 2) belongs to kind evaluation: say which with `kind:`
-    "#]]);
-    check("data: {path: a}\nbaseline_comparisons: {enabled: true}\n", expect![[r#"
+    "#]],
+    );
+    check(
+        "data: {path: a}\nbaseline_comparisons: {enabled: true}\n",
+        expect![[r#"
         job.yaml:1: kind: ambiguous: baseline_comparisons (line 2) belongs to kind gates, data (line 1) belongs to kind job: say which with `kind:`
-    "#]]);
-    check("kind: jbo\n", expect![[r#"
+    "#]],
+    );
+    check(
+        "kind: jbo\n",
+        expect![[r#"
         job.yaml:1: kind: expected one of job, sweep, evaluation, gates, experiment, found text "jbo" (did you mean job?)
-    "#]]);
-    check_more("kind: job\nparam_space: {}\n", expect![[r#"
+    "#]],
+    );
+    check_more(
+        "kind: job\nparam_space: {}\n",
+        expect![[r#"
         job.yaml:5: param_space: a key of kind sweep, and this spec is of another kind
-    "#]]);
-    check("apiVersion: batch/v1\nkind: Job\n", expect![[r#"
+    "#]],
+    );
+    check(
+        "apiVersion: batch/v1\nkind: Job\n",
+        expect![[r#"
         job.yaml:1: apiVersion: this is a Kubernetes manifest, not a job spec
-    "#]]);
-    check("stages: [lint, test]\n", expect![[r#"
+    "#]],
+    );
+    check(
+        "stages: [lint, test]\n",
+        expect![[r#"
         job.yaml:1: stages: this is a CI pipeline, not a job spec
-    "#]]);
-    check("param_space:\n  training.optimizer.lerning_rate: {type: log_floot, min: 1}\n  data.batch_size: {type: int}\n  training.batch_size: {type: int}\n", expect![[r#"
+    "#]],
+    );
+    check(
+        "param_space:\n  training.optimizer.lerning_rate: {type: log_floot, min: 1}\n  data.batch_size: {type: int}\n  training.batch_size: {type: int}\n",
+        expect![[r#"
         job.yaml:1: not yet supported: param_space: 3 settings
         job.yaml:1: not yet supported: kind: sweep is understood, and only kind job runs in this version
         job.yaml:2: param_space.training.optimizer.lerning_rate: no key of a job (did you mean training.optimizer.learning_rate?)
         job.yaml:2: param_space.training.optimizer.lerning_rate.type: expected one of categorical, float, int, log_float, log_int, found text "log_floot" (did you mean log_float?)
         job.yaml:4: param_space.training.batch_size: the same setting as data.batch_size in line 3
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn sets() {
     let text = "task: regression\ndata: {path: a.csv, target: y}\n";
-    let set = ["training.epochs=0", "training.epohcs=3", "nonsense", "model.hidden_layers=[8, x]", "seed={a", "=3", "name="];
+    let set =
+        ["training.epochs=0", "training.epohcs=3", "nonsense", "model.hidden_layers=[8, x]", "seed={a", "=3", "name="];
     expect![[r#"
         --set: training.epochs: expected a whole number from 1 to 1000000, found 0
         --set: training.epohcs: unknown key (did you mean training.epochs?)
@@ -382,7 +501,8 @@ fn sets() {
         --set: seed: not YAML: unclosed bracket '{'
         --set: =3: expected key=value, such as training.epochs=3
         --set: name: expected a text, found nothing (null)
-    "#]].assert_eq(&answer(text, SpecFormat::Yaml, &set));
+    "#]]
+    .assert_eq(&answer(text, SpecFormat::Yaml, &set));
 }
 
 #[test]
@@ -427,8 +547,10 @@ fn the_code_for_the_wire() {
         to_wire(&errors).to_string()
     };
     let spec = |path: &str, more: &str| format!("task: regression\ndata: {{path: '{path}', target: y}}\n{more}");
-    expect!["not_supported: line 3: not yet supported: resources.device: cuda (this version: auto, cpu)"].assert_eq(&wire(&spec("a.csv", "resources: {device: cuda}")));
+    expect!["not_supported: line 3: not yet supported: resources.device: cuda (this version: auto, cpu)"]
+        .assert_eq(&wire(&spec("a.csv", "resources: {device: cuda}")));
     expect![[r#"forbidden: line 2: data.path: forbidden: "../a.csv" leaves the data roots: expected a path below one, without `..`"#]].assert_eq(&wire(&spec("../a.csv", "")));
     expect![[r#"config_error: line 2: data.path: forbidden: "../a.csv" leaves the data roots: expected a path below one, without `..` (and 1 more)"#]].assert_eq(&wire(&spec("../a.csv", "seed: x")));
-    expect!["too_large: too large: 4194305 bytes, expected at most 4194304"].assert_eq(&wire(&" ".repeat(MAX_SPEC_BYTES + 1)));
+    expect!["too_large: too large: 4194305 bytes, expected at most 4194304"]
+        .assert_eq(&wire(&" ".repeat(MAX_SPEC_BYTES + 1)));
 }

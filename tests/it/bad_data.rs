@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use serde_json::Value;
 
-use crate::harness::{Sandbox, Server, file_of, number, spec, table, text, artifacts};
+use crate::harness::{Sandbox, Server, artifacts, file_of, number, spec, table, text};
 
 /// A wrong file or job, and what must be said.
 struct Case {
@@ -41,7 +41,8 @@ impl Case {
 /// The usual table with one line changed. Lines count from 1, with the header.
 fn with_line(line: usize, content: &[u8]) -> Vec<u8> {
     let usual = table(60);
-    let lines = usual.lines().enumerate().map(|(index, text)| if index + 1 == line { content } else { text.as_bytes() });
+    let lines =
+        usual.lines().enumerate().map(|(index, text)| if index + 1 == line { content } else { text.as_bytes() });
     lines.flat_map(|line| [line, b"\n"].concat()).collect()
 }
 
@@ -66,30 +67,67 @@ const MANY_CLASSES: &[&str] = &["task=multiclass", "data.target.column=class", "
 fn cases() -> Vec<Case> {
     let usual = || table(60);
     vec![
-        wrong("missing", "", &["missing.csv", "no such file", "mising.csv"]).no_file().code("data", "dataset_not_found"),
+        wrong("missing", "", &["missing.csv", "no such file", "mising.csv"])
+            .no_file()
+            .code("data", "dataset_not_found"),
         wrong("empty", "", &["empty.csv", "is empty"]),
         wrong("header_only", header(), &["header_only.csv", "no rows"]),
-        wrong("semicolons", usual().replace(',', ";"), &["semicolons.csv", "line 1", "one column", "data.csv.delimiter"]),
+        wrong(
+            "semicolons",
+            usual().replace(',', ";"),
+            &["semicolons.csv", "line 1", "one column", "data.csv.delimiter"],
+        ),
         wrong("too_few_fields", with_line(5, b"r3,0.5,0.5"), &["too_few_fields.csv line 5", "3 fields, expected 6"]),
-        wrong("too_many_fields", with_line(7, b"r5,1,1,red,1,good,extra"), &["too_many_fields.csv line 7", "7 fields, expected 6"]),
-        wrong("same_column_twice", usual().replacen("age", "size", 1), &["same_column_twice.csv", "\"size\"", "stands twice", "column 2 and column 3"]),
+        wrong(
+            "too_many_fields",
+            with_line(7, b"r5,1,1,red,1,good,extra"),
+            &["too_many_fields.csv line 7", "7 fields, expected 6"],
+        ),
+        wrong(
+            "same_column_twice",
+            usual().replacen("age", "size", 1),
+            &["same_column_twice.csv", "\"size\"", "stands twice", "column 2 and column 3"],
+        ),
         wrong("latin1", with_line(4, b"r2,0.5,0.5,gr\xfcn,1,good"), &["latin1.csv line 4", "0xfc", "not UTF-8"]),
         wrong("utf16", b"\xff\xfei\0d\0".as_slice(), &["utf16.csv", "UTF-16", "UTF-8"]),
         wrong("parquet_named_csv", b"PAR1....PAR1".as_slice(), &["parquet_named_csv.csv", "a Parquet file"]),
         wrong("infinite", with_line(9, b"r7,inf,0.5,red,1,good"), &["infinite.csv line 9", "\"size\"", "not finite"]),
         wrong("overflow", with_line(10, b"r8,1e999,0.5,red,1,good"), &["overflow.csv line 10", "\"size\"", "3.4e38"]),
-        wrong("nan_target", with_line(6, b"r4,0.5,0.5,red,NaN,good"), &["nan_target.csv line 6", "\"y\"", "missing", "target"]),
-        wrong("empty_target", with_line(6, b"r4,0.5,0.5,red,,good"), &["empty_target.csv line 6", "\"y\"", "missing", "target"]),
-        wrong("text_target", with_line(8, b"r6,0.5,0.5,red,much,good"), &["text_target.csv line 8", "\"y\"", "\"much\" is not a number"]),
-        wrong("no_target", usual(), &["no_target.csv", "\"why\"", "no such column", "data.target.column"]).set(&["data.target.column=why"]),
+        wrong(
+            "nan_target",
+            with_line(6, b"r4,0.5,0.5,red,NaN,good"),
+            &["nan_target.csv line 6", "\"y\"", "missing", "target"],
+        ),
+        wrong(
+            "empty_target",
+            with_line(6, b"r4,0.5,0.5,red,,good"),
+            &["empty_target.csv line 6", "\"y\"", "missing", "target"],
+        ),
+        wrong(
+            "text_target",
+            with_line(8, b"r6,0.5,0.5,red,much,good"),
+            &["text_target.csv line 8", "\"y\"", "\"much\" is not a number"],
+        ),
+        wrong("no_target", usual(), &["no_target.csv", "\"why\"", "no such column", "data.target.column"])
+            .set(&["data.target.column=why"]),
         wrong("near_target", usual(), &["\"clas\"", "did you mean \"class\"?"]).set(&["data.target.column=clas"]),
         wrong("constant_target", with_column(4, |_| "3.5".into()), &["\"y\"", "is 3.5 in all", "at least two values"]),
-        wrong("one_class", with_column(5, |_| "good".into()), &["\"class\"", "one class, \"good\"", "at least two"]).set(CLASSES),
-        wrong("more_classes_than_rows", with_column(5, |row| format!("c{row}")), &["\"class\"", "60 classes in 60 rows"]).set(MANY_CLASSES),
-        wrong("three_classes", with_column(5, |row| format!("c{}", row % 3)), &["\"class\"", "3 classes, expected two"]).set(CLASSES),
+        wrong("one_class", with_column(5, |_| "good".into()), &["\"class\"", "one class, \"good\"", "at least two"])
+            .set(CLASSES),
+        wrong(
+            "more_classes_than_rows",
+            with_column(5, |row| format!("c{row}")),
+            &["\"class\"", "60 classes in 60 rows"],
+        )
+        .set(MANY_CLASSES),
+        wrong(
+            "three_classes",
+            with_column(5, |row| format!("c{}", row % 3)),
+            &["\"class\"", "3 classes, expected two"],
+        )
+        .set(CLASSES),
         wrong("one_row", table(1), &["train part is empty after the split", "1 rows"]),
         wrong("same_id_twice", with_line(9, b"r3,0.5,0.5,red,1,good"), &["\"id\"", "row 4", "row 8"]),
-        wrong("huge_batch", usual(), &["batch"]).set(&["training.batch_size=5000", "data.drop_last=true"]),
         wrong("folder", "", &["folder.csv", "is a folder"]).no_file().code("data", "dataset_not_found"),
         wrong("link_out", "", &["link_out.csv", "outside the data roots"]).no_file().code("spec", "forbidden"),
         wrong("absolute", "", &["outside the data roots"]).no_file().code("spec", "forbidden"),
@@ -97,6 +135,9 @@ fn cases() -> Vec<Case> {
             .no_file()
             .code("spec", "forbidden")
             .set(&["data.path=door/secret.csv"]),
+        // The data are right, and no batch can be made of them: the last case, because a dataset is made.
+        wrong("huge_batch", usual(), &["rows", "no batch of 5000"])
+            .set(&["training.batch_size=5000", "data.drop_last=true"]),
     ]
 }
 
@@ -152,8 +193,10 @@ fn wrong_data_are_told_by_file_line_and_column() {
         check(&case, &event["data"]["error"]);
         assert_eq!(event["data"]["error"]["retry"], false, "{}: what is wrong stays wrong", case.name);
         assert!(!events.iter().any(|event| event["data"]["event"] == "task_retried"), "{}", case.name);
+        let left = artifacts(&sandbox.outside("store"));
+        let made = |file: &String| case.name == "huge_batch" && file.starts_with("dataset/");
+        assert!(left.iter().all(made), "{}: half-written: {left:?}", case.name);
     }
-    assert_eq!(artifacts(&sandbox.outside("store")), Vec::<String>::new(), "nothing is half-written");
 }
 
 #[test]
@@ -180,7 +223,9 @@ fn a_category_that_train_has_not_seen_fails_nothing() {
     let rows = table(200);
     let changed = rows.lines().enumerate().map(|(index, line)| match index {
         0 => format!("\u{feff}{line},day\n"),
-        150.. => format!("{},{index}\n", line.replace("red", "violet").replace("green", "violet").replace("blue", "violet")),
+        150.. => {
+            format!("{},{index}\n", line.replace("red", "violet").replace("green", "violet").replace("blue", "violet"))
+        }
         _ if index % 10 == 0 => {
             let fields: Vec<&str> = line.split(',').collect();
             format!("{},NaN,{},{index}\n", fields[0], fields[2..].join(","))

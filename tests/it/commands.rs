@@ -12,8 +12,21 @@ fn help_names_every_command_and_setting() {
     let sandbox = Sandbox::new();
     let help = sandbox.within(&["--help"]).expect(0).stdout;
     for part in [
-        "run", "worker", "submit", "jobs", "generate", "schema", "doctor", "--home", "--nats", "--creds", "--tenant",
-        "--http", "--config", "--json", "WITHIN_HOME",
+        "run",
+        "worker",
+        "submit",
+        "jobs",
+        "generate",
+        "schema",
+        "doctor",
+        "--home",
+        "--nats",
+        "--creds",
+        "--tenant",
+        "--http",
+        "--config",
+        "--json",
+        "WITHIN_HOME",
     ] {
         assert!(help.contains(part), "no {part} in\n{help}");
     }
@@ -22,7 +35,7 @@ fn help_names_every_command_and_setting() {
         assert!(sandbox.within(&[command, "--help"]).expect(0).stdout.contains("Usage:"));
     }
     assert!(sandbox.within(&["--version"]).expect(0).stdout.starts_with("within 0.1."));
-    assert!(sandbox.within(&["rnu"]).expect(2).stderr.contains("run"));
+    assert!(sandbox.within(&["wroker"]).expect(2).stderr.contains("'worker'"));
 }
 
 #[test]
@@ -73,7 +86,10 @@ fn the_schemas_are_those_of_the_repository() {
     let (written, kept) = (files_below(&sandbox.path("schemas")), files_below(&root().join("deploy/schema")));
     assert_eq!(written.keys().collect::<Vec<_>>(), kept.keys().collect::<Vec<_>>());
     for (name, bytes) in &written {
-        assert!(bytes == &kept[name], "deploy/schema/{name} is not what the program writes: run `within schema --write deploy/schema`");
+        assert!(
+            bytes == &kept[name],
+            "deploy/schema/{name} is not what the program writes: run `within schema --write deploy/schema`"
+        );
         serde_json::from_slice::<Value>(bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
     }
     let names: Vec<String> = sandbox.within(&["schema"]).expect(0).stdout.lines().map(str::to_owned).collect();
@@ -102,7 +118,9 @@ fn generated_data_are_the_same_bytes_and_the_same_rows_in_both_formats() {
     assert_eq!(text.lines().count(), 701);
     // The same job on either file trains the same model.
     let job = |file: &str| {
-        let spec = crate::harness::spec(file, 2, "").replace("target: y", "target: ad_score").replace("id_column: id", "id_column: ad_id");
+        let spec = crate::harness::spec(file, 2, "")
+            .replace("target: y", "target: ad_score")
+            .replace("id_column: id", "id_column: ad_id");
         sandbox.write("job.yaml", spec.replace("  exclude: [class]\n", ""));
         sandbox.within(&["run", "job.yaml", "--json"]).expect(0).last()
     };

@@ -52,12 +52,24 @@ fn check(job: &Job, last: &Value, full: bool) {
 
 #[test]
 fn kag_conversion() {
-    run(&Job { name: "kag_conversion", file: "kag_conversion/KAG_conversion_data.csv", metric: "auc", full: 0.55, quick: 0.5 });
+    run(&Job {
+        name: "kag_conversion",
+        file: "kag_conversion/KAG_conversion_data.csv",
+        metric: "auc",
+        full: 0.55,
+        quick: 0.5,
+    });
 }
 
 #[test]
 fn bank_marketing() {
-    run(&Job { name: "bank_marketing", file: "bank_marketing/bank-additional-full.csv", metric: "auc", full: 0.77, quick: 0.7 });
+    run(&Job {
+        name: "bank_marketing",
+        file: "bank_marketing/bank-additional-full.csv",
+        metric: "auc",
+        full: 0.77,
+        quick: 0.7,
+    });
 }
 
 #[test]
@@ -67,5 +79,11 @@ fn adult() {
 
 #[test]
 fn california_housing() {
-    run(&Job { name: "california_housing", file: "california_housing/housing.csv", metric: "r2", full: 0.75, quick: 0.5 });
+    run(&Job {
+        name: "california_housing",
+        file: "california_housing/housing.csv",
+        metric: "r2",
+        full: 0.75,
+        quick: 0.5,
+    });
 }

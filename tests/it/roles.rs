@@ -6,12 +6,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use messages::rpc::GetRun;
 use messages::JobId;
+use messages::rpc::GetRun;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::harness::{Sandbox, Server, Worker, children, gone, http_get, number, spec, table, text, artifacts};
+use crate::harness::{Sandbox, Server, Worker, artifacts, children, gone, http_get, number, spec, table, text};
 
 /// Cancelling is done within this time, whatever the job does.
 const CANCEL_WITHIN: Duration = Duration::from_secs(2);
@@ -132,7 +132,8 @@ fn look_at_the_job(sandbox: &Sandbox, job: &str) {
 fn one_trace(server: &Server, job: &str) {
     let bus = server.connect("default");
     let events = server.events(&bus, job);
-    let trace = |event: &Value| event["traceparent"].as_str().and_then(|text| text.split('-').nth(1)).map(str::to_owned);
+    let trace =
+        |event: &Value| event["traceparent"].as_str().and_then(|text| text.split('-').nth(1)).map(str::to_owned);
     let mut traces: BTreeMap<Option<String>, Vec<String>> = BTreeMap::new();
     for event in &events {
         traces.entry(trace(event)).or_default().push(text(event, "/type").to_owned());
@@ -140,7 +141,10 @@ fn one_trace(server: &Server, job: &str) {
     assert_eq!(traces.len(), 1, "{traces:#?}");
     assert!(traces.keys().all(Option::is_some), "{traces:#?}");
     for event in &events {
-        assert_eq!((text(event, "/specversion"), text(event, "/jobid"), text(event, "/tenant")), ("1.0", job, "default"));
+        assert_eq!(
+            (text(event, "/specversion"), text(event, "/jobid"), text(event, "/tenant")),
+            ("1.0", job, "default")
+        );
     }
 }
 
@@ -148,7 +152,8 @@ fn one_trace(server: &Server, job: &str) {
 fn asked_of_the_tracker(server: &Server, job: &str, last: &Value) {
     let bus = server.connect("default");
     let run = JobId::new(job).expect("a job id");
-    let answer = server.block_on(bus.request(GetRun { run, history: true }, None, crate::harness::PATIENCE)).expect("a run");
+    let answer =
+        server.block_on(bus.request(GetRun { run, history: true }, None, crate::harness::PATIENCE)).expect("a run");
     assert_eq!(serde_json::to_value(answer.summary.status).expect("serializes"), "FINISHED");
     assert!(answer.params.contains_key("training.batch_size"));
     assert_eq!(answer.history["val_loss"].len(), 4, "one point an epoch");
@@ -229,8 +234,12 @@ fn a_worker_that_ends_in_the_middle_gives_its_task_to_another() {
     let second = sandbox.worker("second", "trainer", &[]);
     terminate(vec![first]);
     let ended = job.wait().expect(0);
-    let trained: Vec<_> =
-        ended.events("task_started").iter().filter(|line| line["task"] == "train").map(|line| text(line, "/worker").to_owned()).collect();
+    let trained: Vec<_> = ended
+        .events("task_started")
+        .iter()
+        .filter(|line| line["task"] == "train")
+        .map(|line| text(line, "/worker").to_owned())
+        .collect();
     assert_eq!(trained, ["first", "second"], "{}", ended.stdout);
     let undisturbed = sandbox.within(&["submit", "job.yaml", "--watch", "--json", "--id", "still"]).expect(0).last();
     assert_eq!(ended.last()["model"]["blake3"], undisturbed["model"]["blake3"]);
@@ -250,14 +259,17 @@ fn two_tenants_side_by_side() {
         let worker = sandbox.worker(tenant, "all", &[]);
         (sandbox, worker)
     });
-    let jobs = tenants.each_ref().map(|(sandbox, _)| sandbox.start(&["submit", "job.yaml", "--watch", "--json", "--id", "same"]));
+    let jobs = tenants
+        .each_ref()
+        .map(|(sandbox, _)| sandbox.start(&["submit", "job.yaml", "--watch", "--json", "--id", "same"]));
     let ended = jobs.map(|job| job.wait().expect(0));
     for ((ended, epochs), (sandbox, worker)) in ended.iter().zip([2, 3]).zip(&tenants) {
         let last = ended.events("progress").pop().expect("progress");
         assert_eq!(number(&last, "/epochs"), f64::from(epochs));
         let listed = sandbox.within(&["jobs", "list", "--json"]).expect(0).json();
         assert_eq!(listed.len(), 1, "{}: {listed:?}", worker.name);
-        let workers: Vec<_> = ended.events("task_started").iter().map(|line| text(line, "/worker").to_owned()).collect();
+        let workers: Vec<_> =
+            ended.events("task_started").iter().map(|line| text(line, "/worker").to_owned()).collect();
         assert!(workers.iter().all(|name| *name == worker.name), "{workers:?}");
     }
     terminate(tenants.into_iter().map(|(_, worker)| worker).collect());

@@ -106,8 +106,19 @@ fn a_person_reads_plain_lines_and_a_summary() {
     let out = &ended.stdout;
     assert!(!out.contains('\u{1b}'), "no terminal, no control sequences: {out:?}");
     for part in [
-        "accepted: quickstart", "prepare: started on ", "epoch 3/3 step ", "epoch 3 done: ", "quickstart completed in ",
-        "metric", "baseline", "rmse", "r2", "model   file://", "report  file://", "run     mine in ", "events  within jobs events mine --home ",
+        "accepted: quickstart",
+        "prepare: started on ",
+        "epoch 3/3 step ",
+        "epoch 3 done: ",
+        "quickstart completed in ",
+        "metric",
+        "baseline",
+        "rmse",
+        "r2",
+        "model   file://",
+        "report  file://",
+        "run     mine in ",
+        "events  within jobs events mine --home ",
     ] {
         assert!(out.contains(part), "no {part:?} in\n{out}");
     }
@@ -143,7 +154,9 @@ fn every_task_kind_learns_from_csv_and_parquet() {
     assert!(accuracy(&binary, "test") > accuracy(&binary, "baseline") + 0.1, "{binary:#}");
 
     let kinds = ["--set", "data.target.column=kind", "--set", "data.exclude=[class]"];
-    let multiclass = [&["run", "job.yaml", "--json", "--set", "task=multiclass", "--set", "training.epochs=20"][..], &kinds].concat();
+    let multiclass =
+        [&["run", "job.yaml", "--json", "--set", "task=multiclass", "--set", "training.epochs=20"][..], &kinds]
+            .concat();
     let multiclass = sandbox.within(&multiclass).expect(0).last();
     assert!(accuracy(&multiclass, "test") > accuracy(&multiclass, "baseline"), "{multiclass:#}");
 }

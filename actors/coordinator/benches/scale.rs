@@ -6,7 +6,6 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use coordinator::state::{Answer, Effect, Input, State, Submission};
 use messages::event::{MetricSummary, ModelRef};
 use messages::gang::{Join, Offer, OfferAnswer};
 use messages::job::Role;
@@ -15,6 +14,7 @@ use messages::timings::Timings;
 use messages::work::{TaskOutput, Work};
 use messages::worker::Heartbeat;
 use messages::{ArtifactRef, Fence, JobId, UnixMs, WorkerId};
+use within_coordinator::state::{Answer, Effect, Input, State, Submission};
 
 struct Bench {
     state: State,
@@ -173,11 +173,20 @@ impl Bench {
     fn report(&mut self, work: &Work, worker: &WorkerId, fence: Fence) {
         let token = self.token();
         let output = match work.task.as_str() {
-            "prepare" => {
-                TaskOutput::Prepared { dataset: artifact(), rows_train: 1, rows_val: 1, rows_test: 1, warnings: Vec::new() }
-            }
+            "prepare" => TaskOutput::Prepared {
+                dataset: artifact(),
+                rows_train: 1,
+                rows_val: 1,
+                rows_test: 1,
+                warnings: Vec::new(),
+            },
             "train" => TaskOutput::Trained {
-                model: ModelRef { uri: String::new(), file_blake3: String::new(), blake3: String::new(), size_bytes: 1 },
+                model: ModelRef {
+                    uri: String::new(),
+                    file_blake3: String::new(),
+                    blake3: String::new(),
+                    size_bytes: 1,
+                },
                 epochs: 1,
                 steps: 1,
                 stopped_early: false,

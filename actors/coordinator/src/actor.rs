@@ -29,16 +29,36 @@ pub(crate) enum Waiter {
 pub(crate) enum Msg {
     Input(Input),
     /// A request whose input is waiting for an answer; `make` gets its token.
-    Ask { waiter: Waiter, make: Box<dyn FnOnce(Token) -> Input + Send> },
-    Cancel { cancel: Cancel, waiter: Waiter },
+    Ask {
+        waiter: Waiter,
+        make: Box<dyn FnOnce(Token) -> Input + Send>,
+    },
+    Cancel {
+        cancel: Cancel,
+        waiter: Waiter,
+    },
     /// Publishes an event that belongs to no record, then answers.
-    Publish { outgoing: Box<Outgoing>, then: (Waiter, Answer) },
+    Publish {
+        outgoing: Box<Outgoing>,
+        then: (Waiter, Answer),
+    },
     /// Read-only questions.
-    Get { job: JobId, incoming: Incoming },
-    List { limit: usize, incoming: Incoming },
+    Get {
+        job: JobId,
+        incoming: Incoming,
+    },
+    List {
+        limit: usize,
+        incoming: Incoming,
+    },
     /// The lease was acquired; these are the records that are not settled.
-    Lead { tenure: Tenure, records: Vec<(JobRecord, u64)> },
-    StepDown { reason: String },
+    Lead {
+        tenure: Tenure,
+        records: Vec<(JobRecord, u64)>,
+    },
+    StepDown {
+        reason: String,
+    },
     Stop,
 }
 

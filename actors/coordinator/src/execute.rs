@@ -10,6 +10,7 @@ use messages::error::Code;
 use messages::gang::{Offer, OfferAnswer};
 use messages::job::JobRecord;
 use messages::rpc::{JobList, JobSummary};
+use messages::trace::TraceParent;
 use messages::{Envelope, JobId, WireError};
 use ractor::ActorRef;
 use tokio::sync::Semaphore;
@@ -61,7 +62,9 @@ impl Executor {
                     while tenure.as_ref().is_some_and(Tenure::holds) {
                         match bus.publish_work(role, &work, trace.clone()).await {
                             Ok(_) => return,
-                            Err(error) => warn!(job = %work.job, task = %work.task, %error, "work could not be queued; trying again"),
+                            Err(error) => {
+                                warn!(job = %work.job, task = %work.task, %error, "work could not be queued; trying again")
+                            }
                         }
                         tokio::time::sleep(RETRY_PAUSE).await;
                     }
@@ -76,10 +79,10 @@ impl Executor {
                 let event = Outgoing { job, id, at: bus::now_ms(), event: *event, trace, outbox: false };
                 self.lanes.send(event).await;
             }
-            Effect::Offer { worker, job, task, attempt, offer } => {
+            Effect::Offer { worker, job, task, attempt, offer, trace } => {
                 let (env, actor) = (self.env.clone(), self.actor.clone());
                 tokio::spawn(async move {
-                    let answer = ask(&env, &worker, *offer).await;
+                    let answer = ask(&env, &worker, *offer, trace).await;
                     let _ = actor.cast(Msg::Input(Input::Offered { worker, job, task, attempt, answer }));
                 });
             }
@@ -164,10 +167,8 @@ impl Executor {
         tokio::spawn(async move {
             let answer = store.all().await.map_err(|error| error.to_wire()).map(|stored| {
                 let live: std::collections::BTreeMap<_, _> = live.into_iter().map(|r| (r.job.clone(), r)).collect();
-                let mut jobs: Vec<JobSummary> = stored
-                    .into_iter()
-                    .map(|(record, _)| summary(live.get(&record.job).unwrap_or(&record)))
-                    .collect();
+                let mut jobs: Vec<JobSummary> =
+                    stored.into_iter().map(|(record, _)| summary(live.get(&record.job).unwrap_or(&record))).collect();
                 jobs.sort_by(|a, b| b.submitted_at.cmp(&a.submitted_at).then_with(|| a.job.cmp(&b.job)));
                 jobs.truncate(limit);
                 JobList { jobs }
@@ -200,11 +201,16 @@ fn summary(record: &JobRecord) -> JobSummary {
     }
 }
 
-async fn ask(env: &RoleEnv, worker: &messages::WorkerId, offer: Offer) -> Option<OfferAnswer> {
+async fn ask(
+    env: &RoleEnv,
+    worker: &messages::WorkerId,
+    offer: Offer,
+    trace: Option<TraceParent>,
+) -> Option<OfferAnswer> {
     let subject = env.bus.subjects().offer(worker);
     let timings = env.bus.timings();
     let timeout = Duration::from_millis(timings.request_timeout_ms.min(timings.reserve_timeout_ms));
-    match env.bus.request_to::<Offer, OfferAnswer>(&subject, offer, timeout).await {
+    match env.bus.request_traced::<Offer, OfferAnswer>(&subject, offer, trace, timeout).await {
         Ok(answer) => Some(answer),
         Err(error) => {
             debug!(%worker, %error, "an offer was not answered");

@@ -37,7 +37,7 @@ pub(crate) async fn accept(env: &RoleEnv, envelope: Envelope<Submit>) -> Result<
     let planned = tokio::task::spawn_blocking(move || plan(&submit, &name_hint))
         .await
         .map_err(|error| WireError::new(Code::InternalError, format!("validation of the spec: {error}")))?;
-    let plan = planned.map_err(|errors| Refusal { error: spec_error(&errors), errors })?;
+    let plan = planned.map_err(|errors| Refusal { error: spec::to_wire(&errors), errors })?;
     let document = serde_json::to_vec(&envelope.data).map_err(internal)?;
     let content_blake3 = blake3_hex(&document);
     let (name, bytes) = match &envelope.data.spec {
@@ -72,18 +72,10 @@ pub(crate) async fn accept(env: &RoleEnv, envelope: Envelope<Submit>) -> Result<
 
 fn plan(submit: &Submit, name_hint: &str) -> Result<JobPlan, Vec<SpecError>> {
     let tree = spec::parse_document(&submit.spec)?;
-    spec::plan(&tree, &submit.set, &PlanDefaults { name: Some(name_hint) })
-}
-
-/// The one error that stands for all mistakes of a spec.
-fn spec_error(errors: &[SpecError]) -> WireError {
-    let first = errors.first().map(ToString::to_string).unwrap_or_default();
-    let message = match errors.len() {
-        0 | 1 => first,
-        n => format!("{n} mistakes in the job spec; the first: {first}"),
-    };
-    let unsupported = errors.iter().all(|e| e.message.starts_with("not yet supported"));
-    WireError::new(if unsupported { Code::NotSupported } else { Code::ConfigError }, message)
+    // A spec that came as a file is named after it, as where it was submitted.
+    let from_file = matches!(&submit.spec, SpecDocument::Text { file: Some(_), .. });
+    let name = (!from_file).then_some(name_hint);
+    spec::plan(&tree, &submit.set, &PlanDefaults { name })
 }
 
 fn internal(error: serde_json::Error) -> Refusal {

@@ -36,11 +36,7 @@ impl Default for Config {
 ///
 /// # Errors
 /// `retry: false` when it can never run: the server is too old, or refuses what the role needs.
-pub async fn start(
-    env: bus::role::RoleEnv,
-    config: Config,
-    supervisor: ActorCell,
-) -> Result<ActorCell, WireError> {
+pub async fn start(env: bus::role::RoleEnv, config: Config, supervisor: ActorCell) -> Result<ActorCell, WireError> {
     env.bus.ensure_topology().await.map_err(|error| error.to_wire())?;
     actor::spawn(env, config, supervisor).await
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bus::Incoming;
 use bus::role::RoleEnv;
 use futures::StreamExt;
+use messages::envelope::Payload;
 use messages::error::Code;
 use messages::gang::{Culprit, CulpritNoted, Join};
 use messages::job::{JobState, Role};
@@ -79,95 +80,86 @@ pub(crate) async fn serve_while_leading(env: &RoleEnv, actor: &ActorRef<Msg>) ->
     Ok(tasks)
 }
 
+/// A request that cannot be read, and why.
+type Refused = Result<(), (Incoming, WireError)>;
+
+/// Reads the request and hands it on.
+fn read<T: Payload>(incoming: Incoming, then: impl FnOnce(Envelope<T>, Incoming)) -> Refused {
+    match incoming.decode::<T>() {
+        Ok(envelope) => {
+            then(envelope, incoming);
+            Ok(())
+        }
+        Err(error) => Err((incoming, error)),
+    }
+}
+
 async fn dispatch(env: &RoleEnv, actor: &ActorRef<Msg>, incoming: Incoming) {
     let verb = incoming.verb().to_owned();
     let outcome = match verb.as_str() {
-        "submit" => match incoming.decode::<Submit>() {
-            Ok(envelope) => {
-                // Validation and storing take their time; requests of others go on meanwhile.
-                let (env, actor) = (env.clone(), actor.clone());
-                tokio::spawn(async move { submit(&env, &actor, envelope, Waiter::Request(incoming)).await });
-                return;
-            }
-            Err(error) => Err((incoming, error)),
-        },
-        "cancel" => match incoming.decode::<Cancel>() {
-            Ok(envelope) => send(actor, Msg::Cancel { cancel: envelope.data, waiter: Waiter::Request(incoming) }),
-            Err(error) => Err((incoming, error)),
-        },
-        "claim" => match incoming.decode::<Claim>() {
-            Ok(envelope) => ask(actor, incoming, move |token| Input::Claim { token, claim: envelope.data }),
-            Err(error) => Err((incoming, error)),
-        },
-        "report" => match incoming.decode::<Report>() {
-            Ok(envelope) => {
-                ask(actor, incoming, move |token| Input::Report { token, report: Box::new(envelope.data) })
-            }
-            Err(error) => Err((incoming, error)),
-        },
-        "get" => match incoming.decode::<GetJob>() {
-            Ok(envelope) => send(actor, Msg::Get { job: envelope.data.job, incoming }),
-            Err(error) => Err((incoming, error)),
-        },
-        "list" => match incoming.decode::<ListJobs>() {
-            Ok(envelope) => {
-                let limit = if envelope.data.limit == 0 { LIST_DEFAULT } else { envelope.data.limit as usize };
-                send(actor, Msg::List { limit, incoming })
-            }
-            Err(error) => Err((incoming, error)),
-        },
+        "submit" => read::<Submit>(incoming, |envelope, incoming| {
+            // Validation and storing take their time; requests of others go on meanwhile.
+            let (env, actor) = (env.clone(), actor.clone());
+            tokio::spawn(async move { submit(&env, &actor, envelope, Waiter::Request(incoming)).await });
+        }),
+        "cancel" => read::<Cancel>(incoming, |envelope, incoming| {
+            send(actor, Msg::Cancel { cancel: envelope.data, waiter: Waiter::Request(incoming) });
+        }),
+        "claim" => read::<Claim>(incoming, |envelope, incoming| {
+            ask(actor, incoming, move |token| Input::Claim { token, claim: envelope.data });
+        }),
+        "report" => read::<Report>(incoming, |envelope, incoming| {
+            ask(actor, incoming, move |token| Input::Report { token, report: Box::new(envelope.data) });
+        }),
+        "get" => read::<GetJob>(incoming, |envelope, incoming| {
+            send(actor, Msg::Get { job: envelope.data.job, incoming });
+        }),
+        "list" => read::<ListJobs>(incoming, |envelope, incoming| {
+            let limit = if envelope.data.limit == 0 { LIST_DEFAULT } else { envelope.data.limit as usize };
+            send(actor, Msg::List { limit, incoming });
+        }),
         other => {
             let error = WireError::new(Code::BadMessage, format!("svc.coordinator.{other}: no such request"))
                 .with_hint("submit, cancel, get, list, claim, report");
             Err((incoming, error))
         }
     };
-    if let Err((incoming, error)) = outcome {
-        incoming.reply::<()>(Err(error)).await;
-    }
+    refuse(outcome).await;
 }
 
 async fn rendezvous_request(actor: &ActorRef<Msg>, incoming: Incoming) {
     let outcome = match incoming.verb() {
-        "join" => match incoming.decode::<Join>() {
-            Ok(envelope) => ask(actor, incoming, move |token| Input::Join { token, join: envelope.data }),
-            Err(error) => Err((incoming, error)),
-        },
-        "culprit" => match incoming.decode::<Culprit>() {
-            Ok(envelope) => {
-                let Culprit { job, reporter, suspect, error, .. } = envelope.data;
-                warn!(%job, reporter, suspect, %error, "a rank names the one it waited for in vain");
-                incoming.reply(Ok(CulpritNoted {})).await;
-                return;
-            }
-            Err(error) => Err((incoming, error)),
-        },
+        "join" => read::<Join>(incoming, |envelope, incoming| {
+            ask(actor, incoming, move |token| Input::Join { token, join: envelope.data });
+        }),
+        "culprit" => read::<Culprit>(incoming, |envelope, incoming| {
+            let Culprit { job, reporter, suspect, error, .. } = envelope.data;
+            warn!(%job, reporter, suspect, %error, "a rank names the one it waited for in vain");
+            tokio::spawn(incoming.reply(Ok(CulpritNoted {})));
+        }),
         other => {
             let error = WireError::new(Code::BadMessage, format!("rdzv {other}: expected join or culprit"));
             Err((incoming, error))
         }
     };
+    refuse(outcome).await;
+}
+
+async fn refuse(outcome: Refused) {
     if let Err((incoming, error)) = outcome {
         incoming.reply::<()>(Err(error)).await;
     }
 }
 
-type Refused = Result<(), (Incoming, WireError)>;
-
-fn ask(
-    actor: &ActorRef<Msg>,
-    incoming: Incoming,
-    make: impl FnOnce(crate::state::Token) -> Input + Send + 'static,
-) -> Refused {
-    send(actor, Msg::Ask { waiter: Waiter::Request(incoming), make: Box::new(make) })
+fn ask(actor: &ActorRef<Msg>, incoming: Incoming, make: impl FnOnce(crate::state::Token) -> Input + Send + 'static) {
+    send(actor, Msg::Ask { waiter: Waiter::Request(incoming), make: Box::new(make) });
 }
 
 /// A stopped actor means that the process ends; the caller hears nothing and asks the next leader.
-fn send(actor: &ActorRef<Msg>, msg: Msg) -> Refused {
+fn send(actor: &ActorRef<Msg>, msg: Msg) {
     if actor.cast(msg).is_err() {
         debug!("a request came in after the actor had stopped");
     }
-    Ok(())
 }
 
 /// Validates, stores and hands on a submission, or publishes and answers its rejection.
@@ -194,7 +186,8 @@ async fn submit(env: &RoleEnv, actor: &ActorRef<Msg>, envelope: Envelope<Submit>
                 error: Some(refusal.error.clone()),
             };
             let outgoing = crate::events::rejection(&job, refusal.error, refusal.errors, trace);
-            let _ = actor.cast(Msg::Publish { outgoing: Box::new(outgoing), then: (waiter, Answer::Submitted(submitted)) });
+            let _ =
+                actor.cast(Msg::Publish { outgoing: Box::new(outgoing), then: (waiter, Answer::Submitted(submitted)) });
         }
     }
 }

@@ -2,8 +2,8 @@
 //! messages are dropped, repeated, delayed and reordered, processes crash and pause, clocks jump.
 //! After the disturbance everything must end, once, with nothing left over.
 
-mod world;
 mod worker;
+mod world;
 
 use world::World;
 

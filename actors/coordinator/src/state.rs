@@ -23,8 +23,8 @@ use messages::worker::{Control, Heartbeat, HeldLease};
 use messages::{ArtifactRef, Fence, JobId, TaskId, UnixMs, WireError, WorkerId};
 
 pub use fleet::Worker;
-pub(crate) use lifecycle::detail;
 use gang::GangRun;
+pub(crate) use lifecycle::detail;
 
 /// Names a request that waits for its answer.
 pub type Token = u64;
@@ -49,24 +49,61 @@ pub struct Submission {
 /// What reaches the coordinator.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
-    Submit { token: Option<Token>, submission: Box<Submission> },
-    Cancel { token: Option<Token>, cancel: Cancel },
-    Claim { token: Token, claim: Claim },
-    Report { token: Token, report: Box<Report> },
-    Join { token: Token, join: Join },
+    Submit {
+        token: Option<Token>,
+        submission: Box<Submission>,
+    },
+    Cancel {
+        token: Option<Token>,
+        cancel: Cancel,
+    },
+    Claim {
+        token: Token,
+        claim: Claim,
+    },
+    Report {
+        token: Token,
+        report: Box<Report>,
+    },
+    Join {
+        token: Token,
+        join: Join,
+    },
     Heartbeat(Box<Heartbeat>),
     /// A worker's answer to an offer, or none within the time-out.
-    Offered { worker: WorkerId, job: JobId, task: TaskId, attempt: u32, answer: Option<OfferAnswer> },
+    Offered {
+        worker: WorkerId,
+        job: JobId,
+        task: TaskId,
+        attempt: u32,
+        answer: Option<OfferAnswer>,
+    },
     /// A commit succeeded at this revision.
-    Committed { job: JobId, revision: u64 },
+    Committed {
+        job: JobId,
+        revision: u64,
+    },
     /// A commit was refused: somebody else has written the record.
-    Conflicted { job: JobId },
+    Conflicted {
+        job: JobId,
+    },
     /// The record as it stands, asked for by [`Effect::Load`] or at start.
-    Loaded { job: JobId, record: Option<Box<JobRecord>>, revision: u64 },
+    Loaded {
+        job: JobId,
+        record: Option<Box<JobRecord>>,
+        revision: u64,
+    },
     /// A worker's heartbeat shows a lease of a job that is not in memory.
-    Held { worker: WorkerId, role: Role, lease: HeldLease },
+    Held {
+        worker: WorkerId,
+        role: Role,
+        lease: HeldLease,
+    },
     /// An outbox entry is stored.
-    Published { job: JobId, id: String },
+    Published {
+        job: JobId,
+        id: String,
+    },
     Tick,
 }
 
@@ -85,17 +122,48 @@ pub enum Answer {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// Compare-and-set; revision 0 creates. Answered by `Committed` or `Conflicted`.
-    Commit { record: Box<JobRecord>, revision: u64 },
+    Commit {
+        record: Box<JobRecord>,
+        revision: u64,
+    },
     /// Read the record; answered by `Loaded`.
-    Load { job: JobId },
-    PublishWork { role: Role, work: Box<Work>, trace: Option<TraceParent> },
+    Load {
+        job: JobId,
+    },
+    PublishWork {
+        role: Role,
+        work: Box<Work>,
+        trace: Option<TraceParent>,
+    },
     /// Store the event exactly once; answered by `Published`.
-    PublishOutbox { job: JobId, entry: Box<OutboxEntry>, trace: Option<TraceParent> },
+    PublishOutbox {
+        job: JobId,
+        entry: Box<OutboxEntry>,
+        trace: Option<TraceParent>,
+    },
     /// An event that may be lost when the coordinator dies at this moment; `id` deduplicates.
-    Emit { job: JobId, id: String, event: Box<Event>, trace: Option<TraceParent> },
-    Offer { worker: WorkerId, job: JobId, task: TaskId, attempt: u32, offer: Box<Offer> },
-    Control { worker: WorkerId, control: Control },
-    Answer { token: Token, answer: Box<Answer> },
+    Emit {
+        job: JobId,
+        id: String,
+        event: Box<Event>,
+        trace: Option<TraceParent>,
+    },
+    Offer {
+        worker: WorkerId,
+        job: JobId,
+        task: TaskId,
+        attempt: u32,
+        offer: Box<Offer>,
+        trace: Option<TraceParent>,
+    },
+    Control {
+        worker: WorkerId,
+        control: Control,
+    },
+    Answer {
+        token: Token,
+        answer: Box<Answer>,
+    },
 }
 
 /// What follows once the commit on its way has succeeded.
@@ -392,8 +460,5 @@ fn input_job(input: &Input) -> Option<&JobId> {
 }
 
 fn not_leader() -> WireError {
-    WireError::new(
-        messages::error::Code::NotLeader,
-        "the record was written by another coordinator; ask again",
-    )
+    WireError::new(messages::error::Code::NotLeader, "the record was written by another coordinator; ask again")
 }

@@ -74,7 +74,11 @@ impl Actor for DataLoader {
     type State = Running;
     type Arguments = (RoleEnv, Config);
 
-    async fn pre_start(&self, me: ActorRef<Msg>, (env, config): Self::Arguments) -> Result<Running, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        me: ActorRef<Msg>,
+        (env, config): Self::Arguments,
+    ) -> Result<Running, ActorProcessingErr> {
         let worker = env.identity.worker.clone();
         let credit_subject = env.bus.subjects().svc_of(Role::DataLoader, &worker, VERB_FEED_CONTROL);
         let state = State::new(worker, credit_subject.clone(), env.bus.timings().feed_timeout_ms, config.cache_bytes);

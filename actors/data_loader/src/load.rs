@@ -29,7 +29,10 @@ pub enum Values {
     /// NaN is missing; nothing else is NaN or infinite.
     Number(Vec<f64>),
     /// Key into `texts`, which stand in the order of their first row; [`MISSING_KEY`] is missing.
-    Category { keys: Vec<u32>, texts: Vec<String> },
+    Category {
+        keys: Vec<u32>,
+        texts: Vec<String>,
+    },
     Id(Vec<u64>),
     Empty,
 }
@@ -162,7 +165,8 @@ fn keep(
     let typed = with_kinds(layout, kinds);
     for (file, source) in files.iter().zip(sources) {
         let mut violations = Violations::default();
-        let changed = || WireError::new(Code::DatasetValidationError, format!("{}: changed while it was read", file.path));
+        let changed =
+            || WireError::new(Code::DatasetValidationError, format!("{}: changed while it was read", file.path));
         let Some(mut reader) = Reader::open(file, &plan.csv, &mut violations)? else { return Err(changed()) };
         let names = reader.columns().to_vec();
         let wanted = typed.places(&files[0].path, &file.path, &names, &mut violations);
@@ -223,7 +227,9 @@ impl Keeper {
                     numbers.extend(texts.iter().map(read));
                 } else {
                     let array = column.as_primitive::<Float64Type>();
-                    numbers.extend((0..chunk.rows).map(|row| if array.is_null(row) { f64::NAN } else { array.value(row) }));
+                    numbers.extend(
+                        (0..chunk.rows).map(|row| if array.is_null(row) { f64::NAN } else { array.value(row) }),
+                    );
                 }
             }
             Values::Category { keys, texts: distinct } => {

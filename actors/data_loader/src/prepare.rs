@@ -65,7 +65,16 @@ pub fn prepare(
     }
     violations.check()?;
     let fitted = fit(data, task, &loaded, &target, &parts.train, cancelled, &mut warnings)?;
-    Ok(Prepared { loaded, target, weights, parts, split, fitted, dataset_version: data.dataset_version.clone(), warnings })
+    Ok(Prepared {
+        loaded,
+        target,
+        weights,
+        parts,
+        split,
+        fitted,
+        dataset_version: data.dataset_version.clone(),
+        warnings,
+    })
 }
 
 /// Sample weights: none negative.
@@ -98,14 +107,20 @@ impl Prepared {
     /// Some rows of a part.
     pub fn table(&self, split: Split, range: Range<usize>) -> Result<Table, WireError> {
         let rows = &self.parts.rows(split)[range];
-        let ids = self.loaded.columns.iter().find_map(|values| if let Values::Id(ids) = values { Some(ids) } else { None });
+        let ids =
+            self.loaded.columns.iter().find_map(|values| if let Values::Id(ids) = values { Some(ids) } else { None });
         let sample_ids = rows.iter().map(|&row| ids.map_or(u64::from(row), |ids| ids[row as usize])).collect();
         let mut columns = Vec::with_capacity(self.fitted.features.len());
         for feature in &self.fitted.features {
             let values = match self.loaded.column(&feature.column) {
                 Some((_, Values::Number(numbers))) => number_column(numbers, rows),
                 Some((_, Values::Category { keys, texts })) => category_column(keys, texts, rows)?,
-                _ => return Err(WireError::new(Code::InternalError, format!("feature column {:?} was not kept", feature.column))),
+                _ => {
+                    return Err(WireError::new(
+                        Code::InternalError,
+                        format!("feature column {:?} was not kept", feature.column),
+                    ));
+                }
             };
             columns.push((feature.column.clone(), values));
         }
@@ -122,7 +137,13 @@ impl Prepared {
             class_counts: self.class_counts(split),
             shards,
         });
-        let id_column = self.loaded.layout.uses.iter().zip(&self.loaded.columns).find(|(_, values)| matches!(values, Values::Id(_)));
+        let id_column = self
+            .loaded
+            .layout
+            .uses
+            .iter()
+            .zip(&self.loaded.columns)
+            .find(|(_, values)| matches!(values, Values::Id(_)));
         Manifest {
             schema: MANIFEST_VERSION,
             dataset_version: self.dataset_version.clone(),
@@ -176,6 +197,7 @@ fn category_column(keys: &[u32], texts: &[String], rows: &[u32]) -> Result<Colum
         });
         local.push(Some(place));
     }
-    let array = DictionaryArray::<Int32Type>::try_new(Int32Array::from(local), std::sync::Arc::new(StringArray::from(used)));
+    let array =
+        DictionaryArray::<Int32Type>::try_new(Int32Array::from(local), std::sync::Arc::new(StringArray::from(used)));
     Ok(ColumnValues::Category(array.map_err(|e| WireError::new(Code::InternalError, e.to_string()))?))
 }

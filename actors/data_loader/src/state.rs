@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use messages::feed::{FeedControl, FeedOpened, OpenFeed, Split};
 use messages::error::Code;
+use messages::feed::{FeedControl, FeedOpened, OpenFeed, Split};
 use messages::{ArtifactRef, UnixMs, WireError, WorkerId};
 
 use crate::feed::order::{Order, Position};
@@ -37,15 +37,37 @@ pub struct PartInfo {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// Read and encode a part; its end comes back as [`State::on_loaded`].
-    Load { key: Key, dataset: ArtifactRef, split: Split },
-    Answer { token: Token, answer: Result<FeedOpened, WireError> },
+    Load {
+        key: Key,
+        dataset: ArtifactRef,
+        split: Split,
+    },
+    Answer {
+        token: Token,
+        answer: Result<FeedOpened, WireError>,
+    },
     /// Begin to send.
-    Start { feed: String, subject: String, key: Key, order: Order, position: Position, granted: u64 },
+    Start {
+        feed: String,
+        subject: String,
+        key: Key,
+        order: Order,
+        position: Position,
+        granted: u64,
+    },
     /// Frames granted since the feed was opened.
-    Grant { feed: String, granted: u64 },
-    End { feed: String, reason: &'static str },
+    Grant {
+        feed: String,
+        granted: u64,
+    },
+    End {
+        feed: String,
+        reason: &'static str,
+    },
     /// Forget a part.
-    Evict { key: Key },
+    Evict {
+        key: Key,
+    },
 }
 
 #[derive(Debug)]
@@ -107,7 +129,9 @@ impl State {
         if let Some(feed) = self.feeds.get_mut(&open.feed) {
             // The same request again: its first answer was late or lost.
             return match &feed.opened {
-                _ if feed.open != open => refuse(WireError::new(Code::BadMessage, format!("feed {} is open with other settings", open.feed))),
+                _ if feed.open != open => {
+                    refuse(WireError::new(Code::BadMessage, format!("feed {} is open with other settings", open.feed)))
+                }
                 Some(opened) => vec![Effect::Answer { token, answer: Ok(opened.clone()) }],
                 None => {
                     feed.waiting.push(token);
@@ -116,7 +140,8 @@ impl State {
             };
         }
         if self.draining || self.feeds.len() >= MAX_FEEDS {
-            let why = if self.draining { "this data_loader drains" } else { "this data_loader has too many feeds open" };
+            let why =
+                if self.draining { "this data_loader drains" } else { "this data_loader has too many feeds open" };
             return refuse(WireError::new(Code::NoCapacity, why));
         }
         if open.deliver_subject != expected_subject {
@@ -125,7 +150,14 @@ impl State {
         }
         let key = (open.dataset.blake3.clone(), open.split.as_str());
         let (name, dataset, split) = (open.feed.clone(), open.dataset.clone(), open.split);
-        let feed = Feed { granted: u64::from(open.credits), open, key: key.clone(), heard_at: now, opened: None, waiting: vec![token] };
+        let feed = Feed {
+            granted: u64::from(open.credits),
+            open,
+            key: key.clone(),
+            heard_at: now,
+            opened: None,
+            waiting: vec![token],
+        };
         self.feeds.insert(name.clone(), feed);
         match self.parts.get(&key) {
             Some(Held::Ready { .. }) => self.begin(&name, now),
@@ -139,8 +171,12 @@ impl State {
 
     /// A part is in memory, or cannot be.
     pub fn on_loaded(&mut self, key: &Key, loaded: Result<PartInfo, WireError>, now: UnixMs) -> Vec<Effect> {
-        let waiting: Vec<String> =
-            self.feeds.iter().filter(|(_, feed)| feed.key == *key && feed.opened.is_none()).map(|(name, _)| name.clone()).collect();
+        let waiting: Vec<String> = self
+            .feeds
+            .iter()
+            .filter(|(_, feed)| feed.key == *key && feed.opened.is_none())
+            .map(|(name, _)| name.clone())
+            .collect();
         let mut effects = Vec::new();
         match loaded {
             Ok(info) => {
@@ -220,15 +256,15 @@ impl State {
     /// Time passes: feeds that nobody grants anything end.
     pub fn on_tick(&mut self, now: UnixMs) -> Vec<Effect> {
         let idle = |feed: &&Feed| feed.opened.is_some() && now.saturating_sub(feed.heard_at) > self.idle_ms;
-        let names: Vec<String> =
-            self.feeds.values().filter(idle).map(|feed| feed.open.feed.clone()).collect();
+        let names: Vec<String> = self.feeds.values().filter(idle).map(|feed| feed.open.feed.clone()).collect();
         names.iter().flat_map(|name| self.end(name, "no credit for too long")).collect()
     }
 
     fn end(&mut self, name: &str, reason: &'static str) -> Vec<Effect> {
         let waiting = self.feeds.remove(name).map(|feed| feed.waiting).unwrap_or_default();
         let closed = || WireError::new(Code::BadMessage, "the feed was closed before it was open");
-        let mut effects: Vec<_> = waiting.into_iter().map(|token| Effect::Answer { token, answer: Err(closed()) }).collect();
+        let mut effects: Vec<_> =
+            waiting.into_iter().map(|token| Effect::Answer { token, answer: Err(closed()) }).collect();
         effects.push(Effect::End { feed: name.to_owned(), reason });
         effects.extend(self.evict());
         effects
@@ -236,7 +272,8 @@ impl State {
 
     /// Forgets parts that no feed uses, the longest unused first, until the rest fits.
     fn evict(&mut self) -> Vec<Effect> {
-        let mut held: usize = self.parts.values().map(|part| if let Held::Ready { info, .. } = part { info.bytes } else { 0 }).sum();
+        let mut held: usize =
+            self.parts.values().map(|part| if let Held::Ready { info, .. } = part { info.bytes } else { 0 }).sum();
         let mut unused: Vec<(UnixMs, Key, usize)> = Vec::new();
         for (key, part) in &self.parts {
             if let Held::Ready { info, used_at } = part

@@ -55,7 +55,7 @@ pub async fn write(
 pub async fn off_runtime<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, WireError> + Send + 'static,
 ) -> Result<T, WireError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|e| Err(WireError::new(Code::InternalError, format!("the data loader stopped unexpectedly: {e}"))))
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| {
+        Err(WireError::new(Code::InternalError, format!("the data loader stopped unexpectedly: {e}")))
+    })
 }

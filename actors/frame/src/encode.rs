@@ -85,9 +85,17 @@ struct ColumnEncoder {
 
 #[derive(Debug)]
 enum Apply {
-    Number { impute: f64, missing_indicator: bool, scale: FittedScale, clip: f64 },
+    Number {
+        impute: f64,
+        missing_indicator: bool,
+        scale: FittedScale,
+        clip: f64,
+    },
     /// Offset of each category's feature; that of all others, if there is one.
-    OneHot { offsets: HashMap<String, usize>, other: Option<usize> },
+    OneHot {
+        offsets: HashMap<String, usize>,
+        other: Option<usize>,
+    },
 }
 
 impl Encoder {
@@ -126,10 +134,14 @@ impl Encoder {
         let rows = batch.num_rows();
         let mut features = vec![0f32; rows * self.width];
         for column in self.columns.iter().filter(|_| self.width > 0) {
-            let array = batch.column_by_name(&column.name).ok_or_else(|| Error::layout(format!("no column {:?}", column.name)))?;
+            let array = batch
+                .column_by_name(&column.name)
+                .ok_or_else(|| Error::layout(format!("no column {:?}", column.name)))?;
             match &column.apply {
                 Apply::Number { .. } => self.encode_number(column, array, &mut features)?,
-                Apply::OneHot { offsets, other } => self.encode_category(column, offsets, *other, array, &mut features)?,
+                Apply::OneHot { offsets, other } => {
+                    self.encode_category(column, offsets, *other, array, &mut features)?;
+                }
             }
         }
         let targets = table::floats(batch, table::TARGET).unwrap_or_default();
@@ -191,7 +203,9 @@ impl Encoder {
             }
             Texts::Plain(values) => {
                 for (row, out) in features.chunks_exact_mut(self.width).enumerate() {
-                    if !values.is_null(row) && let Some(offset) = find(values.value(row)) {
+                    if !values.is_null(row)
+                        && let Some(offset) = find(values.value(row))
+                    {
                         out[column.first + offset] = 1.0;
                     }
                 }

@@ -27,7 +27,8 @@ pub fn frame_bytes_bound(rows: usize, width: usize, weighted: bool) -> usize {
 pub fn encode_frame(encoded: Encoded) -> Result<Bytes, Error> {
     let failed = |e: arrow_schema::ArrowError| Error::layout(format!("cannot write a frame: {e}"));
     let Encoded { rows, width, features, targets, sample_ids, weights } = encoded;
-    let size = i32::try_from(width).map_err(|_| Error::layout(format!("{width} features, expected fewer than 2^31")))?;
+    let size =
+        i32::try_from(width).map_err(|_| Error::layout(format!("{width} features, expected fewer than 2^31")))?;
     let bound = frame_bytes_bound(rows, width, weights.is_some());
     let item = Arc::new(Field::new("item", DataType::Float32, false));
     let list = FixedSizeListArray::try_new_with_length(item, size, Arc::new(Float32Array::from(features)), None, rows)
@@ -40,9 +41,11 @@ pub fn encode_frame(encoded: Encoded) -> Result<Bytes, Error> {
     if let Some(weights) = weights {
         columns.push((COLUMN_WEIGHT, Arc::new(Float32Array::from(weights))));
     }
-    let fields: Vec<_> = columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), false)).collect();
+    let fields: Vec<_> =
+        columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), false)).collect();
     let schema = Arc::new(Schema::new(fields));
-    let batch = RecordBatch::try_new(schema.clone(), columns.into_iter().map(|(_, array)| array).collect()).map_err(failed)?;
+    let batch =
+        RecordBatch::try_new(schema.clone(), columns.into_iter().map(|(_, array)| array).collect()).map_err(failed)?;
     let mut writer = StreamWriter::try_new(Vec::with_capacity(bound), &schema).map_err(failed)?;
     writer.write(&batch).map_err(failed)?;
     writer.finish().map_err(failed)?;
@@ -74,7 +77,11 @@ pub fn decode_frame(bytes: &[u8]) -> Result<Encoded, Error> {
     }
     for (node, expected) in nodes.iter().zip(&lengths) {
         if usize::try_from(node.length()) != Ok(*expected) || node.null_count() != 0 {
-            return Err(Error::malformed(format!("column of {} values, {} null: expected {expected}, none null", node.length(), node.null_count())));
+            return Err(Error::malformed(format!(
+                "column of {} values, {} null: expected {expected}, none null",
+                node.length(),
+                node.null_count()
+            )));
         }
     }
     let slice = |buffer: usize, count: usize, size: usize| {

@@ -37,8 +37,8 @@ pub(crate) fn message_at(bytes: &[u8], at: usize) -> Result<Option<Encapsulated<
         return Ok(None);
     }
     let metadata = rest.get(8..).and_then(|r| r.get(..length)).ok_or_else(|| cut(at))?;
-    let message =
-        arrow_ipc::root_as_message(metadata).map_err(|e| Error::malformed(format!("Arrow IPC message at byte {at}: {e}")))?;
+    let message = arrow_ipc::root_as_message(metadata)
+        .map_err(|e| Error::malformed(format!("Arrow IPC message at byte {at}: {e}")))?;
     let body_bytes = usize::try_from(message.bodyLength()).map_err(|_| cut(at))?;
     let body = rest.get(8 + length..).and_then(|r| r.get(..body_bytes)).ok_or_else(|| cut(at))?;
     Ok(Some(Encapsulated { message, body, metadata_bytes: 8 + length, end: at + 8 + length + body_bytes }))
@@ -116,7 +116,11 @@ pub(crate) fn check_batch(batch: RecordBatch<'_>, body: &[u8]) -> Result<(), Err
     }
     for node in batch.nodes().into_iter().flatten() {
         // A feature list's child is as long as rows times features.
-        if node.length() < 0 || node.length() > i64::MAX / 16 || node.null_count() < 0 || node.null_count() > node.length() {
+        if node.length() < 0
+            || node.length() > i64::MAX / 16
+            || node.null_count() < 0
+            || node.null_count() > node.length()
+        {
             return Err(Error::malformed(format!("column of {} values, {} null", node.length(), node.null_count())));
         }
     }

@@ -259,7 +259,10 @@ impl Manifest {
     /// Reads a manifest, bounded in size, and checks that its parts agree.
     pub fn from_json(bytes: &[u8]) -> Result<Self, Error> {
         if bytes.len() > MAX_MANIFEST_BYTES {
-            return Err(Error::malformed(format!("manifest of {} bytes: expected at most {MAX_MANIFEST_BYTES}", bytes.len())));
+            return Err(Error::malformed(format!(
+                "manifest of {} bytes: expected at most {MAX_MANIFEST_BYTES}",
+                bytes.len()
+            )));
         }
         #[derive(Deserialize)]
         struct Head {
@@ -272,7 +275,8 @@ impl Manifest {
                 head.schema
             )));
         }
-        let manifest: Self = serde_json::from_slice(bytes).map_err(|e| Error::malformed(format!("not a manifest: {e}")))?;
+        let manifest: Self =
+            serde_json::from_slice(bytes).map_err(|e| Error::malformed(format!("not a manifest: {e}")))?;
         manifest.check()?;
         Ok(manifest)
     }
@@ -325,10 +329,14 @@ impl Manifest {
             return Err(Error::malformed("manifest: feature_names are not those of its features"));
         }
         if names.len() > MAX_FEATURES {
-            return Err(Error::malformed(format!("manifest: {} features, expected at most {MAX_FEATURES}", names.len())));
+            return Err(Error::malformed(format!(
+                "manifest: {} features, expected at most {MAX_FEATURES}",
+                names.len()
+            )));
         }
         for split in Split::ALL {
-            let part = self.part(split).ok_or_else(|| Error::malformed(format!("manifest: no {} part", split.as_str())))?;
+            let part =
+                self.part(split).ok_or_else(|| Error::malformed(format!("manifest: no {} part", split.as_str())))?;
             let rows = part.shards.iter().fold(0u64, |sum, shard| sum.saturating_add(shard.rows));
             if rows != part.rows {
                 return Err(Error::malformed(format!(

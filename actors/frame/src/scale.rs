@@ -34,11 +34,20 @@ pub fn signed_ln_1p(x: f64) -> f64 {
 pub enum FittedScale {
     None,
     /// `(x - mean) / std`, ddof 0.
-    Standard { mean: f64, std: f64 },
+    Standard {
+        mean: f64,
+        std: f64,
+    },
     /// `(x - min) / (max - min)`; values outside train's range leave 0..1.
-    MinMax { min: f64, max: f64 },
+    MinMax {
+        min: f64,
+        max: f64,
+    },
     /// `sign(x) ln(1 + |x|)`, then standard with the mean and std of that.
-    Log1p { mean: f64, std: f64 },
+    Log1p {
+        mean: f64,
+        std: f64,
+    },
 }
 
 impl FittedScale {
@@ -70,7 +79,10 @@ pub enum FittedTransform {
     /// `ln(1 + y)`, y above -1.
     Log1p,
     /// `(y - mean) / std`, ddof 0.
-    Standard { mean: f64, std: f64 },
+    Standard {
+        mean: f64,
+        std: f64,
+    },
 }
 
 impl FittedTransform {
@@ -134,7 +146,9 @@ mod tests {
 
     #[test]
     fn a_target_comes_back() {
-        for transform in [FittedTransform::None, FittedTransform::Log1p, FittedTransform::Standard { mean: 3.0, std: 0.5 }] {
+        for transform in
+            [FittedTransform::None, FittedTransform::Log1p, FittedTransform::Standard { mean: 3.0, std: 0.5 }]
+        {
             for y in [0.0, 0.25, 3.0, 1e-9, 500_001.0] {
                 let back = transform.invert(transform.apply(y));
                 assert!((back - y).abs() <= 1e-12 * (1.0 + y), "{transform:?}: {y} came back as {back}");

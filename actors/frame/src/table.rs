@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use arrow_array::types::Int32Type;
-use arrow_array::{Array, ArrayRef, DictionaryArray, Float32Array, Float64Array, RecordBatch, StringArray, UInt64Array};
+use arrow_array::{
+    Array, ArrayRef, DictionaryArray, Float32Array, Float64Array, RecordBatch, StringArray, UInt64Array,
+};
 use arrow_schema::{DataType, Field, Schema};
 
 use crate::error::Error;
@@ -69,7 +71,11 @@ impl Table {
             };
             match expected {
                 Some(expected) if *field.data_type() != expected => {
-                    return Err(Error::layout(format!("column {:?} is {}, expected {expected}", field.name(), field.data_type())));
+                    return Err(Error::layout(format!(
+                        "column {:?} is {}, expected {expected}",
+                        field.name(),
+                        field.data_type()
+                    )));
                 }
                 Some(_) if column.null_count() > 0 => {
                     return Err(Error::layout(format!("column {:?} has nulls, expected none", field.name())));

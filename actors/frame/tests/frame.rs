@@ -6,15 +6,17 @@ use arrow_array::types::Int32Type;
 use arrow_array::{DictionaryArray, Float64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
 use expect_test::expect;
-use within_frame::manifest::{
-    CategoryCount, Column, ColumnKind, ColumnRole, Encoding, Feature, FittedScale, FittedTransform, Lineage,
-    MANIFEST_VERSION, Part, SampleIdScheme, Shard, Source, SplitInfo, Statistics, Target,
-};
-use within_frame::{ColumnValues, Encoded, Encoder, ErrorKind, Manifest, Table, decode_frame, encode_frame, read_shard, write_shard};
 use messages::ArtifactRef;
 use messages::feed::Split;
 use messages::plan::{SplitStrategy, Task};
 use proptest::prelude::*;
+use within_frame::manifest::{
+    CategoryCount, Column, ColumnKind, ColumnRole, Encoding, Feature, FittedScale, FittedTransform, Lineage,
+    MANIFEST_VERSION, Part, SampleIdScheme, Shard, Source, SplitInfo, Statistics, Target,
+};
+use within_frame::{
+    ColumnValues, Encoded, Encoder, ErrorKind, Manifest, Table, decode_frame, encode_frame, read_shard, write_shard,
+};
 
 fn feature(column: &str, first: usize, encoding: Encoding) -> Feature {
     Feature { column: column.into(), first, encoding }
@@ -45,7 +47,13 @@ fn manifest() -> Manifest {
             name: "age".into(),
             r#type: ColumnKind::Number,
             role: ColumnRole::Feature,
-            statistics: Some(Statistics { count: 3, missing: 1, distinct: 3, mean: Some(0.1 + 0.2), ..Statistics::default() }),
+            statistics: Some(Statistics {
+                count: 3,
+                missing: 1,
+                distinct: 3,
+                mean: Some(0.1 + 0.2),
+                ..Statistics::default()
+            }),
             categories: vec![CategoryCount { value: "x".into(), count: 1 }],
         }],
         target: Target {
@@ -69,7 +77,12 @@ fn manifest() -> Manifest {
             official_test: false,
         },
         parts: Split::ALL
-            .map(|split| Part { split, rows: 4, class_counts: vec![], shards: vec![Shard { artifact: artifact.clone(), rows: 4 }] })
+            .map(|split| Part {
+                split,
+                rows: 4,
+                class_counts: vec![],
+                shards: vec![Shard { artifact: artifact.clone(), rows: 4 }],
+            })
             .into(),
         warnings: vec![],
     }
@@ -86,7 +99,8 @@ fn table() -> Table {
         ("spent".to_owned(), ColumnValues::Number(Float64Array::from(vec![Some(1.0), Some(4.0), None, Some(8.0)]))),
         ("sex".to_owned(), categories(&[Some("m"), Some("f"), Some("x"), None])),
     ];
-    Table::new(vec![7, u64::MAX, 0, 3], columns, vec![10.0, 14.0, 6.0, 12.0], Some(vec![1.0, 0.5, 0.0, 2.0])).expect("a table")
+    Table::new(vec![7, u64::MAX, 0, 3], columns, vec![10.0, 14.0, 6.0, 12.0], Some(vec![1.0, 0.5, 0.0, 2.0]))
+        .expect("a table")
 }
 
 #[test]
@@ -195,7 +209,11 @@ fn a_shard_reads_back_and_has_the_same_bytes_each_time() {
     let back = read_shard(&bytes).expect("reads");
     assert_eq!(back, table());
     assert_eq!((back.rows(), back.targets()[1], back.weights().map(|w| w[1])), (4, 14.0, Some(0.5)));
-    for (bytes, message) in [(&b"ARROW1"[..], "not an Arrow IPC file"), (&[], "not an Arrow IPC file"), (&bytes[..bytes.len() - 1], "not an Arrow IPC file")] {
+    for (bytes, message) in [
+        (&b"ARROW1"[..], "not an Arrow IPC file"),
+        (&[], "not an Arrow IPC file"),
+        (&bytes[..bytes.len() - 1], "not an Arrow IPC file"),
+    ] {
         assert_eq!(read_shard(bytes).expect_err("refused").to_string(), message);
     }
 }
@@ -213,7 +231,8 @@ fn a_frame_is_an_arrow_stream_that_others_read() {
     }
     let mut reader = arrow_ipc::reader::StreamReader::try_new(&bytes[..], None).expect("an arrow stream");
     let batch = reader.next().expect("a batch").expect("reads");
-    let names: Vec<_> = batch.schema_ref().fields().iter().map(|f| format!("{}: {}", f.name(), f.data_type())).collect();
+    let names: Vec<_> =
+        batch.schema_ref().fields().iter().map(|f| format!("{}: {}", f.name(), f.data_type())).collect();
     expect![[r"
         sample_id: UInt64
         features: FixedSizeList(8 x non-null Float32)

@@ -120,7 +120,11 @@ fn read_file(explicit: Option<&Path>) -> Result<File, Failure> {
     let path = explicit.unwrap_or_else(|| Path::new("within.yaml"));
     let text = match std::fs::metadata(path) {
         Ok(meta) if meta.len() > MAX_BYTES => {
-            return Err(Failure::Usage(format!("{}: {} bytes, expected at most {MAX_BYTES}", path.display(), meta.len())));
+            return Err(Failure::Usage(format!(
+                "{}: {} bytes, expected at most {MAX_BYTES}",
+                path.display(),
+                meta.len()
+            )));
         }
         Ok(_) => std::fs::read_to_string(path),
         Err(error) if explicit.is_none() && error.kind() == std::io::ErrorKind::NotFound => return Ok(File::default()),

@@ -121,7 +121,9 @@ async fn nats(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     if config.nats.is_none() {
         match server::find_binary(config) {
-            Ok(path) => findings.push(finding("nats-server", true, path.display().to_string(), json!({ "path": path }))),
+            Ok(path) => {
+                findings.push(finding("nats-server", true, path.display().to_string(), json!({ "path": path })))
+            }
             Err(error) => {
                 findings.push(finding("nats-server", false, error.to_string(), Value::Null));
                 return findings;
@@ -145,7 +147,12 @@ async fn nats(config: &Config) -> Vec<Finding> {
         Ok(streams) => {
             let text: Vec<String> =
                 streams.iter().map(|s| format!("{} {} messages {} bytes", s.name, s.messages, s.bytes)).collect();
-            findings.push(finding("streams", true, text.join("; "), json!(streams.iter().map(stream_json).collect::<Vec<_>>())));
+            findings.push(finding(
+                "streams",
+                true,
+                text.join("; "),
+                json!(streams.iter().map(stream_json).collect::<Vec<_>>()),
+            ));
         }
         Err(error) => findings.push(finding("streams", false, error.to_string(), Value::Null)),
     }

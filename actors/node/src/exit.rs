@@ -43,11 +43,7 @@ impl Failure {
         use messages::error::Code;
         match self {
             Self::Usage(text) => WireError::new(Code::ConfigError, text.clone()),
-            Self::Spec(errors) => {
-                let unsupported = errors.iter().all(|e| e.message.starts_with("not yet supported"));
-                let code = if unsupported { Code::NotSupported } else { Code::ConfigError };
-                WireError::new(code, list(errors))
-            }
+            Self::Spec(errors) => WireError { message: list(errors), ..messages::spec::to_wire(errors) },
             Self::Infrastructure(error) => error.clone(),
         }
     }

@@ -23,8 +23,14 @@ const PLATFORMS: [(&str, f64); 5] =
 const AGE_GROUPS: [(&str, f64); 4] = [("18-24", 2.0), ("25-34", 3.0), ("35-44", 0.0), ("45-49", -2.5)];
 const GENDERS: [&str; 2] = ["F", "M"];
 const INTERESTS: [(&str, f64); 8] = [
-    ("art", 0.0), ("books", 1.0), ("food", 2.5), ("games", 3.0),
-    ("music", 1.5), ("news", -1.5), ("sports", 0.5), ("travel", 2.0),
+    ("art", 0.0),
+    ("books", 1.0),
+    ("food", 2.5),
+    ("games", 3.0),
+    ("music", 1.5),
+    ("news", -1.5),
+    ("sports", 0.5),
+    ("travel", 2.0),
 ];
 const WEEKDAYS: [(&str, f64); 7] =
     [("fri", 0.5), ("mon", 0.0), ("sat", 1.5), ("sun", 1.0), ("thu", 0.0), ("tue", 0.0), ("wed", 0.0)];
@@ -82,9 +88,7 @@ impl Row {
         let affinity = if platform == "tiktok" && age_group == "18-24" { 9.0 } else { 0.0 };
         let gaming = if interest == "games" && gender == "M" { 4.0 } else { 0.0 };
         let fatigue = -4.0 * (duration_days as f64 / 14.0 - 1.0).max(0.0).powi(2);
-        let score = 30.0 + p + a + i + w + affinity + gaming + fatigue
-            + 3.0 * quality
-            - 7.0 * ideal * ideal
+        let score = 30.0 + p + a + i + w + affinity + gaming + fatigue + 3.0 * quality - 7.0 * ideal * ideal
             + 260.0 * ctr
             + 2.0 * (1.0 + clicks).ln()
             + 4.0 * rng.normal();
@@ -129,11 +133,18 @@ pub fn write(path: &Path, rows: u64, seed: u64) -> Result<(), Failure> {
         Some("csv") => false,
         Some("parquet") => true,
         _ => {
-            return Err(Failure::Usage(format!("{}: expected a file name that ends in .csv or .parquet", path.display())));
+            return Err(Failure::Usage(format!(
+                "{}: expected a file name that ends in .csv or .parquet",
+                path.display()
+            )));
         }
     };
     let failed = |error: std::io::Error| {
-        let code = if error.kind() == std::io::ErrorKind::StorageFull { Code::StorageFull } else { Code::ArtifactStoreUnavailable };
+        let code = if error.kind() == std::io::ErrorKind::StorageFull {
+            Code::StorageFull
+        } else {
+            Code::ArtifactStoreUnavailable
+        };
         Failure::Infrastructure(WireError::new(code, format!("{}: {error}", path.display())))
     };
     if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
@@ -157,8 +168,19 @@ fn write_csv(file: File, rows: u64, seed: u64) -> std::io::Result<()> {
         writeln!(
             out,
             "{},{},{},{},{},{},{},{},{},{},{},{},{quality},{}",
-            r.ad_id, r.platform, r.age_group, r.gender, r.interest, r.headline_length, r.impressions, r.clicks,
-            r.spend, r.duration_days, r.weekday, r.ctr_history, r.ad_score
+            r.ad_id,
+            r.platform,
+            r.age_group,
+            r.gender,
+            r.interest,
+            r.headline_length,
+            r.impressions,
+            r.clicks,
+            r.spend,
+            r.duration_days,
+            r.weekday,
+            r.ctr_history,
+            r.ad_score
         )?;
     }
     out.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()
@@ -169,9 +191,20 @@ fn write_parquet(file: File, rows: u64, seed: u64) -> std::io::Result<()> {
     let int = |name: &str| Field::new(name, DataType::Int64, false);
     let real = |name: &str, missing| Field::new(name, DataType::Float64, missing);
     let schema = Arc::new(Schema::new(vec![
-        int("ad_id"), text("platform"), text("age_group"), text("gender"), text("interest"), int("headline_length"),
-        int("impressions"), int("clicks"), real("spend", false), int("duration_days"), text("weekday"),
-        real("ctr_history", false), real("quality_score", true), real("ad_score", false),
+        int("ad_id"),
+        text("platform"),
+        text("age_group"),
+        text("gender"),
+        text("interest"),
+        int("headline_length"),
+        int("impressions"),
+        int("clicks"),
+        real("spend", false),
+        int("duration_days"),
+        text("weekday"),
+        real("ctr_history", false),
+        real("quality_score", true),
+        real("ad_score", false),
     ]));
     let mut writer = ArrowWriter::try_new(file, Arc::clone(&schema), None).map_err(std::io::Error::other)?;
     let mut from = 0;
@@ -186,13 +219,24 @@ fn write_parquet(file: File, rows: u64, seed: u64) -> std::io::Result<()> {
 }
 
 fn columns(rows: &[Row]) -> Vec<ArrayRef> {
-    let text = |get: fn(&Row) -> &'static str| -> ArrayRef { Arc::new(StringArray::from_iter_values(rows.iter().map(get))) };
+    let text =
+        |get: fn(&Row) -> &'static str| -> ArrayRef { Arc::new(StringArray::from_iter_values(rows.iter().map(get))) };
     let int = |get: fn(&Row) -> i64| -> ArrayRef { Arc::new(Int64Array::from_iter_values(rows.iter().map(get))) };
     let real = |get: fn(&Row) -> Option<f64>| -> ArrayRef { Arc::new(Float64Array::from_iter(rows.iter().map(get))) };
     vec![
-        int(|r| r.ad_id as i64), text(|r| r.platform), text(|r| r.age_group), text(|r| r.gender), text(|r| r.interest),
-        int(|r| r.headline_length), int(|r| r.impressions), int(|r| r.clicks), real(|r| Some(r.spend)),
-        int(|r| r.duration_days), text(|r| r.weekday), real(|r| Some(r.ctr_history)), real(|r| r.quality_score),
+        int(|r| r.ad_id as i64),
+        text(|r| r.platform),
+        text(|r| r.age_group),
+        text(|r| r.gender),
+        text(|r| r.interest),
+        int(|r| r.headline_length),
+        int(|r| r.impressions),
+        int(|r| r.clicks),
+        real(|r| Some(r.spend)),
+        int(|r| r.duration_days),
+        text(|r| r.weekday),
+        real(|r| Some(r.ctr_history)),
+        real(|r| r.quality_score),
         real(|r| Some(r.ad_score)),
     ]
 }
@@ -207,7 +251,8 @@ mod tests {
         let (short, long) = (folder.path().join("a.csv"), folder.path().join("b.csv"));
         write(&short, 10, 7).expect("writes");
         write(&long, 30, 7).expect("writes");
-        let (short, long) = (std::fs::read_to_string(short).expect("reads"), std::fs::read_to_string(long).expect("reads"));
+        let (short, long) =
+            (std::fs::read_to_string(short).expect("reads"), std::fs::read_to_string(long).expect("reads"));
         assert!(long.starts_with(&short));
         assert_eq!(long.lines().count(), 31);
     }

@@ -19,7 +19,11 @@ pub fn recorder() -> Result<PrometheusHandle, WireError> {
 }
 
 /// Listens; answers until the process ends.
-pub async fn serve(address: &str, recorder: PrometheusHandle, ready: watch::Receiver<bool>) -> Result<SocketAddr, WireError> {
+pub async fn serve(
+    address: &str,
+    recorder: PrometheusHandle,
+    ready: watch::Receiver<bool>,
+) -> Result<SocketAddr, WireError> {
     let listener = TcpListener::bind(address).await.map_err(|error| {
         WireError { retry: false, ..WireError::new(Code::BusUnavailable, format!("--http {address}: {error}")) }
             .with_hint("choose another port, or 127.0.0.1:0 for a free one")

@@ -183,9 +183,16 @@ fn print_record(record: &JobRecord) {
     for task in &record.tasks {
         let worker = task.worker.as_ref().map(|w| format!(" on {w}")).unwrap_or_default();
         let error = task.error.as_ref().map(|e| format!("; last error: {}", e.message)).unwrap_or_default();
-        print_line(&format!("task       {:<10} {:<9} attempt {}{worker}{error}", task.id.as_str(), task.state.as_str(), task.attempt));
+        print_line(&format!(
+            "task       {:<10} {:<9} attempt {}{worker}{error}",
+            task.id.as_str(),
+            task.state.as_str(),
+            task.attempt
+        ));
     }
-    if record.state == JobState::Succeeded && let Some(done) = &record.completed {
+    if record.state == JobState::Succeeded
+        && let Some(done) = &record.completed
+    {
         print_line(&watch::metric_table(&done.metrics.val, &done.metrics.test, &done.metrics.baseline));
     }
 }
@@ -228,8 +235,7 @@ async fn events(config: &Config, bus: &Bus, job: &JobId, follow: bool) -> Result
         } else {
             let time = stored.envelope.time.clone().unwrap_or_default();
             let event = &stored.envelope.data;
-            let detail = watch::event_line(event)
-                .unwrap_or_else(|| serde_json::to_string(event).unwrap_or_default());
+            let detail = watch::event_line(event).unwrap_or_else(|| serde_json::to_string(event).unwrap_or_default());
             print_line(&format!("{time} {:<12} {detail}", event.name()));
         }
         if stored.envelope.data.is_terminal() || (!follow && events.caught_up()) {

@@ -50,7 +50,11 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<u8, Failure> {
     let config = Config::load(&cli.global)?;
-    let default = if matches!(cli.command, Command::Worker(_)) { "info" } else { "warn" };
+    // What goes wrong with a job is shown as its events; the log need not say it again.
+    let default = match cli.command {
+        Command::Worker(_) => "info",
+        _ => "warn,within_data_loader=error,within_evaluator=error,trainer=error",
+    };
     let filter = logging::install(&config.home, config.log.as_deref(), default, config.json).map_err(Failure::Usage)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -1,12 +1,15 @@
 //! `within run`: the whole platform in this process, for one job.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bus::Bus;
 use bus::role::RoleEnv;
 use messages::event::Event;
 use messages::job::Role;
 use messages::rpc::Submit;
+use messages::subject::{CONSUMER_NOTIFIER, CONSUMER_TRACKER, STREAM_EVT};
 use messages::{Envelope, JobId};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -20,6 +23,10 @@ use crate::{environment, generate, http, jobs, roles, server, spec_file, supervi
 const QUICKSTART: &str = include_str!("../../../deploy/jobs/quickstart.yaml");
 /// Rows of the generated data.
 const QUICKSTART_ROWS: u64 = 5_000;
+/// Who has work to do after the last event of a job.
+const FOLLOWERS: [&str; 2] = [CONSUMER_TRACKER, CONSUMER_NOTIFIER];
+/// Between two looks at them.
+const SETTLE_LOOK: Duration = Duration::from_millis(20);
 
 /// Runs a job to its end.
 pub async fn run(config: &Config, args: &RunArgs) -> Result<u8, Failure> {
@@ -40,6 +47,8 @@ pub async fn run(config: &Config, args: &RunArgs) -> Result<u8, Failure> {
 
     let job = jobs::event_id(args.id.as_deref(), &loaded.plan.name)?;
     let show = Show::new(config.json);
+    // An interrupt cancels the job, and its end may be seen before the answer to that.
+    let signalled = Cell::new(None);
     let code = {
         let work = async {
             env.bus.bind(Duration::from_millis(env.bus.timings().claim_timeout_ms)).await?;
@@ -50,8 +59,10 @@ pub async fn run(config: &Config, args: &RunArgs) -> Result<u8, Failure> {
         tokio::select! {
             ended = work => {
                 let event = ended?;
+                settle(&env.bus).await;
                 conclude(config, &job, &event);
-                if matches!(event, Event::Completed(_)) { exit::DONE } else { failed_code(&event) }
+                let code = if matches!(event, Event::Completed(_)) { exit::DONE } else { failed_code(&event) };
+                signalled.get().unwrap_or(code)
             }
             outcome = &mut crew.done => {
                 match outcome {
@@ -59,7 +70,7 @@ pub async fn run(config: &Config, args: &RunArgs) -> Result<u8, Failure> {
                     _ => exit::INFRASTRUCTURE,
                 }
             }
-            code = interrupted(&env, &job) => code?,
+            code = interrupted(&env, &job, &signalled) => code?,
         }
     };
     env.drain.cancel();
@@ -69,6 +80,26 @@ pub async fn run(config: &Config, args: &RunArgs) -> Result<u8, Failure> {
     }
     link.close().await;
     Ok(code)
+}
+
+/// Tracker and notifier come after the job's last event: waits, within the time of one request, until they
+/// have done with it. What they leave, the next process of this home does.
+async fn settle(bus: &Bus) {
+    let done = async {
+        loop {
+            let streams = bus.topology().await.unwrap_or_default();
+            let of_events = streams.iter().filter(|s| s.name == bus.subjects().scoped(STREAM_EVT));
+            let mut behind = of_events.flat_map(|s| &s.consumers).filter(|c| FOLLOWERS.contains(&c.name.as_str()));
+            if !streams.is_empty() && behind.all(|c| c.pending == 0 && c.ack_pending == 0) {
+                return;
+            }
+            tokio::time::sleep(SETTLE_LOOK).await;
+        }
+    };
+    let limit = Duration::from_millis(bus.timings().request_timeout_ms);
+    if tokio::time::timeout(limit, done).await.is_err() {
+        tracing::warn!("tracker or notifier did not come to the end of the events; the next process goes on with them");
+    }
 }
 
 /// A rejected job is a wrong spec.
@@ -88,7 +119,7 @@ async fn publish(env: &RoleEnv, job: &JobId, submit: Submit) -> Result<(), Failu
 
 /// SIGINT cancels the job; SIGTERM leaves it in the store, for the next process of this home to go on
 /// with. A second signal ends at once.
-async fn interrupted(env: &RoleEnv, job: &JobId) -> Result<u8, Failure> {
+async fn interrupted(env: &RoleEnv, job: &JobId, signalled: &Cell<Option<u8>>) -> Result<u8, Failure> {
     let failed = |error: std::io::Error| Failure::Usage(format!("signals: {error}"));
     let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut term = signal(SignalKind::terminate()).map_err(failed)?;
@@ -96,6 +127,7 @@ async fn interrupted(env: &RoleEnv, job: &JobId) -> Result<u8, Failure> {
         _ = int.recv() => exit::INTERRUPTED,
         _ = term.recv() => exit::TERMINATED,
     };
+    signalled.set(Some(code));
     tokio::spawn(async move {
         tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} }
         std::process::exit(code.into());

@@ -101,8 +101,7 @@ async fn join_running(config: &Config, notice: &Path, name: &str) -> Option<Link
 
 fn write_private(path: &Path, running: &Running) -> std::io::Result<()> {
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    let mut file =
-        std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+    let mut file = std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
     file.write_all(&serde_json::to_vec(running)?)?;
     file.sync_all()?;
     std::fs::rename(temporary, path)
@@ -113,12 +112,7 @@ fn wrapper() -> Result<Vec<String>, Failure> {
     let me = std::env::current_exe().map_err(|error| {
         Failure::Infrastructure(WireError::new(Code::InternalError, format!("own program file: {error}")))
     })?;
-    Ok(vec![
-        me.display().to_string(),
-        "die-with-parent".into(),
-        std::process::id().to_string(),
-        "--".into(),
-    ])
+    Ok(vec![me.display().to_string(), "die-with-parent".into(), std::process::id().to_string(), "--".into()])
 }
 
 /// The server's program: configured, on PATH, or where `make run` provisions it.
@@ -126,13 +120,15 @@ pub fn find_binary(config: &Config) -> Result<PathBuf, Failure> {
     if let Some(path) = &config.nats_server {
         return Ok(path.clone());
     }
-    let on_path = std::env::var_os("PATH").into_iter().flat_map(|paths| {
-        std::env::split_paths(&paths).map(|folder| folder.join("nats-server")).collect::<Vec<_>>()
-    });
+    let on_path = std::env::var_os("PATH")
+        .into_iter()
+        .flat_map(|paths| std::env::split_paths(&paths).map(|folder| folder.join("nats-server")).collect::<Vec<_>>());
     let provisioned = [".tools/nats-server-2.15.1/nats-server".into(), config.home.join("bin/nats-server")];
     on_path.chain(provisioned).find(|path| path.is_file()).ok_or_else(|| {
         let error = WireError::new(Code::BusUnavailable, "no nats-server: not on PATH, not in .tools, not configured")
-            .with_hint("`make run` fetches it; or set WITHIN_NATS_SERVER to one of version 2.12 or newer, or use --nats URL");
+            .with_hint(
+                "`make run` fetches it; or set WITHIN_NATS_SERVER to one of version 2.12 or newer, or use --nats URL",
+            );
         Failure::Infrastructure(error)
     })
 }

@@ -50,7 +50,7 @@ fn read(path: &Path) -> Result<String, String> {
         _ => error.to_string(),
     })?;
     if meta.len() > MAX_BYTES {
-        return Err(format!("{} bytes; expected a job spec of at most {MAX_BYTES}", meta.len()));
+        return Err(format!("too large: {} bytes, expected at most {MAX_BYTES}", meta.len()));
     }
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
     String::from_utf8(bytes).map_err(|error| {

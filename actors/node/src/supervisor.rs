@@ -31,11 +31,8 @@ enum Msg {
 
 /// Who drains after whom: workers report to the coordinator and announce to the notifier, so those two
 /// stay until the others have ended.
-const STAGES: [&[Role]; 3] = [
-    &[Role::DataLoader, Role::Trainer, Role::Evaluator, Role::Tracker],
-    &[Role::Notifier],
-    &[Role::Coordinator],
-];
+const STAGES: [&[Role]; 3] =
+    [&[Role::DataLoader, Role::Trainer, Role::Evaluator, Role::Tracker], &[Role::Notifier], &[Role::Coordinator]];
 
 struct Supervisor;
 

@@ -60,7 +60,9 @@ impl Show {
                 }
             }
         }
-        if event.is_terminal() && let Some(bar) = &self.bar {
+        if event.is_terminal()
+            && let Some(bar) = &self.bar
+        {
             bar.finish_and_clear();
         }
     }
@@ -99,11 +101,7 @@ pub fn event_json(job: &JobId, stored: &StoredEvent) -> serde_json::Value {
 }
 
 fn metric_line(metric: &Metric) -> String {
-    let values: Vec<String> = metric
-        .metrics
-        .iter()
-        .map(|(name, value)| format!("{name} {}", number(value)))
-        .collect();
+    let values: Vec<String> = metric.metrics.iter().map(|(name, value)| format!("{name} {}", number(value))).collect();
     format!("epoch {} done: {}", metric.epoch, values.join("  "))
 }
 
@@ -128,7 +126,9 @@ pub fn event_line(event: &Event) -> Option<String> {
         }
         Event::TaskStarted { task, worker, .. } => format!("{task}: started on {worker}"),
         Event::TaskDone { task, duration_s, .. } => format!("{task}: done in {duration_s:.2} s"),
-        Event::TaskRetried { task, attempt, error } => format!("{task}: attempt {attempt} failed, trying again: {error}"),
+        Event::TaskRetried { task, attempt, error } => {
+            format!("{task}: attempt {attempt} failed, trying again: {error}")
+        }
         Event::WorkerLost { worker, task, error, .. } => format!("{task}: worker {worker} lost: {}", error.message),
         Event::Waiting { task, reason } => format!("{task}: waiting: {reason}"),
         Event::Checkpoint(c) => format!("checkpoint {} at step {}", c.name, c.step),

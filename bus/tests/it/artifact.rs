@@ -90,7 +90,8 @@ async fn nothing_outside_the_store_is_reached() {
         let error = store.get(&artifact).await.expect_err(&uri);
         assert_eq!(error.kind(), ErrorKind::Permission, "{uri}: {error}");
     }
-    for (kind, name) in [("..", "x"), ("a/b", "x"), ("a", "../x"), ("a", ".hidden"), ("a", ""), ("", "x"), ("a", "é")] {
+    for (kind, name) in [("..", "x"), ("a/b", "x"), ("a", "../x"), ("a", ".hidden"), ("a", ""), ("", "x"), ("a", "é")]
+    {
         let error = store.put_bytes(kind, name, Bytes::new()).await.expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::Permission, "{kind}/{name}");
     }

@@ -165,7 +165,8 @@ async fn a_slow_subscriber_loses_the_newest_and_it_is_logged_once() {
         speaker.publish_raw(&subject, &[], i.to_string().into()).await.expect("publishes");
     }
     speaker.close().await;
-    until("the warning", || async { (watch::lines_with(&["slow consumer", "slow-subscriber"]) > 0).then_some(()) }).await;
+    until("the warning", || async { (watch::lines_with(&["slow consumer", "slow-subscriber"]) > 0).then_some(()) })
+        .await;
     // A second connection's message would be behind all of them: everything has been delivered or dropped.
     slow.close().await;
     let mut received = 0;

@@ -210,12 +210,8 @@ async fn a_submission_stays_until_its_outcome_is_stored() {
 #[tokio::test]
 async fn logs_are_read_in_order() {
     let bus = ready().await;
-    let line = |text: &str| LogLine {
-        timestamp: "t".into(),
-        level: "INFO".into(),
-        module: "m".into(),
-        message: text.into(),
-    };
+    let line =
+        |text: &str| LogLine { timestamp: "t".into(), level: "INFO".into(), module: "m".into(), message: text.into() };
     for i in 0..50 {
         bus.publish_log(&job("j"), "rank0", line(&i.to_string())).await.expect("sent");
     }

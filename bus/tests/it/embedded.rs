@@ -110,12 +110,8 @@ async fn it_dies_with_its_parent_however_that_dies() {
     let example = std::env::current_exe().expect("a path");
     let example = example.parent().and_then(Path::parent).expect("target folder").join("examples/embedded");
     let dir = tempfile::tempdir().expect("temporary folder");
-    let mut parent = Command::new(example)
-        .arg(binary())
-        .arg(dir.path())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the example runs");
+    let mut parent =
+        Command::new(example).arg(binary()).arg(dir.path()).stdout(Stdio::piped()).spawn().expect("the example runs");
     let mut line = String::new();
     BufReader::new(parent.stdout.take().expect("piped")).read_line(&mut line).expect("prints");
     let pid: i32 = line.split_whitespace().last().and_then(|pid| pid.parse().ok()).expect("a pid");

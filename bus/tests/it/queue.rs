@@ -12,6 +12,7 @@ use messages::error::Code;
 use messages::job::Role;
 use messages::rpc::{Claim, ClaimAnswer, Report, ReportAnswer, ReportBody, Request};
 use messages::subject::{STREAM_DLQ, STREAM_WORK, consumer_work};
+use messages::trace::TraceContext;
 use messages::work::TaskOutput;
 use messages::worker::{Control, Heartbeat};
 use messages::{Fence, WireError, WorkerId};
@@ -28,7 +29,7 @@ const QUIET: Duration = Duration::from_millis(300);
 /// What the coordinator was asked.
 #[derive(Debug)]
 enum Asked {
-    Claim(Claim),
+    Claim(Claim, Option<String>),
     Report(Report),
 }
 
@@ -59,9 +60,12 @@ async fn coordinate(
         loop {
             tokio::select! {
                 Some(request) = claims.next() => {
-                    let claim = request.decode::<Claim>().expect("reads").data;
+                    let envelope = request.decode::<Claim>().expect("reads");
+                    assert_eq!(envelope.traceparent.map(|t| t.0).as_deref(), request.header("traceparent"));
+                    let trace = request.header("traceparent").map(str::to_owned);
+                    let claim = envelope.data;
                     let answer = on_claim(&claim);
-                    asked.send(Asked::Claim(claim)).ok();
+                    asked.send(Asked::Claim(claim, trace)).ok();
                     request.reply(answer).await;
                 }
                 Some(request) = reports.next() => {
@@ -102,17 +106,19 @@ impl Scene {
     }
 
     async fn publish(&self, name: &str) {
-        self.bus.publish_work(Role::DataLoader, &work(name, 1), None).await.expect("stored");
+        let trace = TraceContext::of_job(name).to_parent();
+        self.bus.publish_work(Role::DataLoader, &work(name, 1), Some(trace)).await.expect("stored");
     }
 
     async fn leased(&mut self) -> Leased {
         timeout(LONG, self.leased.recv()).await.expect("in time").expect("open")
     }
 
-    async fn claim(&mut self) -> Claim {
+    async fn claim(&mut self) -> (Claim, Option<String>) {
         loop {
-            if let Asked::Claim(claim) = timeout(LONG, self.asked.recv()).await.expect("in time").expect("open") {
-                return claim;
+            if let Asked::Claim(claim, trace) = timeout(LONG, self.asked.recv()).await.expect("in time").expect("open")
+            {
+                return (claim, trace);
             }
         }
     }
@@ -155,7 +161,9 @@ async fn a_task_is_claimed_worked_on_reported_and_only_then_acknowledged() {
     assert_eq!((scene.queue.slots_free(), scene.queue.held()), (2, vec![]));
     scene.publish("j1").await;
     let leased = scene.leased().await;
-    let claim = scene.claim().await;
+    let (claim, trace) = scene.claim().await;
+    assert_eq!(trace, Some(TraceContext::of_job("j1").to_parent().0), "a job is one trace");
+    assert_eq!(leased.trace.as_ref().map(|t| t.0.clone()), trace);
     assert_eq!((claim.job, claim.attempt, claim.worker), (job("j1"), 1, scene.env.identity.worker.clone()));
     assert_eq!((leased.fence, &leased.work.job), (Fence(7), &job("j1")));
     let held = scene.queue.held();
@@ -192,13 +200,9 @@ async fn only_what_there_is_a_slot_for_is_taken_from_the_queue() {
 
 #[tokio::test]
 async fn a_long_task_is_kept_alive_and_delivered_once() {
-    let mut scene = Scene::new(
-        2,
-        |config| config.timings.ack_wait_ms = 2_000,
-        |_| Ok(granted(1)),
-        |_| Ok(ReportAnswer::Accepted),
-    )
-    .await;
+    let mut scene =
+        Scene::new(2, |config| config.timings.ack_wait_ms = 2_000, |_| Ok(granted(1)), |_| Ok(ReportAnswer::Accepted))
+            .await;
     scene.publish("j1").await;
     let leased = scene.leased().await;
     let again = timeout(Duration::from_secs(6), scene.leased.recv()).await;
@@ -209,13 +213,9 @@ async fn a_long_task_is_kept_alive_and_delivered_once() {
 
 #[tokio::test]
 async fn a_dead_worker_s_message_comes_again() {
-    let mut scene = Scene::new(
-        1,
-        |config| config.timings.ack_wait_ms = 1_000,
-        |_| Ok(granted(1)),
-        |_| Ok(ReportAnswer::Accepted),
-    )
-    .await;
+    let mut scene =
+        Scene::new(1, |config| config.timings.ack_wait_ms = 1_000, |_| Ok(granted(1)), |_| Ok(ReportAnswer::Accepted))
+            .await;
     scene.publish("j1").await;
     let leased = scene.leased().await;
     // A worker that dies says nothing any more: its connection is gone, its keep-alives with it.
@@ -339,8 +339,11 @@ async fn an_order_to_stop_cancels_leases_up_to_its_fence() {
     .await;
     scene.publish("j1").await;
     let first = scene.leased().await;
-    let stop = |name: &str, fence: u64| {
-        Control::StopTask { job: job(name), task: task("prepare"), fence: Fence(fence), reason: "cancelled".into() }
+    let stop = |name: &str, fence: u64| Control::StopTask {
+        job: job(name),
+        task: task("prepare"),
+        fence: Fence(fence),
+        reason: "cancelled".into(),
     };
     let worker = WorkerId::new("w1").expect("id");
     let send = async |order: Control| {
@@ -353,7 +356,9 @@ async fn an_order_to_stop_cancels_leases_up_to_its_fence() {
     send(stop("j1", 11)).await;
     timeout(LONG, first.cancelled.cancelled()).await.expect("cancelled");
     // An order that was faster than the answer to the claim.
-    scene.bus.publish(&scene.bus.subjects().ctl_all("stop_task"), &Envelope::new("c", "/test", 0, stop("j2", 12)))
+    scene
+        .bus
+        .publish(&scene.bus.subjects().ctl_all("stop_task"), &Envelope::new("c", "/test", 0, stop("j2", 12)))
         .await
         .expect("sent");
     send(stop("j3", 12)).await;

@@ -2,8 +2,8 @@
 //! tests that kill, stop or configure theirs.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Once};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use bus::artifact::ArtifactStore;
@@ -40,7 +40,10 @@ pub fn binary() -> PathBuf {
         return path.into();
     }
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/nats-server-2.15.1/nats-server");
-    assert!(tools.exists(), "no nats-server: run scripts/provision-nats, or set WITHIN_NATS_SERVER to a nats-server of 2.12 or newer");
+    assert!(
+        tools.exists(),
+        "no nats-server: run scripts/provision-nats, or set WITHIN_NATS_SERVER to a nats-server of 2.12 or newer"
+    );
     tools
 }
 
@@ -73,13 +76,7 @@ impl TestServer {
 }
 
 pub fn config(url: &str, credentials: Credentials, name: &str) -> BusConfig {
-    BusConfig {
-        url: url.to_owned(),
-        credentials,
-        tenant: Tenant::default(),
-        name: name.to_owned(),
-        timings: timings(),
-    }
+    BusConfig { url: url.to_owned(), credentials, tenant: Tenant::default(), name: name.to_owned(), timings: timings() }
 }
 
 /// Time-outs that a loaded machine keeps; tests that wait for one shorten it.
@@ -115,13 +112,8 @@ pub async fn raw(config: &BusConfig) -> async_nats::jetstream::Context {
 pub async fn count(js: &async_nats::jetstream::Context, stream: &str, subject: &str) -> usize {
     use futures::TryStreamExt;
     let stream = js.get_stream(stream).await.expect("stream");
-    let subjects: Vec<(String, usize)> = stream
-        .info_with_subjects(subject)
-        .await
-        .expect("info")
-        .try_collect()
-        .await
-        .expect("subjects");
+    let subjects: Vec<(String, usize)> =
+        stream.info_with_subjects(subject).await.expect("info").try_collect().await.expect("subjects");
     subjects.iter().map(|(_, count)| count).sum()
 }
 

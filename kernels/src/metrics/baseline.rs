@@ -29,9 +29,7 @@ impl Baseline {
         if center.is_finite() {
             return Ok(Self::Mean(center));
         }
-        Err(MetricError::NoBaseline {
-            reason: "the mean target overflows".to_owned(),
-        })
+        Err(MetricError::NoBaseline { reason: "the mean target overflows".to_owned() })
     }
 
     /// The share of positive `labels`. Fails if there is none.
@@ -50,10 +48,7 @@ impl Baseline {
             return Err(MetricError::NoBaseline { reason });
         }
         if classes > Self::MAX_CLASSES {
-            let reason = format!(
-                "{classes} classes exceed the limit of {}",
-                Self::MAX_CLASSES
-            );
+            let reason = format!("{classes} classes exceed the limit of {}", Self::MAX_CLASSES);
             return Err(MetricError::NoBaseline { reason });
         }
         let mut counts = vec![0_u64; classes];
@@ -83,9 +78,7 @@ fn not_empty(samples: usize) -> Result<(), MetricError> {
     if samples > 0 {
         return Ok(());
     }
-    Err(MetricError::NoBaseline {
-        reason: "there are no training samples".to_owned(),
-    })
+    Err(MetricError::NoBaseline { reason: "there are no training samples".to_owned() })
 }
 
 #[cfg(test)]

@@ -47,40 +47,25 @@ impl<'a> Binary<'a> {
     /// Fails if the slices differ in length.
     pub fn new(actual: &'a [bool], score: &'a [f64]) -> Result<Self, MetricError> {
         if actual.len() != score.len() {
-            return Err(MetricError::LengthMismatch {
-                what: "scores",
-                expected: actual.len(),
-                got: score.len(),
-            });
+            return Err(MetricError::LengthMismatch { what: "scores", expected: actual.len(), got: score.len() });
         }
-        let invalid = if actual.is_empty() {
-            Some("there are no samples".to_owned())
-        } else {
-            not_finite("score", score)
-        };
-        Ok(Self {
-            actual,
-            score,
-            invalid,
-        })
+        let invalid =
+            if actual.is_empty() { Some("there are no samples".to_owned()) } else { not_finite("score", score) };
+        Ok(Self { actual, score, invalid })
     }
 
     /// Counts at `threshold`: a score at or above it is a positive prediction. Fails if there is no
     /// sample or a score is not finite.
     pub fn confusion(&self, threshold: f64) -> Result<Confusion, MetricError> {
         match &self.invalid {
-            Some(reason) => Err(MetricError::Undefined {
-                reason: reason.clone(),
-            }),
+            Some(reason) => Err(MetricError::Undefined { reason: reason.clone() }),
             None => Ok(self.counts(threshold)),
         }
     }
 
     /// Share of samples on the right side of `threshold`.
     pub fn accuracy(&self, threshold: f64) -> MetricValue {
-        self.of_confusion(threshold, |c| {
-            Ok((c.true_positive + c.true_negative) as f64 / self.actual.len() as f64)
-        })
+        self.of_confusion(threshold, |c| Ok((c.true_positive + c.true_negative) as f64 / self.actual.len() as f64))
     }
 
     /// TP / (TP + FP).
@@ -113,18 +98,12 @@ impl<'a> Binary<'a> {
     /// Mean of the recalls of the classes present.
     pub fn balanced_accuracy(&self, threshold: f64) -> MetricValue {
         self.of_confusion(threshold, |c| {
-            let (positive, negative) = (
-                c.true_positive + c.false_negative,
-                c.true_negative + c.false_positive,
-            );
+            let (positive, negative) = (c.true_positive + c.false_negative, c.true_negative + c.false_positive);
             let recall = |hits: u64, of: u64| hits as f64 / of as f64;
             Ok(match (positive, negative) {
                 (0, _) => recall(c.true_negative, negative),
                 (_, 0) => recall(c.true_positive, positive),
-                _ => f64::midpoint(
-                    recall(c.true_positive, positive),
-                    recall(c.true_negative, negative),
-                ),
+                _ => f64::midpoint(recall(c.true_positive, positive), recall(c.true_negative, negative)),
             })
         })
     }
@@ -210,10 +189,8 @@ impl<'a> Binary<'a> {
     /// of |positive share - mean probability|, weighted by samples.
     pub fn ece(&self, bins: usize) -> MetricValue {
         self.of_probability(|| {
-            let gaps = self
-                .binned(bins)
-                .into_iter()
-                .map(|bin| (bin.positive_share - bin.mean_score).abs() * bin.count as f64);
+            let gaps =
+                self.binned(bins).into_iter().map(|bin| (bin.positive_share - bin.mean_score).abs() * bin.count as f64);
             Ok(sum(gaps) / self.actual.len() as f64)
         })
     }
@@ -229,11 +206,7 @@ impl<'a> Binary<'a> {
 
     /// The metric by name; none if it is no metric of a binary classification.
     pub(super) fn metric(&self, metric: Metric, options: &Options) -> Option<MetricValue> {
-        let Options {
-            threshold,
-            zero_division,
-            calibration_bins,
-        } = *options;
+        let Options { threshold, zero_division, calibration_bins } = *options;
         Some(match metric {
             Metric::Accuracy => self.accuracy(threshold),
             Metric::Precision => self.precision(threshold, zero_division),
@@ -291,10 +264,7 @@ impl<'a> Binary<'a> {
         groups
             .map(|group| {
                 let positive = group.iter().filter(|(_, actual)| *actual).count() as u64;
-                Tie {
-                    positive,
-                    negative: group.len() as u64 - positive,
-                }
+                Tie { positive, negative: group.len() as u64 - positive }
             })
             .collect()
     }
@@ -305,14 +275,8 @@ impl<'a> Binary<'a> {
 
     fn no_probability(&self) -> Option<String> {
         self.invalid.clone().or_else(|| {
-            let index = self
-                .score
-                .iter()
-                .position(|score| !(0.0..=1.0).contains(score))?;
-            Some(format!(
-                "the score {} at position {index} is no probability",
-                self.score[index]
-            ))
+            let index = self.score.iter().position(|score| !(0.0..=1.0).contains(score))?;
+            Some(format!("the score {} at position {index} is no probability", self.score[index]))
         })
     }
 
@@ -323,11 +287,7 @@ impl<'a> Binary<'a> {
         }
     }
 
-    fn of_confusion(
-        &self,
-        threshold: f64,
-        formula: impl FnOnce(Confusion) -> Result<f64, String>,
-    ) -> MetricValue {
+    fn of_confusion(&self, threshold: f64, formula: impl FnOnce(Confusion) -> Result<f64, String>) -> MetricValue {
         self.value(|| formula(self.counts(threshold)))
     }
 
@@ -350,32 +310,18 @@ mod tests {
     #[test]
     fn ties_count_one_half() {
         assert_eq!(scores(&[true, false], &[0.5, 0.5]).auc().value(), Some(0.5));
-        assert_eq!(
-            scores(&[true, false, false], &[0.5, 0.5, 0.1])
-                .auc()
-                .value(),
-            Some(0.75)
-        );
+        assert_eq!(scores(&[true, false, false], &[0.5, 0.5, 0.1]).auc().value(), Some(0.75));
         // Negative zero ties with zero.
-        assert_eq!(
-            scores(&[true, false], &[-0.0, 0.0]).auc().value(),
-            Some(0.5)
-        );
+        assert_eq!(scores(&[true, false], &[-0.0, 0.0]).auc().value(), Some(0.5));
     }
 
     #[test]
     fn one_class_has_no_auc() {
         let negatives = scores(&[false, false], &[0.1, 0.9]);
-        assert_eq!(
-            negatives.auc().reason(),
-            Some("only the negative class is present")
-        );
+        assert_eq!(negatives.auc().reason(), Some("only the negative class is present"));
         assert_eq!(negatives.average_precision().value(), None);
         let positives = scores(&[true], &[0.1]);
-        assert_eq!(
-            positives.auc().reason(),
-            Some("only the positive class is present")
-        );
+        assert_eq!(positives.auc().reason(), Some("only the positive class is present"));
     }
 
     #[test]
@@ -384,10 +330,7 @@ mod tests {
         let precision = |zero_division| none_predicted.precision(0.5, zero_division);
         assert_eq!(precision(ZeroDivision::Zero).value(), Some(0.0));
         assert_eq!(precision(ZeroDivision::One).value(), Some(1.0));
-        assert_eq!(
-            precision(ZeroDivision::Undefined).reason(),
-            Some("no sample is predicted positive")
-        );
+        assert_eq!(precision(ZeroDivision::Undefined).reason(), Some("no sample is predicted positive"));
     }
 
     #[test]
@@ -400,34 +343,21 @@ mod tests {
     fn logits_rank_but_are_no_probabilities() {
         let logits = scores(&[true, false], &[3.0, -2.0]);
         assert_eq!(logits.auc().value(), Some(1.0));
-        assert_eq!(
-            logits.log_loss().reason(),
-            Some("the score 3 at position 0 is no probability")
-        );
+        assert_eq!(logits.log_loss().reason(), Some("the score 3 at position 0 is no probability"));
         assert!(logits.calibration_curve(10).is_err());
     }
 
     #[test]
     fn a_score_on_an_edge_belongs_to_the_lower_bin() {
-        let curve = scores(&[true, false, true], &[0.2, 0.5, 0.6])
-            .calibration_curve(2)
-            .unwrap();
-        assert_eq!(
-            curve.iter().map(|bin| bin.count).collect::<Vec<_>>(),
-            [2, 1]
-        );
+        let curve = scores(&[true, false, true], &[0.2, 0.5, 0.6]).calibration_curve(2).unwrap();
+        assert_eq!(curve.iter().map(|bin| bin.count).collect::<Vec<_>>(), [2, 1]);
     }
 
     #[test]
     fn empty_calibration_bins_are_dropped() {
-        let curve = scores(&[true, false, true], &[0.05, 0.05, 1.0])
-            .calibration_curve(10)
-            .unwrap();
+        let curve = scores(&[true, false, true], &[0.05, 0.05, 1.0]).calibration_curve(10).unwrap();
         let expected = [(0.05, 0.5, 2), (1.0, 1.0, 1)];
-        let got: Vec<_> = curve
-            .iter()
-            .map(|bin| (bin.mean_score, bin.positive_share, bin.count))
-            .collect();
+        let got: Vec<_> = curve.iter().map(|bin| (bin.mean_score, bin.positive_share, bin.count)).collect();
         assert_eq!(got, expected);
     }
 }

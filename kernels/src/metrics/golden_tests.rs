@@ -55,19 +55,12 @@ fn every_metric_agrees_with_the_reference() {
         let predictions = match case.task {
             Task::Regression => Predictions::regression(&case.actual, &case.predicted),
             Task::Binary => Predictions::binary(&positive, &case.predicted),
-            Task::Multiclass => {
-                Predictions::multiclass(&labels, &case.predicted, case.classes.unwrap_or(0))
-            }
+            Task::Multiclass => Predictions::multiclass(&labels, &case.predicted, case.classes.unwrap_or(0)),
         }
         .expect("golden shapes");
         let all: Vec<Metric> = Metric::of(case.task).collect();
         let got = compute(&all, &predictions, &case.options()).expect("golden options");
-        assert_eq!(
-            got.len(),
-            case.expected.len(),
-            "{}: every metric of the task",
-            case.name
-        );
+        assert_eq!(got.len(), case.expected.len(), "{}: every metric of the task", case.name);
         for (metric, value) in &got {
             let expected = case.expected[metric.name()];
             let agrees = match (value.value(), expected) {
@@ -75,11 +68,7 @@ fn every_metric_agrees_with_the_reference() {
                 (None, None) => value.reason().is_some_and(|reason| !reason.is_empty()),
                 _ => false,
             };
-            assert!(
-                agrees,
-                "{} {metric}: got {value}, expected {expected:?}",
-                case.name
-            );
+            assert!(agrees, "{} {metric}: got {value}, expected {expected:?}", case.name);
             *seen.entry(*metric).or_default() += 1;
         }
     }
@@ -95,10 +84,7 @@ fn confusion_matrices_agree_with_the_reference() {
         };
         let actual = case.labels_of();
         let rows = Multiclass::new(&actual, &case.predicted, case.classes.unwrap_or(0));
-        let matrix = rows
-            .expect("golden shapes")
-            .confusion_matrix()
-            .expect("few labels");
+        let matrix = rows.expect("golden shapes").confusion_matrix().expect("few labels");
         assert_eq!(Some(&matrix.labels), case.labels.as_ref(), "{}", case.name);
         assert_eq!(&matrix.counts, expected, "{}", case.name);
         compared += 1;

@@ -36,14 +36,7 @@ impl Task {
         use Metric as M;
         match self {
             Self::Regression => &[M::Rmse, M::Mae, M::R2, M::PearsonCorrelation],
-            Self::Binary => &[
-                M::Accuracy,
-                M::Precision,
-                M::Recall,
-                M::F1,
-                M::Auc,
-                M::AveragePrecision,
-            ],
+            Self::Binary => &[M::Accuracy, M::Precision, M::Recall, M::F1, M::Auc, M::AveragePrecision],
             Self::Multiclass => &[M::Accuracy, M::PrecisionMacro, M::RecallMacro, M::F1Macro],
         }
     }
@@ -161,10 +154,7 @@ catalog! {
 impl Metric {
     /// The metrics of `task`.
     pub fn of(task: Task) -> impl Iterator<Item = Metric> {
-        Self::ALL
-            .iter()
-            .copied()
-            .filter(move |metric| metric.tasks().contains(&task))
+        Self::ALL.iter().copied().filter(move |metric| metric.tasks().contains(&task))
     }
 }
 
@@ -180,9 +170,7 @@ impl FromStr for Metric {
     fn from_str(name: &str) -> Result<Self, MetricError> {
         let known = |metric: &&Metric| metric.name() == name || metric.aliases().contains(&name);
         let found = Self::ALL.iter().find(known).copied();
-        found.ok_or_else(|| MetricError::UnknownMetric {
-            name: name.to_owned(),
-        })
+        found.ok_or_else(|| MetricError::UnknownMetric { name: name.to_owned() })
     }
 }
 
@@ -218,55 +206,24 @@ mod tests {
 
     #[test]
     fn it_is_written_by_its_canonical_name() {
-        let metrics: BTreeMap<Metric, f64> =
-            serde_json::from_str(r#"{"roc_auc": 0.5, "f1_score": 1.0}"#).unwrap();
-        assert_eq!(
-            serde_json::to_string(&metrics).unwrap(),
-            r#"{"f1":1.0,"auc":0.5}"#
-        );
+        let metrics: BTreeMap<Metric, f64> = serde_json::from_str(r#"{"roc_auc": 0.5, "f1_score": 1.0}"#).unwrap();
+        assert_eq!(serde_json::to_string(&metrics).unwrap(), r#"{"f1":1.0,"auc":0.5}"#);
         assert!(serde_json::from_str::<Metric>(r#""f7""#).is_err());
     }
 
     #[test]
     fn defaults_are_the_specification_s() {
         let check = |task: Task, metrics: &[&str], primary: &str| {
-            let names: Vec<_> = task
-                .default_metrics()
-                .iter()
-                .map(|metric| metric.name())
-                .collect();
+            let names: Vec<_> = task.default_metrics().iter().map(|metric| metric.name()).collect();
             assert_eq!(names, metrics);
             assert_eq!(task.default_primary().name(), primary);
             assert!(task.default_metrics().contains(&task.default_primary()));
-            assert!(
-                task.default_metrics()
-                    .iter()
-                    .all(|metric| metric.tasks().contains(&task))
-            );
+            assert!(task.default_metrics().iter().all(|metric| metric.tasks().contains(&task)));
             assert_eq!(serde_json::to_string(&task).unwrap(), format!("\"{task}\""));
         };
-        check(
-            Task::Regression,
-            &["rmse", "mae", "r2", "pearson_correlation"],
-            "rmse",
-        );
-        check(
-            Task::Binary,
-            &[
-                "accuracy",
-                "precision",
-                "recall",
-                "f1",
-                "auc",
-                "average_precision",
-            ],
-            "f1",
-        );
-        check(
-            Task::Multiclass,
-            &["accuracy", "precision_macro", "recall_macro", "f1_macro"],
-            "f1_macro",
-        );
+        check(Task::Regression, &["rmse", "mae", "r2", "pearson_correlation"], "rmse");
+        check(Task::Binary, &["accuracy", "precision", "recall", "f1", "auc", "average_precision"], "f1");
+        check(Task::Multiclass, &["accuracy", "precision_macro", "recall_macro", "f1_macro"], "f1_macro");
     }
 
     #[test]

@@ -135,11 +135,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            threshold: 0.5,
-            zero_division: ZeroDivision::Zero,
-            calibration_bins: 10,
-        }
+        Self { threshold: 0.5, zero_division: ZeroDivision::Zero, calibration_bins: 10 }
     }
 }
 
@@ -147,24 +143,12 @@ impl Options {
     const MAX_CALIBRATION_BINS: usize = 10_000;
 
     fn check(&self) -> Result<(), MetricError> {
-        let invalid = |option, expected, got| MetricError::InvalidOption {
-            option,
-            expected,
-            got,
-        };
+        let invalid = |option, expected, got| MetricError::InvalidOption { option, expected, got };
         if !self.threshold.is_finite() {
-            return Err(invalid(
-                "threshold",
-                "a finite number",
-                self.threshold.to_string(),
-            ));
+            return Err(invalid("threshold", "a finite number", self.threshold.to_string()));
         }
         if !(1..=Self::MAX_CALIBRATION_BINS).contains(&self.calibration_bins) {
-            return Err(invalid(
-                "calibration_bins",
-                "1 to 10000",
-                self.calibration_bins.to_string(),
-            ));
+            return Err(invalid("calibration_bins", "1 to 10000", self.calibration_bins.to_string()));
         }
         Ok(())
     }
@@ -193,11 +177,7 @@ impl<'a> Predictions<'a> {
     }
 
     /// `probability`: samples x `classes`, row-major.
-    pub fn multiclass(
-        actual: &'a [u32],
-        probability: &'a [f64],
-        classes: usize,
-    ) -> Result<Self, MetricError> {
+    pub fn multiclass(actual: &'a [u32], probability: &'a [f64], classes: usize) -> Result<Self, MetricError> {
         Multiclass::new(actual, probability, classes).map(Self::Multiclass)
     }
 
@@ -213,11 +193,7 @@ impl<'a> Predictions<'a> {
 
 /// Each of `metrics` for `predictions`. Fails if one of them does not belong to the task or an
 /// option is out of range; a metric without a value is no failure.
-pub fn compute(
-    metrics: &[Metric],
-    predictions: &Predictions<'_>,
-    options: &Options,
-) -> Result<Metrics, MetricError> {
+pub fn compute(metrics: &[Metric], predictions: &Predictions<'_>, options: &Options) -> Result<Metrics, MetricError> {
     options.check()?;
     let task = predictions.task();
     let one = |&metric: &Metric| {

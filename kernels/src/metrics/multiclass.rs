@@ -65,39 +65,22 @@ enum Figure {
 impl<'a> Multiclass<'a> {
     /// `probability` has a row of `classes` numbers for each label. Fails if it has not, or if
     /// there are no classes.
-    pub fn new(
-        actual: &'a [u32],
-        probability: &'a [f64],
-        classes: usize,
-    ) -> Result<Self, MetricError> {
+    pub fn new(actual: &'a [u32], probability: &'a [f64], classes: usize) -> Result<Self, MetricError> {
         if classes == 0 {
             return Err(MetricError::NoClasses);
         }
         let expected = actual.len().saturating_mul(classes);
         if probability.len() != expected {
             let got = probability.len();
-            return Err(MetricError::LengthMismatch {
-                what: "probabilities",
-                expected,
-                got,
-            });
+            return Err(MetricError::LengthMismatch { what: "probabilities", expected, got });
         }
         let invalid = if actual.is_empty() {
             Some("there are no samples".to_owned())
         } else {
             not_finite("probability", probability)
         };
-        let predicted = probability
-            .chunks_exact(classes)
-            .map(most_probable)
-            .collect();
-        Ok(Self {
-            actual,
-            probability,
-            classes,
-            predicted,
-            invalid,
-        })
+        let predicted = probability.chunks_exact(classes).map(most_probable).collect();
+        Ok(Self { actual, probability, classes, predicted, invalid })
     }
 
     /// The predicted label of each sample. Meaningless if a probability is not finite.
@@ -108,10 +91,7 @@ impl<'a> Multiclass<'a> {
     /// Share of samples whose label is predicted.
     pub fn accuracy(&self) -> MetricValue {
         self.value(|| {
-            let hits = self
-                .pairs()
-                .filter(|(actual, predicted)| actual == predicted)
-                .count();
+            let hits = self.pairs().filter(|(actual, predicted)| actual == predicted).count();
             Ok(hits as f64 / self.actual.len() as f64)
         })
     }
@@ -140,10 +120,7 @@ impl<'a> Multiclass<'a> {
         let labels: Vec<u32> = self.tallies().into_keys().collect();
         if labels.len() > ConfusionMatrix::MAX_LABELS {
             let limit = ConfusionMatrix::MAX_LABELS;
-            return Err(MetricError::TooManyLabels {
-                labels: labels.len(),
-                limit,
-            });
+            return Err(MetricError::TooManyLabels { labels: labels.len(), limit });
         }
         let index: BTreeMap<u32, usize> = labels.iter().copied().zip(0..).collect();
         let mut counts = vec![vec![0_u64; labels.len()]; labels.len()];
@@ -161,15 +138,8 @@ impl<'a> Multiclass<'a> {
                 return Err(reason);
             }
             self.all_labels_have_columns()?;
-            let rows = self
-                .actual
-                .iter()
-                .zip(self.probability.chunks_exact(self.classes));
-            let losses = rows.map(|(&actual, row)| {
-                -row[actual as usize]
-                    .clamp(f64::EPSILON, 1.0 - f64::EPSILON)
-                    .ln()
-            });
+            let rows = self.actual.iter().zip(self.probability.chunks_exact(self.classes));
+            let losses = rows.map(|(&actual, row)| -row[actual as usize].clamp(f64::EPSILON, 1.0 - f64::EPSILON).ln());
             Ok(sum(losses) / self.actual.len() as f64)
         })
     }
@@ -181,16 +151,10 @@ impl<'a> Multiclass<'a> {
             self.all_labels_have_columns()?;
             let mut areas = Vec::with_capacity(self.classes);
             for class in 0..self.classes {
-                let actual: Vec<bool> = self
-                    .actual
-                    .iter()
-                    .map(|label| *label as usize == class)
-                    .collect();
+                let actual: Vec<bool> = self.actual.iter().map(|label| *label as usize == class).collect();
                 let column = self.probability.iter().skip(class).step_by(self.classes);
                 let score: Vec<f64> = column.copied().collect();
-                let area = Binary::new(&actual, &score)
-                    .map_err(|error| error.to_string())?
-                    .auc();
+                let area = Binary::new(&actual, &score).map_err(|error| error.to_string())?.auc();
                 match area.value() {
                     Some(area) => areas.push(area),
                     None if actual.contains(&true) => {
@@ -223,12 +187,7 @@ impl<'a> Multiclass<'a> {
         })
     }
 
-    fn averaged(
-        &self,
-        figure: Figure,
-        average: Average,
-        zero_division: ZeroDivision,
-    ) -> MetricValue {
+    fn averaged(&self, figure: Figure, average: Average, zero_division: ZeroDivision) -> MetricValue {
         if average == Average::Micro {
             return self.accuracy();
         }
@@ -236,9 +195,7 @@ impl<'a> Multiclass<'a> {
             let tallies = self.tallies();
             let figures: Vec<(f64, f64)> = tallies
                 .values()
-                .filter_map(|tally| {
-                    Some((tally.figure(figure, zero_division)?, tally.actual as f64))
-                })
+                .filter_map(|tally| Some((tally.figure(figure, zero_division)?, tally.actual as f64)))
                 .collect();
             if figures.is_empty() {
                 return Err("it is undefined for every label".to_owned());
@@ -264,38 +221,26 @@ impl<'a> Multiclass<'a> {
     }
 
     fn pairs(&self) -> impl Iterator<Item = (u32, u32)> {
-        self.actual
-            .iter()
-            .copied()
-            .zip(self.predicted.iter().copied())
+        self.actual.iter().copied().zip(self.predicted.iter().copied())
     }
 
     fn all_labels_have_columns(&self) -> Result<(), String> {
-        match self
-            .actual
-            .iter()
-            .find(|label| **label as usize >= self.classes)
-        {
+        match self.actual.iter().find(|label| **label as usize >= self.classes) {
             Some(label) => Err(format!("class {label} has no column of probabilities")),
             None => Ok(()),
         }
     }
 
     fn no_distribution(&self) -> Option<String> {
-        self.probability
-            .chunks_exact(self.classes)
-            .zip(0..)
-            .find_map(|(row, index): (_, usize)| {
-                let total = sum(row.iter().copied());
-                let negative = row.iter().any(|probability| *probability < 0.0);
-                if negative || (total - 1.0).abs() > DISTRIBUTION_TOLERANCE {
-                    Some(format!(
-                        "the probabilities of sample {index} are no distribution"
-                    ))
-                } else {
-                    None
-                }
-            })
+        self.probability.chunks_exact(self.classes).zip(0..).find_map(|(row, index): (_, usize)| {
+            let total = sum(row.iter().copied());
+            let negative = row.iter().any(|probability| *probability < 0.0);
+            if negative || (total - 1.0).abs() > DISTRIBUTION_TOLERANCE {
+                Some(format!("the probabilities of sample {index} are no distribution"))
+            } else {
+                None
+            }
+        })
     }
 
     fn value(&self, formula: impl FnOnce() -> Result<f64, String>) -> MetricValue {
@@ -357,10 +302,7 @@ mod tests {
     fn a_class_unseen_in_training_is_missed() {
         let unseen = rows(&[0, 0, 7]);
         assert_eq!(unseen.accuracy().value(), Some(2.0 / 3.0));
-        assert_eq!(
-            unseen.log_loss().reason(),
-            Some("class 7 has no column of probabilities")
-        );
+        assert_eq!(unseen.log_loss().reason(), Some("class 7 has no column of probabilities"));
         let matrix = unseen.confusion_matrix().unwrap();
         assert_eq!(matrix.labels, [0, 2, 7]);
         assert_eq!(matrix.counts, [[2, 0, 0], [0, 0, 0], [0, 1, 0]]);
@@ -368,14 +310,8 @@ mod tests {
 
     #[test]
     fn auc_names_the_class_it_misses() {
-        assert_eq!(
-            rows(&[0, 1, 1]).auc_ovr_macro().reason(),
-            Some("class 2 has no sample")
-        );
-        assert_eq!(
-            rows(&[0, 0, 0]).auc_ovr_macro().reason(),
-            Some("only class 0 is present")
-        );
+        assert_eq!(rows(&[0, 1, 1]).auc_ovr_macro().reason(), Some("class 2 has no sample"));
+        assert_eq!(rows(&[0, 0, 0]).auc_ovr_macro().reason(), Some("only class 0 is present"));
         assert!(rows(&[0, 1, 2]).auc_ovr_macro().value().is_some());
     }
 
@@ -383,27 +319,14 @@ mod tests {
     fn log_loss_wants_distributions() {
         let logits = Multiclass::new(&[0], &[2.0, -1.0], 2).unwrap();
         assert_eq!(logits.accuracy().value(), Some(1.0));
-        assert_eq!(
-            logits.log_loss().reason(),
-            Some("the probabilities of sample 0 are no distribution")
-        );
+        assert_eq!(logits.log_loss().reason(), Some("the probabilities of sample 0 are no distribution"));
     }
 
     #[test]
     fn shapes_must_agree() {
-        assert_eq!(
-            Multiclass::new(&[0], &[], 0).unwrap_err(),
-            MetricError::NoClasses
-        );
+        assert_eq!(Multiclass::new(&[0], &[], 0).unwrap_err(), MetricError::NoClasses);
         let error = Multiclass::new(&[0, 1], &[0.5; 3], 2).unwrap_err();
-        assert!(matches!(
-            error,
-            MetricError::LengthMismatch {
-                expected: 4,
-                got: 3,
-                ..
-            }
-        ));
+        assert!(matches!(error, MetricError::LengthMismatch { expected: 4, got: 3, .. }));
         assert!(Multiclass::new(&[0, 1], &[0.5; 3], usize::MAX).is_err());
     }
 
@@ -412,9 +335,6 @@ mod tests {
         let actual: Vec<u32> = (0..3000).collect();
         let probability = vec![1.0; 3000];
         let many = Multiclass::new(&actual, &probability, 1).unwrap();
-        assert!(matches!(
-            many.confusion_matrix(),
-            Err(MetricError::TooManyLabels { labels: 3000, .. })
-        ));
+        assert!(matches!(many.confusion_matrix(), Err(MetricError::TooManyLabels { labels: 3000, .. })));
     }
 }

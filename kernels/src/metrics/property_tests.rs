@@ -1,8 +1,6 @@
 //! What holds for every input, tried on seeded random ones full of the values that break formulas.
 
-use super::{
-    Baseline, Metric, MetricError, Metrics, Options, Predictions, Task, ZeroDivision, compute,
-};
+use super::{Baseline, Metric, MetricError, Metrics, Options, Predictions, Task, ZeroDivision, compute};
 
 /// SplitMix64 (Steele et al. 2014): enough chance for a test, from a seed that it prints.
 struct Chance(u64);
@@ -54,16 +52,8 @@ impl Chance {
     }
 
     fn options(&mut self) -> Options {
-        let zero_division = [
-            ZeroDivision::Zero,
-            ZeroDivision::One,
-            ZeroDivision::Undefined,
-        ][self.below(3)];
-        Options {
-            threshold: self.unit(),
-            zero_division,
-            calibration_bins: 1 + self.below(20),
-        }
+        let zero_division = [ZeroDivision::Zero, ZeroDivision::One, ZeroDivision::Undefined][self.below(3)];
+        Options { threshold: self.unit(), zero_division, calibration_bins: 1 + self.below(20) }
     }
 }
 
@@ -78,10 +68,7 @@ fn for_random_input(nasty: bool, check: impl Fn(Task, &Metrics, u64)) {
         let mut chance = Chance(seed);
         let samples = chance.below(12);
         let options = chance.options();
-        let (y, p) = (
-            chance.numbers(samples, nasty),
-            chance.numbers(samples, nasty),
-        );
+        let (y, p) = (chance.numbers(samples, nasty), chance.numbers(samples, nasty));
         let positive: Vec<bool> = (0..samples).map(|_| chance.below(3) == 0).collect();
         let classes = 1 + chance.below(5);
         let labels: Vec<u32> = (0..samples).map(|_| chance.below(classes) as u32).collect();
@@ -102,11 +89,7 @@ fn for_random_input(nasty: bool, check: impl Fn(Task, &Metrics, u64)) {
         ] {
             let predictions = predictions.expect("shapes agree");
             let metrics = all_of(&predictions, &options);
-            assert_eq!(
-                metrics,
-                all_of(&predictions, &options),
-                "seed {seed}: not repeatable"
-            );
+            assert_eq!(metrics, all_of(&predictions, &options), "seed {seed}: not repeatable");
             check(predictions.task(), &metrics, seed);
         }
     }
@@ -116,10 +99,7 @@ fn for_random_input(nasty: bool, check: impl Fn(Task, &Metrics, u64)) {
 fn any_input_gives_a_finite_number_or_a_reason() {
     for_random_input(true, |task, metrics, seed| {
         let json = serde_json::to_string(metrics).expect("metrics are JSON");
-        assert!(
-            !json.contains("NaN") && !json.contains("inf,"),
-            "seed {seed}: {json}"
-        );
+        assert!(!json.contains("NaN") && !json.contains("inf,"), "seed {seed}: {json}");
         let back: Metrics = serde_json::from_str(&json).expect("and back");
         assert_eq!(back.len(), metrics.len(), "seed {seed}");
         for (metric, value) in metrics {
@@ -142,10 +122,7 @@ fn metrics_stay_in_their_range() {
                 metric if UNBOUNDED.contains(metric) => (0.0, f64::INFINITY),
                 _ => (0.0, 1.0 + 1e-12),
             };
-            assert!(
-                (low..=high).contains(&value),
-                "seed {seed}, {task} {metric}: {value}"
-            );
+            assert!((low..=high).contains(&value), "seed {seed}, {task} {metric}: {value}");
         }
     });
 }
@@ -162,12 +139,7 @@ fn one_bad_number_makes_every_metric_undefined() {
         ] {
             let metrics = all_of(&predictions.unwrap(), &Options::default());
             let named = |reason: &str| reason.contains("position");
-            assert!(
-                metrics
-                    .values()
-                    .all(|value| value.reason().is_some_and(named)),
-                "{metrics:?}"
-            );
+            assert!(metrics.values().all(|value| value.reason().is_some_and(named)), "{metrics:?}");
         }
     }
 }
@@ -186,17 +158,11 @@ fn a_metric_belongs_to_its_tasks_only() {
                 assert_eq!(computed.unwrap().len(), 1);
             } else {
                 let task = predictions.task();
-                assert_eq!(
-                    computed.unwrap_err(),
-                    MetricError::NotApplicable { metric, task }
-                );
+                assert_eq!(computed.unwrap_err(), MetricError::NotApplicable { metric, task });
             }
         }
     }
-    let error = MetricError::NotApplicable {
-        metric: Metric::F1,
-        task: Task::Multiclass,
-    };
+    let error = MetricError::NotApplicable { metric: Metric::F1, task: Task::Multiclass };
     assert!(error.to_string().contains("f1_macro"), "{error}");
 }
 
@@ -204,18 +170,9 @@ fn a_metric_belongs_to_its_tasks_only() {
 fn options_out_of_range_are_refused() {
     let predictions = Predictions::binary(&[true], &[1.0]).unwrap();
     let refused = |options: Options| compute(&[Metric::Ece], &predictions, &options).is_err();
-    assert!(refused(Options {
-        threshold: f64::NAN,
-        ..Options::default()
-    }));
-    assert!(refused(Options {
-        calibration_bins: 0,
-        ..Options::default()
-    }));
-    assert!(refused(Options {
-        calibration_bins: usize::MAX,
-        ..Options::default()
-    }));
+    assert!(refused(Options { threshold: f64::NAN, ..Options::default() }));
+    assert!(refused(Options { calibration_bins: 0, ..Options::default() }));
+    assert!(refused(Options { calibration_bins: usize::MAX, ..Options::default() }));
     assert!(!refused(Options::default()));
 }
 
@@ -225,21 +182,12 @@ fn order_of_samples_does_not_move_ranks() {
         let mut chance = Chance(seed);
         let score = chance.numbers(30, false);
         let positive: Vec<bool> = (0..30).map(|index| index % 3 == 0).collect();
-        let backwards: (Vec<f64>, Vec<bool>) = score
-            .iter()
-            .copied()
-            .zip(positive.iter().copied())
-            .rev()
-            .unzip();
+        let backwards: (Vec<f64>, Vec<bool>) = score.iter().copied().zip(positive.iter().copied()).rev().unzip();
         let auc = |positive: &[bool], score: &[f64]| {
             let predictions = Predictions::binary(positive, score).unwrap();
             compute(&[Metric::Auc], &predictions, &Options::default()).unwrap()
         };
-        assert_eq!(
-            auc(&positive, &score),
-            auc(&backwards.1, &backwards.0),
-            "seed {seed}"
-        );
+        assert_eq!(auc(&positive, &score), auc(&backwards.1, &backwards.0), "seed {seed}");
     }
 }
 
@@ -247,16 +195,9 @@ fn order_of_samples_does_not_move_ranks() {
 fn a_baseline_has_no_skill() {
     let labels = [true, false, false, true, false];
     let score = Baseline::binary(&labels).unwrap().predictions(labels.len());
-    let metrics = all_of(
-        &Predictions::binary(&labels, &score).unwrap(),
-        &Options::default(),
-    );
+    let metrics = all_of(&Predictions::binary(&labels, &score).unwrap(), &Options::default());
     assert_eq!(metrics[&Metric::Auc].value(), Some(0.5));
     assert_eq!(metrics[&Metric::Accuracy].value(), Some(0.6));
     // A constant share is perfectly calibrated on its own labels.
-    assert!(
-        metrics[&Metric::Ece]
-            .value()
-            .is_some_and(|error| error < 1e-15)
-    );
+    assert!(metrics[&Metric::Ece].value().is_some_and(|error| error < 1e-15));
 }

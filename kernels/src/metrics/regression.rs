@@ -27,11 +27,7 @@ impl<'a> Regression<'a> {
         } else {
             not_finite("target", actual).or_else(|| not_finite("prediction", predicted))
         };
-        Ok(Self {
-            actual,
-            predicted,
-            invalid,
-        })
+        Ok(Self { actual, predicted, invalid })
     }
 
     /// Mean of (y - p)².
@@ -101,10 +97,8 @@ impl<'a> Regression<'a> {
             }
             let (mean_y, mean_p) = (mean(self.actual), mean(self.predicted));
             let joint = sum(self.pairs().map(|(y, p)| (y - mean_y) * (p - mean_p)));
-            let (spread_y, spread_p) = (
-                squared_deviation(self.actual).sqrt(),
-                squared_deviation(self.predicted).sqrt(),
-            );
+            let (spread_y, spread_p) =
+                (squared_deviation(self.actual).sqrt(), squared_deviation(self.predicted).sqrt());
             Ok((joint / spread_y / spread_p).clamp(-1.0, 1.0))
         })
     }
@@ -116,11 +110,7 @@ impl<'a> Regression<'a> {
             errors.sort_unstable_by(f64::total_cmp);
             let middle = errors.len() / 2;
             let even = errors.len().is_multiple_of(2);
-            Ok(if even {
-                f64::midpoint(errors[middle - 1], errors[middle])
-            } else {
-                errors[middle]
-            })
+            Ok(if even { f64::midpoint(errors[middle - 1], errors[middle]) } else { errors[middle] })
         })
     }
 
@@ -147,10 +137,7 @@ impl<'a> Regression<'a> {
     }
 
     fn pairs(&self) -> impl Iterator<Item = (f64, f64)> {
-        self.actual
-            .iter()
-            .copied()
-            .zip(self.predicted.iter().copied())
+        self.actual.iter().copied().zip(self.predicted.iter().copied())
     }
 
     fn mean_of(&self, term: impl Fn(f64, f64) -> f64) -> f64 {
@@ -184,9 +171,7 @@ fn squared_deviation(values: &[f64]) -> f64 {
         return 0.0;
     }
     let center = mean(values);
-    sum(values
-        .iter()
-        .map(|value| (value - center) * (value - center)))
+    sum(values.iter().map(|value| (value - center) * (value - center)))
 }
 
 #[cfg(test)]
@@ -223,31 +208,16 @@ mod tests {
     #[test]
     fn what_is_not_finite_is_named() {
         let nan = pairs(&[1.0, 2.0], &[1.0, f64::NAN]);
-        assert_eq!(
-            nan.rmse().reason(),
-            Some("the prediction at position 1 is not a number")
-        );
+        assert_eq!(nan.rmse().reason(), Some("the prediction at position 1 is not a number"));
         let infinite = pairs(&[f64::INFINITY], &[1.0]);
-        assert_eq!(
-            infinite.mae().reason(),
-            Some("the target at position 0 is infinite")
-        );
-        assert_eq!(
-            pairs(&[1e300], &[-1e300]).mse().reason(),
-            Some("the result overflows")
-        );
-        assert_eq!(
-            pairs(&[], &[]).max_error().reason(),
-            Some("there are no samples")
-        );
+        assert_eq!(infinite.mae().reason(), Some("the target at position 0 is infinite"));
+        assert_eq!(pairs(&[1e300], &[-1e300]).mse().reason(), Some("the result overflows"));
+        assert_eq!(pairs(&[], &[]).max_error().reason(), Some("there are no samples"));
     }
 
     #[test]
     fn lengths_must_agree() {
         let error = Regression::new(&[1.0], &[]).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "metrics: expected 1 predictions for the labels given, got 0"
-        );
+        assert_eq!(error.to_string(), "metrics: expected 1 predictions for the labels given, got 0");
     }
 }

@@ -7,19 +7,11 @@ pub(super) fn sum(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut lost = 0.0_f64;
     for value in values {
         let next = total + value;
-        lost += if total.abs() >= value.abs() {
-            (total - next) + value
-        } else {
-            (value - next) + total
-        };
+        lost += if total.abs() >= value.abs() { (total - next) + value } else { (value - next) + total };
         total = next;
     }
     // An overflow leaves an infinite total; the compensation is then meaningless.
-    if total.is_finite() {
-        total + lost
-    } else {
-        total
-    }
+    if total.is_finite() { total + lost } else { total }
 }
 
 /// The mean of a slice; NaN if it is empty.

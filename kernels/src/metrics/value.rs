@@ -72,27 +72,17 @@ impl Serialize for MetricValue {
 #[serde(untagged)]
 enum Wire {
     Number(f64),
-    Fields {
-        value: Option<f64>,
-        reason: Option<String>,
-    },
+    Fields { value: Option<f64>, reason: Option<String> },
 }
 
 impl<'de> Deserialize<'de> for MetricValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match Wire::deserialize(deserializer)? {
-            Wire::Number(value)
-            | Wire::Fields {
-                value: Some(value), ..
-            } => Ok(Self::new(value)),
-            Wire::Fields {
-                value: None,
-                reason: Some(reason),
-            } => Ok(Self::undefined(reason)),
-            Wire::Fields {
-                value: None,
-                reason: None,
-            } => Err(D::Error::custom("a metric without a value needs a reason")),
+            Wire::Number(value) | Wire::Fields { value: Some(value), .. } => Ok(Self::new(value)),
+            Wire::Fields { value: None, reason: Some(reason) } => Ok(Self::undefined(reason)),
+            Wire::Fields { value: None, reason: None } => {
+                Err(D::Error::custom("a metric without a value needs a reason"))
+            }
         }
     }
 }
@@ -103,14 +93,8 @@ mod tests {
 
     #[test]
     fn a_number_is_a_number_on_the_wire() {
-        assert_eq!(
-            serde_json::to_string(&MetricValue::new(0.25)).unwrap(),
-            "0.25"
-        );
-        assert_eq!(
-            serde_json::from_str::<MetricValue>("1").unwrap(),
-            MetricValue::new(1.0)
-        );
+        assert_eq!(serde_json::to_string(&MetricValue::new(0.25)).unwrap(), "0.25");
+        assert_eq!(serde_json::from_str::<MetricValue>("1").unwrap(), MetricValue::new(1.0));
     }
 
     #[test]
@@ -125,11 +109,7 @@ mod tests {
     fn what_is_not_finite_is_undefined() {
         for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             assert!(MetricValue::new(value).reason().is_some());
-            assert!(
-                !serde_json::to_string(&MetricValue::new(value))
-                    .unwrap()
-                    .contains("NaN")
-            );
+            assert!(!serde_json::to_string(&MetricValue::new(value)).unwrap().contains("NaN"));
         }
     }
 
@@ -142,9 +122,6 @@ mod tests {
     #[test]
     fn it_prints_for_people() {
         assert_eq!(format!("{:.2}", MetricValue::new(0.123)), "0.12");
-        assert_eq!(
-            MetricValue::undefined("no samples").to_string(),
-            "undefined (no samples)"
-        );
+        assert_eq!(MetricValue::undefined("no samples").to_string(), "undefined (no samples)");
     }
 }

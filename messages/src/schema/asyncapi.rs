@@ -13,8 +13,8 @@ use crate::feed::VERB_FEED_CONTROL;
 use crate::id::{JobId, TaskId, Tenant, WorkerId};
 use crate::job::Role;
 use crate::subject::{
-    BUCKET_JOB, BUCKET_LEASE, BUCKET_RDZV, CONSUMER_NOTIFIER, CONSUMER_SUBMIT, CONSUMER_TRACKER, HEADER_FRAME, STREAM_DLQ,
-    STREAM_EVT, STREAM_LOG, STREAM_WORK, Subjects, consumer_work,
+    BUCKET_JOB, BUCKET_LEASE, BUCKET_RDZV, CONSUMER_NOTIFIER, CONSUMER_SUBMIT, CONSUMER_TRACKER, HEADER_FRAME,
+    STREAM_DLQ, STREAM_EVT, STREAM_LOG, STREAM_WORK, Subjects, consumer_work,
 };
 
 /// Parameters of subjects: a token that stands for it in the builder, and what it is.
@@ -39,23 +39,28 @@ pub(super) fn document() -> Value {
         components.insert(name.clone(), component(message));
         let channel = channels.entry(id.clone()).or_insert_with(|| channel(message.channel));
         channel["messages"][&name] = json!({ "$ref": format!("#/components/messages/{name}") });
-        let operation = operations.entry(operation_id(message.channel)).or_insert_with(|| json!({
-            "action": action(message.channel),
-            "channel": { "$ref": format!("#/channels/{id}") },
-            "summary": if is_shared(message.channel) { shared_summary(message.channel) } else { message.summary },
-            "messages": [],
-        }));
+        let operation = operations.entry(operation_id(message.channel)).or_insert_with(|| {
+            json!({
+                "action": action(message.channel),
+                "channel": { "$ref": format!("#/channels/{id}") },
+                "summary": if is_shared(message.channel) { shared_summary(message.channel) } else { message.summary },
+                "messages": [],
+            })
+        });
         if let Some(list) = operation["messages"].as_array_mut() {
             list.push(json!({ "$ref": format!("#/channels/{id}/messages/{name}") }));
         }
         if message.answer.is_some() {
             let (reply_id, reply_name) = (format!("{id}_reply"), format!("{name}_reply"));
             components.insert(reply_name.clone(), reply_component(message));
-            channels.insert(reply_id.clone(), json!({
-                "address": null,
-                "description": "The reply subject that the request names.",
-                "messages": { reply_name.as_str(): { "$ref": format!("#/components/messages/{reply_name}") } },
-            }));
+            channels.insert(
+                reply_id.clone(),
+                json!({
+                    "address": null,
+                    "description": "The reply subject that the request names.",
+                    "messages": { reply_name.as_str(): { "$ref": format!("#/components/messages/{reply_name}") } },
+                }),
+            );
             operation["reply"] = json!({
                 "channel": { "$ref": format!("#/channels/{reply_id}") },
                 "messages": [{ "$ref": format!("#/channels/{reply_id}/messages/{reply_name}") }],
@@ -227,9 +232,7 @@ fn component(message: &Message) -> Value {
 fn reply_component(message: &Message) -> Value {
     let ok = message.answer.map_or(Value::Null, reference);
     let error = reference(SchemaGenerator::subschema_for::<WireError>);
-    let one = |name: &str, value: Value| {
-        json!({ "type": "object", "properties": { name: value }, "required": [name], "additionalProperties": false })
-    };
+    let one = |name: &str, value: Value| json!({ "type": "object", "properties": { name: value }, "required": [name], "additionalProperties": false });
     let data = json!({ "oneOf": [one("ok", ok), one("error", error)] });
     json!({
         "name": "within.reply",
@@ -241,7 +244,11 @@ fn reply_component(message: &Message) -> Value {
 }
 
 /// What is no CloudEvent: frames of a feed, and dead letters.
-fn add_raw(channels: &mut Map<String, Value>, operations: &mut Map<String, Value>, components: &mut Map<String, Value>) {
+fn add_raw(
+    channels: &mut Map<String, Value>,
+    operations: &mut Map<String, Value>,
+    components: &mut Map<String, Value>,
+) {
     let job = JobId::new(token("job")).expect("invariant: a token");
     let rank = token("rank").parse().expect("invariant: the token of a rank is a number");
     let feed = template(&subjects().feed(&job, rank));
@@ -274,11 +281,14 @@ fn add_raw(channels: &mut Map<String, Value>, operations: &mut Map<String, Value
             channel["x-stream"] = json!(stream);
         }
         channels.insert(id.into(), channel);
-        operations.insert(format!("publish_{id}"), json!({
-            "action": "send",
-            "channel": { "$ref": format!("#/channels/{id}") },
-            "messages": [{ "$ref": format!("#/channels/{id}/messages/{name}") }],
-        }));
+        operations.insert(
+            format!("publish_{id}"),
+            json!({
+                "action": "send",
+                "channel": { "$ref": format!("#/channels/{id}") },
+                "messages": [{ "$ref": format!("#/channels/{id}/messages/{name}") }],
+            }),
+        );
         components.insert(name.into(), message);
     }
 }

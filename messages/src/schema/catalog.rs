@@ -69,7 +69,11 @@ where
 /// Every message of this version.
 pub(super) fn messages() -> Vec<Message> {
     let mut all = vec![
-        plain::<rpc::Submit>("within.job.submit", Channel::JobSubmit, "A job event in. The publisher gets JetStream's acknowledgement; the outcome is an event: accepted or rejected."),
+        plain::<rpc::Submit>(
+            "within.job.submit",
+            Channel::JobSubmit,
+            "A job event in. The publisher gets JetStream's acknowledgement; the outcome is an event: accepted or rejected.",
+        ),
         plain::<rpc::Cancel>("within.job.cancel", Channel::JobCancel, "Cancels a job in any state."),
         request::<rpc::Submit>("within.job.submit", "Submits a job; validates and answers at once."),
         request::<rpc::Cancel>("within.job.cancel", "Cancels a job; answers with its state."),
@@ -84,11 +88,19 @@ pub(super) fn messages() -> Vec<Message> {
         rendezvous::<Culprit>("within.rdzv.culprit", "A rank names who it waited for in vain."),
         Message {
             answer: Some(define::<OfferAnswer>),
-            ..plain::<Offer>("within.gang.offer", Channel::Offer, "Slots of a trainer worker are reserved, used or given back.")
+            ..plain::<Offer>(
+                "within.gang.offer",
+                Channel::Offer,
+                "Slots of a trainer worker are reserved, used or given back.",
+            )
         },
         plain::<FeedControl>("within.feed.control", Channel::FeedControl, "More credits for a feed, or its end."),
         plain::<LogLine>("within.log.line", Channel::Log, "A line of a rank's or task's log."),
-        plain::<Heartbeat>("within.worker.heartbeat", Channel::Heartbeat, "A role of a worker lives: slots, leases, build, kernel fingerprint."),
+        plain::<Heartbeat>(
+            "within.worker.heartbeat",
+            Channel::Heartbeat,
+            "A role of a worker lives: slots, leases, build, kernel fingerprint.",
+        ),
     ];
     for name in ["prepare", "train", "evaluate", "record"] {
         all.push(plain::<Work>(format!("within.work.{name}"), Channel::Work, "One attempt at one task."));

@@ -94,7 +94,10 @@ fn columns(draft: &mut Draft<'_>) {
         roles.push((path, column));
     }
     if let Some(target) = target.filter(|target| exclude.contains(target)) {
-        draft.blame("data.exclude", format!("column {target:?} is data.target.column: it is never a feature, and must be read"));
+        draft.blame(
+            "data.exclude",
+            format!("column {target:?} is data.target.column: it is never a feature, and must be read"),
+        );
     }
     for column in include.iter().filter(|column| exclude.contains(column)) {
         draft.blame("data.exclude", format!("column {column:?} stands in data.include too: expected one of both"));
@@ -133,7 +136,8 @@ fn split(draft: &mut Draft<'_>) {
         let train = (1.0 - if has_test { 0.0 } else { test }) * (1.0 - val);
         if train < 0.01 {
             let message = format!("leaves {:.2} % of the rows to train on: expected at least 1 %", train * 100.0);
-            let path = if draft.is_written("data.split.val_size") { "data.split.val_size" } else { "data.split.test_size" };
+            let path =
+                if draft.is_written("data.split.val_size") { "data.split.val_size" } else { "data.split.test_size" };
             draft.blame(path, message);
         }
     }
@@ -145,7 +149,8 @@ fn order_of_batches(draft: &mut Draft<'_>) {
     let written = draft.is_written("data.shuffle");
     match (order.as_str(), shuffles) {
         ("sequential", Some(true)) if written => {
-            let message = "beside shuffle: true: batches follow an order that data.shuffle_seed fixes, the same in every run";
+            let message =
+                "beside shuffle: true: batches follow an order that data.shuffle_seed fixes, the same in every run";
             draft.warn("training.batch_order", message);
         }
         ("sequential", Some(true)) => draft.put("data.shuffle", false),
@@ -174,7 +179,8 @@ fn optimization(draft: &mut Draft<'_>) {
         && batch < shards
         && (draft.is_written("training.batch_size") || draft.is_written("training.logical_shards"))
     {
-        let path = if draft.is_written("training.logical_shards") { "training.logical_shards" } else { "training.batch_size" };
+        let path =
+            if draft.is_written("training.logical_shards") { "training.logical_shards" } else { "training.batch_size" };
         draft.warn(path, &format!("a batch of {batch} rows leaves some of the {shards} logical shards empty"));
     }
 }
@@ -249,7 +255,10 @@ fn metrics(draft: &mut Draft<'_>, task: Task) {
         Some(name) => {
             if let Some(metric) = metric_of(draft, primary, &name, task) {
                 if !draft.is_bad(all) && !chosen.iter().any(|known| known == metric.name) {
-                    draft.blame(primary, format!("{} is not in evaluation.metrics: expected one of {}", metric.name, chosen.join(", ")));
+                    draft.blame(
+                        primary,
+                        format!("{} is not in evaluation.metrics: expected one of {}", metric.name, chosen.join(", ")),
+                    );
                 }
                 draft.put(primary, metric.name);
             }
@@ -264,7 +273,12 @@ fn metric_of(draft: &mut Draft<'_>, path: &str, name: &str, task: Task) -> Optio
     match MetricName::find(name) {
         Some(metric) if metric.fits(task) => Some(metric),
         Some(metric) => {
-            let message = format!("{} does not fit task {}: expected some of {}", metric.name, task.as_str(), fitting().collect::<Vec<_>>().join(", "));
+            let message = format!(
+                "{} does not fit task {}: expected some of {}",
+                metric.name,
+                task.as_str(),
+                fitting().collect::<Vec<_>>().join(", ")
+            );
             let variant = format!("{}_macro", metric.name);
             let suggestion = fitting().find(|known| *known == variant).map(str::to_owned);
             draft.blame_with(path, message, suggestion);
@@ -272,7 +286,8 @@ fn metric_of(draft: &mut Draft<'_>, path: &str, name: &str, task: Task) -> Optio
         }
         None => {
             let suggestion = nearest(name, MetricName::names_of(task)).map(str::to_owned);
-            let message = format!("unknown metric {name:?}: expected some of {}", fitting().collect::<Vec<_>>().join(", "));
+            let message =
+                format!("unknown metric {name:?}: expected some of {}", fitting().collect::<Vec<_>>().join(", "));
             draft.blame_with(path, message, suggestion);
             None
         }
@@ -309,7 +324,11 @@ fn monitor(draft: &mut Draft<'_>, section: &str, task: Option<Task>) {
     draft.derive(&mode_path, Some(word));
     if draft.text(&mode_path).is_some_and(|mode| mode != word) {
         let side = if word == "min" { "less" } else { "more" };
-        draft.blame_with(&mode_path, format!("of {monitored}, {side} is better: expected {word}"), Some(word.to_owned()));
+        draft.blame_with(
+            &mode_path,
+            format!("of {monitored}, {side} is better: expected {word}"),
+            Some(word.to_owned()),
+        );
     }
 }
 
@@ -362,7 +381,8 @@ fn matches(pattern: &str, path: &str) -> bool {
 }
 
 fn resources(draft: &mut Draft<'_>) {
-    let (Some(world), Some(shards)) = (draft.whole("resources.world_size"), draft.whole("training.logical_shards")) else {
+    let (Some(world), Some(shards)) = (draft.whole("resources.world_size"), draft.whole("training.logical_shards"))
+    else {
         return;
     };
     let path = "resources.world_size";

@@ -150,7 +150,8 @@ impl Reader<'_, '_> {
         if let Some(choice) = found {
             return Some(choice.name);
         }
-        let names = choices.iter().flat_map(|choice| std::iter::once(choice.name).chain(choice.aliases.iter().copied()));
+        let names =
+            choices.iter().flat_map(|choice| std::iter::once(choice.name).chain(choice.aliases.iter().copied()));
         let suggestion = nearest(&text, names).map(str::to_owned);
         self.suggest(node, &expected, suggestion)
     }
@@ -230,8 +231,7 @@ impl Reader<'_, '_> {
                 return None;
             }
             Some((scheme, _)) => {
-                let message =
-                    format!("forbidden: scheme {:?}: expected a path below a data root", shorten(scheme, 20));
+                let message = format!("forbidden: scheme {:?}: expected a path below a data root", shorten(scheme, 20));
                 self.mistakes.add(node.at, self.path, message);
                 return None;
             }
@@ -276,7 +276,11 @@ impl Reader<'_, '_> {
         let text = self.text(node, expected)?;
         let (scheme, rest) = text.split_once("://").unwrap_or(("", &text));
         if scheme.starts_with("mysql") {
-            self.mistakes.add(node.at, self.path, "mysql:// is refused: expected sqlite://, postgresql:// or http(s)://");
+            self.mistakes.add(
+                node.at,
+                self.path,
+                "mysql:// is refused: expected sqlite://, postgresql:// or http(s)://",
+            );
             return None;
         }
         if rest.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@')) {

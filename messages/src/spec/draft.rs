@@ -72,7 +72,8 @@ impl<'a> Draft<'a> {
                 }
                 Status::NotYet(_) if asks_for_nothing(written.node) => {
                     let at = self.describe(written.key_at);
-                    self.warnings.push(format!("{}{at}: accepted, no effect because it asks for nothing", entry.as_written));
+                    self.warnings
+                        .push(format!("{}{at}: accepted, no effect because it asks for nothing", entry.as_written));
                 }
                 Status::NotYet(_) if answered_elsewhere(entry.key) => {}
                 Status::NotYet(what) => refused.push((written.key_at, path.clone(), what.to_owned())),

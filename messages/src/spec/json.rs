@@ -139,7 +139,11 @@ fn number_of(number: &serde_json::Number, spelling: &str) -> Number {
 }
 
 /// An object that came as such; without lines.
-pub(crate) fn object_node(source: u16, object: &serde_json::Map<String, Json>, mistakes: &mut Mistakes) -> Option<Node> {
+pub(crate) fn object_node(
+    source: u16,
+    object: &serde_json::Map<String, Json>,
+    mistakes: &mut Mistakes,
+) -> Option<Node> {
     let at = Place { source, ..Place::default() };
     if object.values().any(|value| depth_of(value, 1) > MAX_SPEC_DEPTH) {
         mistakes.add(at, "", format!("nested deeper than {MAX_SPEC_DEPTH} levels"));

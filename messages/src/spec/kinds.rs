@@ -69,13 +69,16 @@ fn inferred(file: &Node, mistakes: &mut Mistakes) -> Option<Kind> {
             seen.push((kind, member));
         }
     }
-    let job = file.members().iter().find(|member| matches!(member.key.as_str(), "data" | "model" | "training" | "task"));
+    let job =
+        file.members().iter().find(|member| matches!(member.key.as_str(), "data" | "model" | "training" | "task"));
     match (seen.as_slice(), job) {
         ([(Kind::Sweep, _)], _) => Some(Kind::Sweep),
         ([(kind, _)], None) => Some(*kind),
         // Metrics by task are also how a job names its own.
         ([(Kind::Evaluation, member)], Some(_)) if member.key == "metrics" => Some(Kind::Job),
-        ([], None) if file.member("experiment").is_some() || file.member("tracking").is_some() => Some(Kind::Experiment),
+        ([], None) if file.member("experiment").is_some() || file.member("tracking").is_some() => {
+            Some(Kind::Experiment)
+        }
         ([], _) => Some(Kind::Job),
         ([(kind, member)], Some(job)) => ambiguous(&[(*kind, member), (Kind::Job, job)], mistakes),
         (several, _) => ambiguous(several, mistakes),
@@ -85,7 +88,9 @@ fn inferred(file: &Node, mistakes: &mut Mistakes) -> Option<Kind> {
 fn ambiguous(seen: &[(Kind, &Member)], mistakes: &mut Mistakes) -> Option<Kind> {
     let says: Vec<_> = seen
         .iter()
-        .map(|(kind, member)| format!("{} (line {}) belongs to kind {}", member.key, member.key_at.line, name_of(*kind)))
+        .map(|(kind, member)| {
+            format!("{} (line {}) belongs to kind {}", member.key, member.key_at.line, name_of(*kind))
+        })
         .collect();
     let (_, member) = seen[seen.len() - 1];
     mistakes.add(member.key_at, "kind", format!("ambiguous: {}: say which with `kind:`", says.join(", ")));
@@ -95,7 +100,8 @@ fn ambiguous(seen: &[(Kind, &Member)], mistakes: &mut Mistakes) -> Option<Kind> 
 /// Metrics as a list for each task, or as thresholds; a plain list belongs to a job.
 fn shape_of_metrics(node: &Node) -> Option<Kind> {
     let members = node.members();
-    if members.iter().any(|group| group.node.members().iter().any(|metric| matches!(metric.node.value, Value::Map(_)))) {
+    if members.iter().any(|group| group.node.members().iter().any(|metric| matches!(metric.node.value, Value::Map(_))))
+    {
         return Some(Kind::Gates);
     }
     (!members.is_empty()).then_some(Kind::Evaluation)
@@ -132,7 +138,8 @@ pub(crate) fn answer(kind: Kind, layers: &[Layer<'_>], draft: &mut Draft<'_>) {
     }
     let explicit = file.root.member("kind").map(|member| member.node.at);
     let at = explicit.or(first).or(file.root.members().first().map(|member| member.key_at)).unwrap_or_default();
-    let message = format!("{}: kind: {} is understood, and only kind job runs in this version", super::NOT_YET, name_of(kind));
+    let message =
+        format!("{}: kind: {} is understood, and only kind job runs in this version", super::NOT_YET, name_of(kind));
     draft.mistakes.add(at, "kind", message);
     if kind == Kind::Sweep {
         check_parameters(file.root, draft);

@@ -50,7 +50,9 @@ impl PartialEq for Node {
         match (&self.value, &other.value) {
             (Value::Null, Value::Null) => true,
             (Value::Bool(a), Value::Bool(b)) => a == b,
-            (Value::Number(a), Value::Number(b)) => a.value == b.value && (a.whole.is_none() || b.whole.is_none() || a.whole == b.whole),
+            (Value::Number(a), Value::Number(b)) => {
+                a.value == b.value && (a.whole.is_none() || b.whole.is_none() || a.whole == b.whole)
+            }
             (Value::Text(a), Value::Text(b)) => a == b,
             (Value::List(a), Value::List(b)) => a == b,
             (Value::Map(a), Value::Map(b)) => {

@@ -76,7 +76,8 @@ impl std::fmt::Display for SpecError {
             (None, line) => write!(f, "line {line}: ")?,
         }
         // "not yet supported: <key>: …" names the key already.
-        let named = self.message.strip_prefix(NOT_YET).is_some_and(|rest| rest.starts_with(&format!(": {}: ", self.key)));
+        let named =
+            self.message.strip_prefix(NOT_YET).is_some_and(|rest| rest.starts_with(&format!(": {}: ", self.key)));
         if !self.key.is_empty() && !named {
             write!(f, "{}: ", self.key)?;
         }

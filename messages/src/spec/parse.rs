@@ -69,11 +69,9 @@ fn parse_yaml(source: u16, text: &str, mistakes: &mut Mistakes) -> Option<Node> 
         Ok(node) => Some(node),
         Err((at, message)) => {
             match indented_by_tab(text, at.line) {
-                Some(line) => mistakes.add(
-                    Place { source, line, column: 1 },
-                    "",
-                    "a tab indents this line: YAML expects blanks",
-                ),
+                Some(line) => {
+                    mistakes.add(Place { source, line, column: 1 }, "", "a tab indents this line: YAML expects blanks");
+                }
                 None => mistakes.add(at, "", message),
             }
             None
@@ -152,7 +150,8 @@ fn refuse_duplicates(node: &Node, path: &str, mistakes: &mut Mistakes) {
             for member in members {
                 let inner = if path.is_empty() { member.key.clone() } else { format!("{path}.{}", member.key) };
                 if let Some(line) = first.insert(&member.key, member.key_at.line) {
-                    let message = format!("duplicate key: given in line {line} and again in line {}", member.key_at.line);
+                    let message =
+                        format!("duplicate key: given in line {line} and again in line {}", member.key_at.line);
                     mistakes.add(member.key_at, &inner, message);
                 }
                 refuse_duplicates(&member.node, &inner, mistakes);
@@ -247,11 +246,7 @@ impl<'de> Visitor<'de> for RawVisitor {
 }
 
 fn place(at: Location, source: u16) -> Place {
-    Place {
-        source,
-        line: u32::try_from(at.line()).unwrap_or(0),
-        column: u32::try_from(at.column()).unwrap_or(0),
-    }
+    Place { source, line: u32::try_from(at.line()).unwrap_or(0), column: u32::try_from(at.column()).unwrap_or(0) }
 }
 
 fn located(raw: Spanned<Raw>, source: u16, text: &str) -> Node {

@@ -133,7 +133,11 @@ fn assemble(mut draft: Draft<'_>) -> Result<JobPlan, Vec<SpecError>> {
         Ok(plan) => plan,
         Err(error) => {
             // A row of the table that does not say what the plan's field says: a bug, shown as one.
-            draft.mistakes.add(Place::default(), "", format!("this program's table of keys is wrong, please report it: {error}"));
+            draft.mistakes.add(
+                Place::default(),
+                "",
+                format!("this program's table of keys is wrong, please report it: {error}"),
+            );
             return Err(draft.mistakes.into_errors());
         }
     };

@@ -18,9 +18,12 @@ pub fn job_spec_schema() -> Json {
         json!("A job, as YAML, JSON or MessagePack. Precedence: --set > overrides > the file > base_config. Keys may be joined with dots."),
     );
     if let Some(properties) = top.get_mut("properties").and_then(Json::as_object_mut) {
-        properties.insert("base_config".into(), json!({
-            "type": "string", "description": "Path of a spec that this one completes, relative to this file."
-        }));
+        properties.insert(
+            "base_config".into(),
+            json!({
+                "type": "string", "description": "Path of a spec that this one completes, relative to this file."
+            }),
+        );
         properties.insert("overrides".into(), json!({
             "type": "object", "description": "Keys of a spec, nested or joined with dots, that take precedence over this file."
         }));

@@ -26,10 +26,7 @@ pub struct SpecTree {
 pub type Loader<'a> = dyn FnMut(&str, Option<&str>) -> Result<String, String> + 'a;
 
 /// Reads a spec and the chain of its `base_config`s.
-pub fn resolve_base(
-    input: &SpecInput<'_>,
-    loader: &mut Loader<'_>,
-) -> Result<SpecTree, Vec<SpecError>> {
+pub fn resolve_base(input: &SpecInput<'_>, loader: &mut Loader<'_>) -> Result<SpecTree, Vec<SpecError>> {
     let file = input.file.map(str::to_owned);
     let mut mistakes = Mistakes::new(vec![file.clone()]);
     let Some(root) = parse_root(0, input.text, input.format, &mut mistakes) else {
@@ -138,11 +135,16 @@ fn parse_root(source: u16, text: &str, format: SpecFormat, mistakes: &mut Mistak
     match &node.value {
         Value::Map(_) => Some(node),
         Value::Null => {
-            mistakes.add(Place { source, line: 1, column: 1 }, "", "empty: expected a mapping with keys such as data, model, training");
+            mistakes.add(
+                Place { source, line: 1, column: 1 },
+                "",
+                "empty: expected a mapping with keys such as data, model, training",
+            );
             None
         }
         _ => {
-            let message = format!("expected a mapping with keys such as data, model, training, found {}", node.describe());
+            let message =
+                format!("expected a mapping with keys such as data, model, training, found {}", node.describe());
             mistakes.add(node.at, "", message);
             None
         }

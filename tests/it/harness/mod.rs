@@ -64,11 +64,8 @@ pub fn python() -> PathBuf {
 
 /// Runs a Python script that prints one JSON value, and gives that.
 pub fn python_json(script: &str, arguments: &[&str]) -> Value {
-    let output = std::process::Command::new(python())
-        .args(["-c", script])
-        .args(arguments)
-        .output()
-        .expect("python runs");
+    let output =
+        std::process::Command::new(python()).args(["-c", script]).args(arguments).output().expect("python runs");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{err}");
     serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{err}"))

@@ -8,7 +8,8 @@ pub fn table(rows: usize) -> String {
     for row in 0..rows {
         // Multiples of irrational numbers spread evenly and look random enough.
         let spread = |by: f64| ((row as f64 + 1.0) * by).fract();
-        let (size, age, noise) = (spread(std::f64::consts::SQRT_2), spread(std::f64::consts::E), spread(std::f64::consts::PI));
+        let (size, age, noise) =
+            (spread(std::f64::consts::SQRT_2), spread(std::f64::consts::E), spread(std::f64::consts::PI));
         let kind = ["red", "green", "blue"][(spread(1.7) * 3.0) as usize % 3];
         let bonus = if kind == "red" { 2.0 } else { 0.0 };
         let y = 4.0 * size - 3.0 * age + bonus + 0.2 * noise;

@@ -248,7 +248,7 @@ impl World {
                 self.send(Packet::Outbox { coordinator, term, job, id: entry.id, name, terminal });
             }
             Effect::Emit { .. } => {}
-            Effect::Offer { worker, job, task, attempt, offer } => {
+            Effect::Offer { worker, job, task, attempt, offer, .. } => {
                 match self.workers.iter().position(|w| w.id == worker) {
                     Some(worker) if !self.chance(25) => {
                         self.send(Packet::Offer { coordinator, term, worker, job, task, attempt, offer });
@@ -551,8 +551,7 @@ impl World {
         match attempt.phase.clone() {
             Phase::Claiming => {
                 let claim = self.workers[index].claim(&attempt.work);
-                let token =
-                    self.token(Asker::Claim { worker: index, key: key.clone(), attempt: attempt.work.attempt });
+                let token = self.token(Asker::Claim { worker: index, key: key.clone(), attempt: attempt.work.attempt });
                 self.to_leaders(Input::Claim { token, claim });
                 attempt.at = again;
             }
@@ -656,13 +655,9 @@ impl World {
 fn output(role: Role) -> TaskOutput {
     let artifact = ArtifactRef { uri: "file:///a".into(), blake3: String::new(), size_bytes: 1 };
     match role {
-        Role::DataLoader => TaskOutput::Prepared {
-            dataset: artifact,
-            rows_train: 1,
-            rows_val: 1,
-            rows_test: 1,
-            warnings: Vec::new(),
-        },
+        Role::DataLoader => {
+            TaskOutput::Prepared { dataset: artifact, rows_train: 1, rows_val: 1, rows_test: 1, warnings: Vec::new() }
+        }
         Role::Trainer => TaskOutput::Trained {
             model: ModelRef {
                 uri: "file:///m".into(),

@@ -79,7 +79,9 @@ impl State {
             .record
             .tasks
             .iter()
-            .filter(|t| t.state == TaskState::Queued && t.role != Role::Trainer && t.not_before.is_none_or(|at| at <= now))
+            .filter(|t| {
+                t.state == TaskState::Queued && t.role != Role::Trainer && t.not_before.is_none_or(|at| at <= now)
+            })
             .map(|t| t.id.clone())
             .collect();
         for task in queued {
@@ -99,12 +101,14 @@ impl State {
             let queued = entry.backlog.iter().filter_map(token_of);
             let joining = entry.gang.iter().flat_map(GangRun::waiting_tokens);
             for token in waiting.chain(queued).chain(joining) {
-                self.effects.push(super::Effect::Answer { token, answer: Box::new(Answer::Error(super::not_leader())) });
+                self.effects
+                    .push(super::Effect::Answer { token, answer: Box::new(Answer::Error(super::not_leader())) });
             }
         }
         for input in std::mem::take(&mut self.loading).into_values().flatten() {
             if let Some(token) = token_of(&input) {
-                self.effects.push(super::Effect::Answer { token, answer: Box::new(Answer::Error(super::not_leader())) });
+                self.effects
+                    .push(super::Effect::Answer { token, answer: Box::new(Answer::Error(super::not_leader())) });
             }
         }
         self.wakes.clear();

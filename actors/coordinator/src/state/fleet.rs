@@ -180,9 +180,8 @@ impl State {
     }
 
     pub(super) fn unreserve_all(&mut self, job: &JobId) {
-        let reserving = |((role, _), w): &(&(Role, WorkerId), &Worker)| {
-            *role == Role::Trainer && w.reserved.contains_key(job)
-        };
+        let reserving =
+            |((role, _), w): &(&(Role, WorkerId), &Worker)| *role == Role::Trainer && w.reserved.contains_key(job);
         let workers: Vec<WorkerId> = self.workers.iter().filter(reserving).map(|((_, id), _)| id.clone()).collect();
         for worker in workers {
             self.unreserve(&worker, job);

@@ -26,9 +26,16 @@ pub(super) struct GangRun {
 #[derive(Debug)]
 enum Phase {
     /// Offers are out.
-    Reserving { picks: Vec<(WorkerId, u32)>, accepted: BTreeMap<WorkerId, String>, expires_at: UnixMs },
+    Reserving {
+        picks: Vec<(WorkerId, u32)>,
+        accepted: BTreeMap<WorkerId, String>,
+        expires_at: UnixMs,
+    },
     /// The lease is committed, ranks are starting and joining.
-    Joining { expires_at: UnixMs, joins: BTreeMap<u32, (Token, Join)> },
+    Joining {
+        expires_at: UnixMs,
+        joins: BTreeMap<u32, (Token, Join)>,
+    },
     Running,
 }
 
@@ -90,12 +97,14 @@ impl State {
     }
 
     fn offer(&mut self, worker: &WorkerId, job: &JobId, task: &TaskId, attempt: u32, offer: Offer) {
+        let trace = self.jobs.get(job).and_then(|entry| entry.record.traceparent.clone());
         self.effects.push(Effect::Offer {
             worker: worker.clone(),
             job: job.clone(),
             task: task.clone(),
             attempt,
             offer: Box::new(offer),
+            trace,
         });
     }
 
@@ -123,7 +132,8 @@ impl State {
                 self.abandon_reservation(job, "not all slots could be had", now);
             }
             (Phase::Joining { .. }, Some(OfferAnswer::Declined { reason })) => {
-                let error = WireError::new(Code::NoCapacity, format!("worker {worker} did not start its ranks: {reason}"));
+                let error =
+                    WireError::new(Code::NoCapacity, format!("worker {worker} did not start its ranks: {reason}"));
                 self.task_failed(job, task, error, now);
             }
             _ => {}
@@ -177,7 +187,10 @@ impl State {
             task: id.clone(),
             role: task.role,
             attempt: task.attempt,
-            worker: gang.members.first().map_or_else(|| unreachable!("invariant: a gang has members"), |m| m.worker.clone()),
+            worker: gang
+                .members
+                .first()
+                .map_or_else(|| unreachable!("invariant: a gang has members"), |m| m.worker.clone()),
         };
         let (attempt, generation, members) = (task.attempt, gang.generation, gang.members.clone());
         let trace = entry.record.traceparent.clone();

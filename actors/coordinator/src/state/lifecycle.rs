@@ -57,9 +57,7 @@ impl State {
             .tasks
             .iter()
             .filter(|t| t.state == TaskState::Waiting)
-            .filter(|t| {
-                t.needs.iter().all(|need| entry.record.task(need).is_some_and(|n| n.state == TaskState::Done))
-            })
+            .filter(|t| t.needs.iter().all(|need| entry.record.task(need).is_some_and(|n| n.state == TaskState::Done)))
             .map(|t| t.id.clone())
             .collect();
         for id in ready {
@@ -80,6 +78,8 @@ impl State {
         task.state = TaskState::Queued;
         task.since = now;
         entry.dirty = true;
+        // What was published was the attempt before.
+        entry.published.remove(id);
         let due = task.not_before.is_none_or(|at| at <= now);
         if task.role == Role::Trainer {
             self.gang_queue.insert((submitted_at, job.clone()));
@@ -367,12 +367,7 @@ pub(super) fn work_of(record: &JobRecord, task: &TaskRecord) -> Option<Work> {
         "evaluate" => WorkInput::Evaluate { dataset: dataset()?, model: model()? },
         "record" => {
             let Some(TaskOutput::Evaluated { metrics, report }) = output(record, "evaluate") else { return None };
-            WorkInput::Record {
-                dataset: dataset()?,
-                model: model()?,
-                metrics: metrics.clone(),
-                report: report.clone(),
-            }
+            WorkInput::Record { dataset: dataset()?, model: model()?, metrics: metrics.clone(), report: report.clone() }
         }
         _ => return None,
     };

@@ -169,7 +169,10 @@ fn report_verdict(record: &JobRecord, report: &Report) -> ReportVerdict {
     let Some(task) = record.task(&report.task) else { return fenced("no such task".into()) };
     if task.fence != Some(report.fence) || task.attempt != report.attempt {
         let current = task.fence.unwrap_or(Fence(0));
-        return fenced(format!("fence {} of attempt {}; now {} of {}", report.fence, report.attempt, current, task.attempt));
+        return fenced(format!(
+            "fence {} of attempt {}; now {} of {}",
+            report.fence, report.attempt, current, task.attempt
+        ));
     }
     match (&task.state, &report.body) {
         // The same report again, because its answer was lost.

@@ -132,7 +132,8 @@ impl Violations {
         let lines: Vec<_> = self.shown.iter().map(ToString::to_string).collect();
         message.push_str(&lines.join("\n  "));
         if self.total > self.shown.len() as u64 {
-            write!(message, "\n  … and {} more", self.total - self.shown.len() as u64).expect("invariant: a string takes all");
+            write!(message, "\n  … and {} more", self.total - self.shown.len() as u64)
+                .expect("invariant: a string takes all");
         }
         let mut hints: Vec<&str> = Vec::new();
         for hint in self.shown.iter().filter_map(|violation| violation.hint.as_deref()) {

@@ -70,7 +70,8 @@ impl Layout {
         let index: BTreeMap<&str, usize> = names.iter().enumerate().map(|(i, name)| (name.as_str(), i)).collect();
         for name in &self.names {
             if !index.contains_key(name.as_str()) {
-                let message = format!("is missing, but {first} has it{}", did_you_mean(name, names.iter().map(String::as_str)));
+                let message =
+                    format!("is missing, but {first} has it{}", did_you_mean(name, names.iter().map(String::as_str)));
                 violations.add(Violation::new(message).file(file).column(name));
             }
         }
@@ -116,7 +117,8 @@ fn check_plan_names(plan: &DataPlan, file: &str, names: &[String], violations: &
             continue;
         }
         let nearest = did_you_mean(column, names.iter().map(String::as_str));
-        let mut violation = Violation::new(format!("no such column, named by {key}{nearest}")).file(file).column(column);
+        let mut violation =
+            Violation::new(format!("no such column, named by {key}{nearest}")).file(file).column(column);
         if names.iter().any(|name| name.trim() == column) {
             violation = violation.hint("column names have blanks around them: set data.csv.trim: true");
         } else if numeric_header {

@@ -142,7 +142,8 @@ impl ColumnScan {
             };
             let mut violation = Violation::new(message).file(files[*file]).at(*at).column(&usage.name);
             if !digits {
-                violation = violation.hint(format!("if {} means a missing value, add it to data.csv.null_values", shown(text)));
+                violation =
+                    violation.hint(format!("if {} means a missing value, add it to data.csv.null_values", shown(text)));
             }
             violations.add(violation);
         }
@@ -151,7 +152,13 @@ impl ColumnScan {
     }
 
     /// Numbers in one file and texts in another are a mistake; a few texts among numbers may be one.
-    fn check_inferred_category(&self, usage: &Use, files: &[&str], violations: &mut Violations, warnings: &mut Vec<String>) {
+    fn check_inferred_category(
+        &self,
+        usage: &Use,
+        files: &[&str],
+        violations: &mut Violations,
+        warnings: &mut Vec<String>,
+    ) {
         let only_numbers = self.by_file.iter().position(|&(numbers, texts)| numbers > 0 && texts == 0);
         let only_texts = self.by_file.iter().position(|&(numbers, texts)| numbers == 0 && texts > 0);
         if let (Some(numbers), Some(texts)) = (only_numbers, only_texts) {

@@ -35,7 +35,9 @@ pub fn read(plan: &TargetPlan, task: Task, loaded: &Loaded, violations: &mut Vio
                 Err(violation) => violation,
             }
         }
-        (Task::Multiclass, _, Some(_)) => Violation::new("data.target.threshold makes two classes, but the task is multiclass"),
+        (Task::Multiclass, _, Some(_)) => {
+            Violation::new("data.target.threshold makes two classes, but the task is multiclass")
+        }
         _ => Violation::new(format!("cannot be the target of a {} task", task.as_str())),
     };
     violations.add(problem.column(&plan.column));
@@ -46,7 +48,8 @@ fn regression(plan: &TargetPlan, loaded: &Loaded, numbers: &[f64], violations: &
     if plan.transform == TargetTransform::Log1p {
         for (row, value) in numbers.iter().enumerate().filter(|(_, value)| **value <= -1.0) {
             let (file, at) = loaded.place(row);
-            let message = format!("{value} has no logarithm of 1 + value, expected values above -1: the transform is log1p");
+            let message =
+                format!("{value} has no logarithm of 1 + value, expected values above -1: the transform is log1p");
             violations.add(Violation::new(message).file(file).at(at).column(&plan.column));
         }
     }
@@ -61,7 +64,13 @@ fn above(threshold: f64, numbers: &[f64]) -> TargetValues {
 }
 
 /// Classes by their text, in text order, or in the order of their numbers where all are numbers.
-fn classes(plan: &TargetPlan, task: Task, loaded: &Loaded, keys: &[u32], texts: &[String]) -> Result<TargetValues, Violation> {
+fn classes(
+    plan: &TargetPlan,
+    task: Task,
+    loaded: &Loaded,
+    keys: &[u32],
+    texts: &[String],
+) -> Result<TargetValues, Violation> {
     let names: Vec<&str> = texts.iter().map(|text| class_name(text, &plan.strip_suffix)).collect();
     // Rows of each class: in the files that are split, and in the official test part.
     let mut counts: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
@@ -96,9 +105,12 @@ fn class_name<'a>(text: &'a str, suffix: &str) -> &'a str {
 
 /// A class that only the official test part has cannot have been learned.
 fn check_official_test(counts: &BTreeMap<&str, (u64, u64)>) -> Result<(), Violation> {
-    let Some((class, (_, rows))) = counts.iter().find(|(_, (train, test))| *train == 0 && *test > 0) else { return Ok(()) };
+    let Some((class, (_, rows))) = counts.iter().find(|(_, (train, test))| *train == 0 && *test > 0) else {
+        return Ok(());
+    };
     let known = || counts.iter().filter(|(_, (train, _))| *train > 0).map(|(class, _)| *class);
-    let message = format!("class {} stands in {rows} rows of the test files only{}", shown(class), did_you_mean(class, known()));
+    let message =
+        format!("class {} stands in {rows} rows of the test files only{}", shown(class), did_you_mean(class, known()));
     let suffix = known().filter_map(|other| class.strip_prefix(other)).find(|suffix| !suffix.is_empty());
     let violation = Violation::new(message);
     Err(match suffix {
@@ -111,9 +123,13 @@ fn check_count(task: Task, rows: usize, counts: &BTreeMap<&str, (u64, u64)>) -> 
     let found = counts.len();
     if found < 2 {
         let class = counts.keys().next().copied().unwrap_or_default();
-        return Err(Violation::new(format!("has one class, {}, in all {rows} rows, expected at least two", shown(class))));
+        return Err(Violation::new(format!(
+            "has one class, {}, in all {rows} rows, expected at least two",
+            shown(class)
+        )));
     }
-    let listed: Vec<_> = counts.iter().take(LISTED).map(|(class, (a, b))| format!("{} ({})", shown(class), a + b)).collect();
+    let listed: Vec<_> =
+        counts.iter().take(LISTED).map(|(class, (a, b))| format!("{} ({})", shown(class), a + b)).collect();
     let listed = if found > LISTED { format!("{}, …", listed.join(", ")) } else { listed.join(", ") };
     if found > rows / 2 {
         let message = format!("has {found} classes in {rows} rows, expected at least two rows a class: {listed}");
@@ -139,18 +155,29 @@ fn positive_class<'a>(plan: &TargetPlan, classes: &[&'a str]) -> Result<&'a str,
     classes.iter().find(|class| **class == wanted).copied().ok_or_else(|| {
         let listed: Vec<_> = classes.iter().map(|class| shown(class)).collect();
         let nearest = did_you_mean(wanted, classes.iter().copied());
-        Violation::new(format!("no class {}, named by data.target.positive, expected one of {}{nearest}", shown(wanted), listed.join(", ")))
+        Violation::new(format!(
+            "no class {}, named by data.target.positive, expected one of {}{nearest}",
+            shown(wanted),
+            listed.join(", ")
+        ))
     })
 }
 
 /// What the split leaves must be learnable: train has both classes, or more than one value.
-pub fn check_parts(plan: &TargetPlan, target: &TargetValues, train: &[u32], violations: &mut Violations, warnings: &mut Vec<String>) {
+pub fn check_parts(
+    plan: &TargetPlan,
+    target: &TargetValues,
+    train: &[u32],
+    violations: &mut Violations,
+    warnings: &mut Vec<String>,
+) {
     let first = train.first().map(|&row| target.values[row as usize]);
     let constant = train.iter().all(|&row| Some(target.values[row as usize]) == first);
     if target.classes.is_empty() {
         if constant {
             let value = first.unwrap_or_default();
-            let message = format!("is {value} in all {} rows of the train part, expected at least two values", train.len());
+            let message =
+                format!("is {value} in all {} rows of the train part, expected at least two values", train.len());
             violations.add(Violation::new(message).column(&plan.column));
         }
         return;
@@ -165,7 +192,8 @@ pub fn check_parts(plan: &TargetPlan, target: &TargetValues, train: &[u32], viol
     for &row in train {
         counts[target.values[row as usize] as usize] += 1;
     }
-    let absent: Vec<_> = target.classes.iter().zip(&counts).filter(|(_, count)| **count == 0).map(|(class, _)| shown(class)).collect();
+    let absent: Vec<_> =
+        target.classes.iter().zip(&counts).filter(|(_, count)| **count == 0).map(|(class, _)| shown(class)).collect();
     if !absent.is_empty() {
         warnings.push(format!(
             "class {} of {:?} has no row in the train part and cannot be learned: set data.split.strategy: stratified",

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bus::artifact::ArtifactStore;
 use frame::{Encoded, Encoder, Manifest, read_shard};
-use messages::feed::Split;
 use messages::error::Code;
+use messages::feed::Split;
 use messages::{ArtifactRef, WireError};
 
 use crate::write::off_runtime;

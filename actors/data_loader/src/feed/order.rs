@@ -51,7 +51,10 @@ impl Order {
         let row_bytes = frame_bytes_bound(1, width, weighted) - overhead;
         let frame_rows = (open.max_frame_bytes as usize).saturating_sub(overhead) / row_bytes.max(1);
         if frame_rows == 0 {
-            let message = format!("a row of {width} features takes {row_bytes} bytes, more than a frame of {} may hold", open.max_frame_bytes);
+            let message = format!(
+                "a row of {width} features takes {row_bytes} bytes, more than a frame of {} may hold",
+                open.max_frame_bytes
+            );
             return Err(WireError::new(Code::TooLarge, message));
         }
         let order = Self {
@@ -68,7 +71,8 @@ impl Order {
         let batches = order.batches_per_epoch();
         if batches == 0 {
             let message = format!("{rows} rows make no batch of {} with drop_last", open.global_batch_size);
-            return Err(WireError::new(Code::DatasetValidationError, message).with_hint("lower training.batch_size, or set data.drop_last: false"));
+            return Err(WireError::new(Code::DatasetValidationError, message)
+                .with_hint("lower training.batch_size, or set data.drop_last: false"));
         }
         if open.batch > batches {
             return Err(refused(format!("batch {} of an epoch of {batches}", open.batch)));
@@ -144,8 +148,12 @@ fn check(open: &OpenFeed) -> Result<(), WireError> {
         return Err(refused(format!("rank {} of a world of {}", open.rank, open.world_size)));
     }
     if open.world_size > open.logical_shards {
-        let message = format!("a world of {} ranks shares {} logical shards, expected at least one a rank", open.world_size, open.logical_shards);
-        return Err(WireError::new(Code::ConfigError, message).with_hint("raise training.logical_shards or lower resources.world_size"));
+        let message = format!(
+            "a world of {} ranks shares {} logical shards, expected at least one a rank",
+            open.world_size, open.logical_shards
+        );
+        return Err(WireError::new(Code::ConfigError, message)
+            .with_hint("raise training.logical_shards or lower resources.world_size"));
     }
     if open.global_batch_size == 0 {
         return Err(refused("a global batch of 0 rows"));

@@ -3,9 +3,7 @@
 mod category;
 mod number;
 
-use frame::manifest::{
-    Column, ColumnKind, ColumnRole, Feature, FittedTransform, MAX_FEATURES, Statistics, Target,
-};
+use frame::manifest::{Column, ColumnKind, ColumnRole, Feature, FittedTransform, MAX_FEATURES, Statistics, Target};
 use messages::WireError;
 use messages::plan::{DataPlan, TargetTransform, Task};
 use tokio_util::sync::CancellationToken;
@@ -82,7 +80,11 @@ fn describe(usage: &Use, values: &Values, train: &[u32]) -> Column {
         }
         Values::Id(_) => Column {
             r#type: ColumnKind::Category,
-            statistics: Some(Statistics { count: train.len() as u64, distinct: train.len() as u64, ..Statistics::default() }),
+            statistics: Some(Statistics {
+                count: train.len() as u64,
+                distinct: train.len() as u64,
+                ..Statistics::default()
+            }),
             ..unused(&usage.name, usage.role)
         },
         Values::Empty => unused(&usage.name, usage.role),
@@ -124,7 +126,13 @@ fn encode(
 fn looks_like_id(name: &str, numbers: &[f64], statistics: &Statistics) -> bool {
     let whole = || numbers.iter().all(|value| value.is_nan() || value.fract() == 0.0);
     let lower = name.to_ascii_lowercase();
-    let named = lower == "id" || lower.ends_with("_id") || lower.ends_with(" id") || lower == "index" || lower == "uuid" || name.ends_with("Id") || name.ends_with("ID");
+    let named = lower == "id"
+        || lower.ends_with("_id")
+        || lower.ends_with(" id")
+        || lower == "index"
+        || lower == "uuid"
+        || name.ends_with("Id")
+        || name.ends_with("ID");
     let dense = || statistics.max.zip(statistics.min).is_some_and(|(max, min)| max - min <= 4.0 * numbers.len() as f64);
     statistics.count > 20 && statistics.distinct == statistics.count && whole() && (named || dense())
 }

@@ -80,7 +80,9 @@ impl CsvFile {
             violations.add(Violation::new(message).file(&self.path));
             return Ok(false);
         }
-        if first.len() == 1 && let Some(violation) = self.wrong_delimiter(&first, plan) {
+        if first.len() == 1
+            && let Some(violation) = self.wrong_delimiter(&first, plan)
+        {
             violations.add(violation);
             return Ok(false);
         }
@@ -167,7 +169,8 @@ impl CsvFile {
                 let field = std::str::from_utf8(record.get(index).unwrap_or_default()).unwrap_or_default();
                 if field.len() > MAX_FIELD_BYTES {
                     let message = format!("a field of {} bytes, expected at most {MAX_FIELD_BYTES}", field.len());
-                    violations.add(Violation::new(message).file(&self.path).at(At::Line(line)).column(&self.columns[index]));
+                    violations
+                        .add(Violation::new(message).file(&self.path).at(At::Line(line)).column(&self.columns[index]));
                 }
                 let field = if self.trim { field.trim() } else { field };
                 bytes += field.len();
@@ -195,8 +198,7 @@ impl CsvFile {
     }
 
     pub fn finish(mut self) -> Result<Summary, WireError> {
-        let (blake3, size_bytes) =
-            self.reader.get_mut().finish().map_err(|e| path::cannot_open(&self.path, &e))?;
+        let (blake3, size_bytes) = self.reader.get_mut().finish().map_err(|e| path::cannot_open(&self.path, &e))?;
         Ok(Summary { blake3, size_bytes, rows: self.rows })
     }
 }

@@ -104,7 +104,9 @@ impl Reader {
     pub fn open(file: &File, plan: &CsvPlan, violations: &mut Violations) -> Result<Option<Self>, WireError> {
         Ok(match file.format {
             Format::Csv => csv_file::CsvFile::open(file, plan, violations)?.map(|file| Self::Csv(Box::new(file))),
-            Format::Parquet => parquet_file::ParquetFile::open(file, violations)?.map(|file| Self::Parquet(Box::new(file))),
+            Format::Parquet => {
+                parquet_file::ParquetFile::open(file, violations)?.map(|file| Self::Parquet(Box::new(file)))
+            }
         })
     }
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
-    ArrowPrimitiveType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
-    Time32MillisecondType, Time64MicrosecondType, Time64NanosecondType, TimestampMicrosecondType,
+    ArrowPrimitiveType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
+    Int64Type, Time32MillisecondType, Time64MicrosecondType, Time64NanosecondType, TimestampMicrosecondType,
     TimestampMillisecondType, TimestampNanosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow_array::{Array, ArrayRef, Float64Array, RecordBatch, StringArray};
@@ -51,7 +51,8 @@ impl ParquetFile {
         let builder = match opened {
             Ok(builder) => builder,
             Err(reason) => {
-                violations.add(Violation::new(format!("is not a Parquet file that can be read: {reason}")).file(&file.path));
+                violations
+                    .add(Violation::new(format!("is not a Parquet file that can be read: {reason}")).file(&file.path));
                 return Ok(None);
             }
         };

@@ -32,8 +32,10 @@ pub fn resolve(path: &str, roots: &[PathBuf]) -> Result<PathBuf, WireError> {
     }
     match inside {
         Some(candidate) => Err(not_found(path, &candidate)),
-        None if roots.is_empty() => Err(WireError::new(Code::DatasetNotFound, format!("{path}: this worker has no data root"))
-            .with_hint("start the worker with the folder of the data as a data root")),
+        None if roots.is_empty() => {
+            Err(WireError::new(Code::DatasetNotFound, format!("{path}: this worker has no data root"))
+                .with_hint("start the worker with the folder of the data as a data root"))
+        }
         None => Err(forbidden(path)),
     }
 }
@@ -122,7 +124,17 @@ mod tests {
             assert!(found.ends_with("sub/train.csv"), "{good}");
         }
         let secret = outside.join("secret.csv").to_string_lossy().into_owned();
-        for bad in ["link.csv", "../outside/secret.csv", "../outside/nothing.csv", "door/secret.csv", "door/none.csv", "door/a/b.csv", &secret, "/etc/passwd", "../../../../../../../../x"] {
+        for bad in [
+            "link.csv",
+            "../outside/secret.csv",
+            "../outside/nothing.csv",
+            "door/secret.csv",
+            "door/none.csv",
+            "door/a/b.csv",
+            &secret,
+            "/etc/passwd",
+            "../../../../../../../../x",
+        ] {
             assert_eq!(resolve(bad, &roots).expect_err(bad).code, Code::Forbidden, "{bad}");
         }
         let missing = |path: &str| {
@@ -130,7 +142,10 @@ mod tests {
             assert_eq!(error.code, Code::DatasetNotFound);
             error.message
         };
-        assert_eq!(missing("sub/trian.csv"), "sub/trian.csv: no such file in the data roots (did you mean \"train.csv\"?)");
+        assert_eq!(
+            missing("sub/trian.csv"),
+            "sub/trian.csv: no such file in the data roots (did you mean \"train.csv\"?)"
+        );
         assert_eq!(missing("sub"), "sub: is a folder, expected a file");
         assert_eq!(missing(""), "path \"\": expected the name of a file");
         assert!(resolve("a", &[]).expect_err("no root").message.contains("no data root"));

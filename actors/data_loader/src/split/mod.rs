@@ -124,7 +124,13 @@ enum Labels {
 }
 
 impl Labels {
-    fn of(plan: &DataPlan, loaded: &Loaded, target: &TargetValues, violations: &mut Violations, warnings: &mut Vec<String>) -> Self {
+    fn of(
+        plan: &DataPlan,
+        loaded: &Loaded,
+        target: &TargetValues,
+        violations: &mut Violations,
+        warnings: &mut Vec<String>,
+    ) -> Self {
         let missing_key = |key: &str, violations: &mut Violations| {
             let message = format!("data.split.{key} is not set, and the strategy is {:?}", plan.split.strategy);
             violations.add(Violation::new(message.to_lowercase()));
@@ -210,7 +216,8 @@ fn warn_of_shared_groups(plan: &DataPlan, groups: &[u32], parts: &Parts, warning
     let shared = shared.iter().filter(|group| in_test.binary_search(group).is_ok()).count();
     if shared > 0 {
         let column = plan.split.group_column.as_deref().unwrap_or_default();
-        warnings.push(format!("{shared} groups of {column:?} stand both in the test files and in those of train and val"));
+        warnings
+            .push(format!("{shared} groups of {column:?} stand both in the test files and in those of train and val"));
     }
 }
 
@@ -220,9 +227,17 @@ mod tests {
 
     #[test]
     fn sizes_round_up_and_are_exact() {
-        for (rows, fraction, expected) in
-            [(1143, 0.2, 229), (20640, 0.2, 4128), (30, 0.1, 3), (10, 0.25, 3), (3, 0.2, 1), (1, 0.2, 1), (0, 0.2, 0), (5, 1.0, 5), (5, 0.0, 0)]
-        {
+        for (rows, fraction, expected) in [
+            (1143, 0.2, 229),
+            (20640, 0.2, 4128),
+            (30, 0.1, 3),
+            (10, 0.25, 3),
+            (3, 0.2, 1),
+            (1, 0.2, 1),
+            (0, 0.2, 0),
+            (5, 1.0, 5),
+            (5, 0.0, 0),
+        ] {
             assert_eq!(held_rows(rows, fraction), expected, "{fraction} of {rows}");
         }
     }

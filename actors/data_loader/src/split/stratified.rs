@@ -30,7 +30,9 @@ fn of_column(name: &str, values: &Values, warnings: &mut Vec<String>) -> Vec<u32
     if distinct <= MOST_VALUES || matches!(values, Values::Category { .. }) {
         return ranks;
     }
-    warnings.push(format!("the split is stratified by {name:?}, a number: its values are put into {BINS} bins of equal counts"));
+    warnings.push(format!(
+        "the split is stratified by {name:?}, a number: its values are put into {BINS} bins of equal counts"
+    ));
     // Bins by the count of rows below each value, so that equal values share a bin.
     let mut below = vec![0usize; distinct + 1];
     for &rank in &ranks {
@@ -78,7 +80,13 @@ pub fn warn_of_small_classes(task: Task, target: &TargetValues, warnings: &mut V
     for &class in &target.values {
         counts[class as usize] += 1;
     }
-    let small: Vec<_> = target.classes.iter().zip(&counts).filter(|(_, count)| **count < 3).map(|(class, count)| format!("{class:?} ({count})")).collect();
+    let small: Vec<_> = target
+        .classes
+        .iter()
+        .zip(&counts)
+        .filter(|(_, count)| **count < 3)
+        .map(|(class, count)| format!("{class:?} ({count})"))
+        .collect();
     if !small.is_empty() {
         warnings.push(format!("classes with fewer rows than there are parts: {}", small.join(", ")));
     }

@@ -18,13 +18,15 @@ pub fn held(cut: Cut, times: &[u32]) -> Vec<bool> {
 pub fn check(column: &str, values: &Values, violations: &mut Violations) {
     let Values::Category { texts, .. } = values else { return };
     if let Some(text) = texts.iter().find(|text| !is_iso(text)) {
-        let message = format!("{} is no time to order by, expected numbers or ISO 8601 dates such as 2024-05-31", shown(text));
+        let message =
+            format!("{} is no time to order by, expected numbers or ISO 8601 dates such as 2024-05-31", shown(text));
         violations.add(Violation::new(message).column(column));
     }
 }
 
 /// Begins with year, month and day.
 fn is_iso(text: &str) -> bool {
-    let digits = |range: std::ops::Range<usize>| text.get(range).is_some_and(|part| part.bytes().all(|b| b.is_ascii_digit()));
+    let digits =
+        |range: std::ops::Range<usize>| text.get(range).is_some_and(|part| part.bytes().all(|b| b.is_ascii_digit()));
     digits(0..4) && digits(5..7) && digits(8..10) && text.get(4..5) == Some("-") && text.get(7..8) == Some("-")
 }

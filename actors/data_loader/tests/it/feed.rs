@@ -193,7 +193,10 @@ fn a_part_that_cannot_be_read_is_tried_again_next_time() {
 #[test]
 fn idle_feeds_end_and_unused_parts_are_forgotten_oldest_first() {
     let mut state = state();
-    let of = |name: &str, hash: &str| OpenFeed { dataset: ArtifactRef { blake3: hash.into(), ..open("f").dataset }, ..open(name) };
+    let of = |name: &str, hash: &str| OpenFeed {
+        dataset: ArtifactRef { blake3: hash.into(), ..open("f").dataset },
+        ..open(name)
+    };
     for (token, (name, hash)) in [("f", "a"), ("g", "b"), ("h", "c")].into_iter().enumerate() {
         state.on_open(token as u64, of(name, hash), "frames", token as u64);
         state.on_loaded(&key(hash), Ok(info(60)), token as u64);

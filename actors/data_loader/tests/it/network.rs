@@ -56,14 +56,18 @@ struct World {
 fn nats_server() -> PathBuf {
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/nats-server-2.15.1/nats-server");
     let binary = std::env::var_os("WITHIN_NATS_SERVER").map_or(tools, PathBuf::from);
-    assert!(binary.exists(), "no nats-server: run scripts/provision-nats, or set WITHIN_NATS_SERVER to a nats-server of 2.12 or newer");
+    assert!(
+        binary.exists(),
+        "no nats-server: run scripts/provision-nats, or set WITHIN_NATS_SERVER to a nats-server of 2.12 or newer"
+    );
     binary
 }
 
 impl World {
     async fn start(files: &[(&str, &[u8])]) -> Self {
         let home = tempfile::tempdir().expect("a folder");
-        let server = EmbeddedServer::start(EmbeddedConfig::new(nats_server(), home.path().join("nats"))).await.expect("starts");
+        let server =
+            EmbeddedServer::start(EmbeddedConfig::new(nats_server(), home.path().join("nats"))).await.expect("starts");
         let config = BusConfig {
             url: server.url(),
             credentials: server.credentials(),
@@ -117,7 +121,8 @@ impl World {
     }
 
     async fn report(&mut self) -> ReportBody {
-        let report = tokio::time::timeout(LONG, self.reports.recv()).await.expect("a report in time").expect("a report");
+        let report =
+            tokio::time::timeout(LONG, self.reports.recv()).await.expect("a report in time").expect("a report");
         assert_eq!((report.fence, report.attempt), (Fence(7), 1));
         report.body
     }
@@ -209,7 +214,10 @@ async fn a_task_is_prepared_and_fed_row_by_row() {
 
     let open = world.feed("f1", &dataset);
     let (mut frames, opened) = world.open(&open).await;
-    assert_eq!((opened.rows, opened.batches_per_epoch, opened.feature_names), (640, 10, manifest.feature_names.clone()));
+    assert_eq!(
+        (opened.rows, opened.batches_per_epoch, opened.feature_names),
+        (640, 10, manifest.feature_names.clone())
+    );
     let (_, again) = world.open(&open).await;
     assert_eq!(again.batches_per_epoch, 10);
     let opened = again;
@@ -221,8 +229,11 @@ async fn a_task_is_prepared_and_fed_row_by_row() {
         let (header, rows) = next_frame(&mut frames).await;
         assert_eq!((header.sequence, u64::from(header.epoch), header.batch), (sequence, sequence / 10, sequence % 10));
         assert_eq!((header.end_of_epoch, header.global_rows as usize), (sequence % 10 == 9, rows.rows));
-        let places: Vec<u32> =
-            rows.sample_ids.iter().map(|id| expected.sample_ids.iter().position(|e| e == id).expect("of train") as u32).collect();
+        let places: Vec<u32> = rows
+            .sample_ids
+            .iter()
+            .map(|id| expected.sample_ids.iter().position(|e| e == id).expect("of train") as u32)
+            .collect();
         assert_eq!(rows, expected.select(&places));
         epochs[header.epoch as usize].extend(&rows.sample_ids);
     }
@@ -238,7 +249,10 @@ async fn bad_data_is_reported_and_leaves_nothing() {
     let mut world = World::start(&[("a.csv", b"x,y\n1,2\n3\n")]).await;
     world.submit(&data_plan(&["a.csv"], "y"), Task::Regression).await;
     let ReportBody::Failed { error } = world.report().await else { panic!("must fail") };
-    assert_eq!((error.code, error.message.as_str()), (Code::DatasetValidationError, "a.csv line 3: 1 fields, expected 2"));
+    assert_eq!(
+        (error.code, error.message.as_str()),
+        (Code::DatasetValidationError, "a.csv line 3: 1 fields, expected 2")
+    );
     let dataset_folder = world.env.artifacts.root().join("dataset");
     assert!(!dataset_folder.exists() || dataset_folder.read_dir().expect("a folder").next().is_none());
     let missing = ArtifactRef { uri: "file:///nowhere".into(), blake3: "0".repeat(64), size_bytes: 1 };

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
+use frame::manifest::{Lineage, Shard};
+use frame::{Encoded, Encoder, Manifest, write_shard};
 use messages::WireError;
 use messages::feed::Split;
 use messages::plan::{
@@ -12,8 +14,6 @@ use messages::plan::{
 };
 use tokio_util::sync::CancellationToken;
 use within_data_loader::prepare::{Prepared, prepare};
-use frame::manifest::{Lineage, Shard};
-use frame::{Encoded, Encoder, Manifest, write_shard};
 
 /// Defaults as a job without options has them.
 pub fn data_plan(path: &[&str], target: &str) -> DataPlan {
@@ -100,7 +100,10 @@ pub fn manifest(prepared: &Prepared) -> Manifest {
                 let rows = range.len() as u64;
                 let bytes = write_shard(&prepared.table(split, range).expect("a table")).expect("writes");
                 let blake3 = bytes.len().to_string();
-                Shard { artifact: messages::ArtifactRef { uri: "memory:".into(), blake3, size_bytes: bytes.len() as u64 }, rows }
+                Shard {
+                    artifact: messages::ArtifactRef { uri: "memory:".into(), blake3, size_bytes: bytes.len() as u64 },
+                    rows,
+                }
             })
             .collect()
     });

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, BooleanArray, Date32Array, Float32Array, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow_array::{
+    ArrayRef, BooleanArray, Date32Array, Float32Array, Int32Array, Int64Array, RecordBatch, StringArray,
+};
 use expect_test::{Expect, expect};
+use frame::manifest::{ColumnKind, Encoding, FittedTransform, SampleIdScheme};
 use messages::feed::Split;
 use messages::plan::{ColumnType, DataPlan, Scale, TargetTransform, Task};
 use parquet::arrow::ArrowWriter;
 use within_data_loader::prepare::Prepared;
-use frame::manifest::{ColumnKind, Encoding, FittedTransform, SampleIdScheme};
 
 use crate::plan::{Root, column, data_plan, encoded, manifest};
 
@@ -49,12 +51,23 @@ fn table(header: &str, count: usize, row: impl Fn(usize) -> String) -> String {
 #[test]
 fn types_are_inferred_and_declarations_win() {
     let content = table("n,c,code,empty,mixed,same,y", 30, |i| {
-        format!("{}.5,{},{},,{},1,{}", i * i, ["red", "blue"][i % 2], 100 + i % 3, if i == 7 { "n/a".to_owned() } else { i.to_string() }, i)
+        format!(
+            "{}.5,{},{},,{},1,{}",
+            i * i,
+            ["red", "blue"][i % 2],
+            100 + i % 3,
+            if i == 7 { "n/a".to_owned() } else { i.to_string() },
+            i
+        )
     });
-    check(&content, Task::Regression, |plan| {
-        plan.columns.insert("code".into(), column(ColumnType::Category));
-        plan.preprocessing.max_categories = 3;
-    }, expect![[r#"
+    check(
+        &content,
+        Task::Regression,
+        |plan| {
+            plan.columns.insert("code".into(), column(ColumnType::Category));
+            plan.preprocessing.max_categories = 3;
+        },
+        expect![[r#"
         n number Feature
         c category Feature
         code category Feature
@@ -66,17 +79,22 @@ fn types_are_inferred_and_declarations_win() {
         warning: column "empty" has no value in any row and is left out
         warning: column "mixed" is read as categories: 29 of its values are numbers, but 1 are not, the first "n/a" in a.csv line 9; if they mean missing, add them to data.csv.null_values, or declare the type
         warning: column "mixed" has 19 categories in train: the 2 most frequent get a feature each, the others share one (data.preprocessing.max_categories)
-        warning: column "same" has the same value in every row of train: it teaches nothing"#]]);
+        warning: column "same" has the same value in every row of train: it teaches nothing"#]],
+    );
 }
 
 #[test]
 fn roles_keep_columns_out_of_the_features() {
     let content = table("id,w,leak,a,b,y", 40, |i| format!("r{i},{},{},{},{},{}", i % 2 + 1, i, i * 3 % 7, i, i));
-    check(&content, Task::Regression, |plan| {
-        plan.id_column = Some("id".into());
-        plan.weight_column = Some("w".into());
-        plan.exclude = vec!["leak".into()];
-    }, expect![[r#"
+    check(
+        &content,
+        Task::Regression,
+        |plan| {
+            plan.id_column = Some("id".into());
+            plan.weight_column = Some("w".into());
+            plan.exclude = vec!["leak".into()];
+        },
+        expect![[r#"
         id category SampleId
         w number Weight
         leak dropped None
@@ -84,15 +102,21 @@ fn roles_keep_columns_out_of_the_features() {
         b number Feature
         y number Target
         features: a b
-        warning: column "b" has another whole number in each row of train: if it identifies rows, exclude it or make it data.id_column"#]]);
-    check(&content, Task::Regression, |plan| plan.include = vec!["a".into()], expect![[r"
+        warning: column "b" has another whole number in each row of train: if it identifies rows, exclude it or make it data.id_column"#]],
+    );
+    check(
+        &content,
+        Task::Regression,
+        |plan| plan.include = vec!["a".into()],
+        expect![[r"
         id dropped None
         w dropped None
         leak dropped None
         a number Feature
         b dropped None
         y number Target
-        features: a"]]);
+        features: a"]],
+    );
     let with_ids = prepared(&content, Task::Regression, |plan| {
         plan.id_column = Some("id".into());
         plan.weight_column = Some("w".into());
@@ -124,23 +148,33 @@ fn traps_of_text_files() {
         plan.csv.decimal = ",".into();
         plan.csv.null_values = vec!["?".into()];
     };
-    check(&content, Task::Regression, change, expect![[r#"
+    check(
+        &content,
+        Task::Regression,
+        change,
+        expect![[r#"
         x number Feature
         text category Feature
         gap dropped Feature
         y number Target
         features: x text=a;0 text=a;1
-        warning: column "gap" has no value in any row and is left out"#]]);
+        warning: column "gap" has no value in any row and is left out"#]],
+    );
     let bare = content.replace("# made by hand\r\n", "");
     assert!(shown(&prepared(&bare, Task::Regression, change)).starts_with("x number Feature"));
     let headless = table("0,0", 9, |i| format!("{i},{}", i * 2));
-    check(&headless, Task::Regression, |plan| {
-        plan.csv.header = false;
-        plan.target.column = "column_2".into();
-    }, expect![[r"
+    check(
+        &headless,
+        Task::Regression,
+        |plan| {
+            plan.csv.header = false;
+            plan.target.column = "column_2".into();
+        },
+        expect![[r"
         column_1 number Feature
         column_2 number Target
-        features: column_1"]]);
+        features: column_1"]],
+    );
 }
 
 #[test]
@@ -153,7 +187,7 @@ fn values_that_are_missing_are_imputed_and_marked() {
     assert_eq!(manifest.feature_names, ["x", "x=<missing>", "c=k"]);
     for row in 0..rows.rows {
         let i = rows.targets[row] as usize;
-        let expected = [3.0, f32::from(u8::from(i % 4 == 0)), f32::from(u8::from(i % 5 != 0))];
+        let expected = [3.0, f32::from(u8::from(i.is_multiple_of(4))), f32::from(u8::from(!i.is_multiple_of(5)))];
         assert_eq!(rows.features[row * 3..row * 3 + 3], expected, "row {i}");
     }
 }
@@ -196,15 +230,21 @@ fn classes_and_their_order() {
 
 #[test]
 fn parquet_and_csv_of_the_same_rows_encode_alike() {
-    let ints: ArrayRef = Arc::new(Int32Array::from_iter((0..20).map(|i| (i % 3 != 0).then_some(i))));
+    let ints: ArrayRef = Arc::new((0..20).map(|i| (i % 3 != 0).then_some(i)).collect::<Int32Array>());
     let floats: ArrayRef = Arc::new(Float32Array::from_iter_values((0..20).map(|i| i as f32 / 4.0)));
-    let texts: ArrayRef = Arc::new(StringArray::from_iter((0..20).map(|i| (i % 4 != 0).then_some(["a", "b"][i % 2]))));
-    let flags: ArrayRef = Arc::new(BooleanArray::from_iter((0..20).map(|i| Some(i % 2 == 0))));
+    let texts: ArrayRef = Arc::new((0..20).map(|i| (i % 4 != 0).then_some(["a", "b"][i % 2])).collect::<StringArray>());
+    let flags: ArrayRef = Arc::new((0..20).map(|i| Some(i % 2 == 0)).collect::<BooleanArray>());
     let days: ArrayRef = Arc::new(Date32Array::from_iter_values((0..20).map(|i| 19_000 + i)));
     let codes: ArrayRef = Arc::new(Int64Array::from_iter_values((0..20).map(|i| 900 + i % 2)));
-    let target: ArrayRef = Arc::new(BooleanArray::from_iter((0..20).map(|i| Some(i % 3 == 0))));
+    let target: ArrayRef = Arc::new((0..20).map(|i| Some(i % 3 == 0)).collect::<BooleanArray>());
     let batch = RecordBatch::try_from_iter(vec![
-        ("i", ints), ("f", floats), ("t", texts), ("b", flags), ("d", days), ("code", codes), ("y", target),
+        ("i", ints),
+        ("f", floats),
+        ("t", texts),
+        ("b", flags),
+        ("d", days),
+        ("code", codes),
+        ("y", target),
     ])
     .expect("a batch");
     let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None).expect("a writer");
@@ -236,7 +276,11 @@ fn parquet_and_csv_of_the_same_rows_encode_alike() {
 
 #[test]
 fn files_are_joined_in_order_and_columns_found_by_name() {
-    let root = Root::new(&[("a.csv", b"x,y\n0,0\n1,1\n2,2\n"), ("b.csv", b"y,x\n3,3\n4,4\n5,5\n"), ("t.csv", b"x,y\n6,6\n7,7\n")]);
+    let root = Root::new(&[
+        ("a.csv", b"x,y\n0,0\n1,1\n2,2\n"),
+        ("b.csv", b"y,x\n3,3\n4,4\n5,5\n"),
+        ("t.csv", b"x,y\n6,6\n7,7\n"),
+    ]);
     let mut plan = data_plan(&["a.csv", "b.csv"], "y");
     plan.test_path = vec!["t.csv".into()];
     plan.preprocessing.scale = Scale::None;
@@ -259,6 +303,7 @@ fn a_cancelled_preparation_ends() {
     let root = Root::new(&[("a.csv", b"x,y\n0,0\n1,1\n2,2\n")]);
     let token = tokio_util::sync::CancellationToken::new();
     token.cancel();
-    let result = within_data_loader::prepare::prepare(&data_plan(&["a.csv"], "y"), Task::Regression, &root.roots(), &token);
+    let result =
+        within_data_loader::prepare::prepare(&data_plan(&["a.csv"], "y"), Task::Regression, &root.roots(), &token);
     assert_eq!(result.expect_err("cancelled").code, messages::error::Code::Cancelled);
 }

@@ -71,11 +71,18 @@ fn adult() {
     let manifest = manifest(&prepared);
     let positives: Vec<u64> = manifest.parts.iter().map(|part| part.class_counts[1]).collect();
     assert_eq!((positives[0] + positives[1], positives[2]), (7_841, 3_846));
-    let missing = manifest.columns.iter().find(|c| c.name == "occupation").and_then(|c| c.statistics.clone()).expect("statistics").missing;
+    let missing = manifest
+        .columns
+        .iter()
+        .find(|c| c.name == "occupation")
+        .and_then(|c| c.statistics.clone())
+        .expect("statistics")
+        .missing;
     assert!((1_400..1_550).contains(&missing), "{missing} of about 0.8 x 1843");
 
     plan.target.strip_suffix = String::new();
-    let error = prepare(&plan, Task::BinaryClassification, &[data().expect("there")], &CancellationToken::new()).expect_err("dots");
+    let error = prepare(&plan, Task::BinaryClassification, &[data().expect("there")], &CancellationToken::new())
+        .expect_err("dots");
     assert!(error.hint.expect("a hint").contains("strip_suffix"));
 }
 

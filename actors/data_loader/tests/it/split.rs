@@ -68,7 +68,9 @@ proptest! {
     #[test]
     fn strata_keep_their_share(classes in prop::collection::vec(0u8..3, 60..200), seed in any::<u64>()) {
         let mut counts: BTreeMap<u8, usize> = BTreeMap::new();
-        classes.iter().for_each(|&class| *counts.entry(class).or_default() += 1);
+        for &class in &classes {
+            *counts.entry(class).or_default() += 1;
+        }
         prop_assume!(counts.len() == 3 && counts.values().all(|&count| count >= 8));
         let lines: Vec<String> = classes.iter().enumerate().map(|(i, c)| format!("{i},{c}")).collect();
         let prepared = prepare(&lines, "x,y", Task::Multiclass, |plan| {
@@ -104,7 +106,15 @@ proptest! {
 /// Rows of val and test replaced by extremes, new categories and new missing values: nothing that was fitted moves.
 #[test]
 fn poisoned_val_and_test_rows_change_nothing_that_is_fitted() {
-    let row = |i: usize| format!("{},{},c{},{}", i * 7 % 31, if i % 6 == 0 { "NA".into() } else { (i * i).to_string() }, i % 4, i);
+    let row = |i: usize| {
+        format!(
+            "{},{},c{},{}",
+            i * 7 % 31,
+            if i.is_multiple_of(6) { "NA".into() } else { (i * i).to_string() },
+            i % 4,
+            i
+        )
+    };
     let lines: Vec<String> = (0..60).map(row).collect();
     let clean = prepare(&lines, "a,b,c,y", Task::Regression, |_| {});
     let parts = ids(&clean);
@@ -126,7 +136,11 @@ fn poisoned_val_and_test_rows_change_nothing_that_is_fitted() {
 fn a_stratified_number_is_binned_and_said_so() {
     let lines: Vec<String> = (0..100).map(|i| format!("{i},{}", i * i)).collect();
     let prepared = prepare(&lines, "x,y", Task::Regression, |plan| plan.split.strategy = SplitStrategy::Stratified);
-    assert!(prepared.warnings().iter().any(|warning| warning.contains("put into 10 bins")), "{:?}", prepared.warnings());
+    assert!(
+        prepared.warnings().iter().any(|warning| warning.contains("put into 10 bins")),
+        "{:?}",
+        prepared.warnings()
+    );
     let parts = ids(&prepared);
     assert_covers(&parts, 100);
     for bin in 0..10 {

@@ -1,10 +1,12 @@
 //! The keys of a job. A row with status `Plan` is the field of [`crate::plan::JobPlan`] of the same path.
 
 use super::Fallback::{Absent, Derived, Required};
-use super::Shape::{Any, Bool, Device, Label, Monitor, Paths, Patterns, Records, ServiceUri, Text, Texts, WebUrl, Wholes};
+use super::Shape::{
+    Any, Bool, Device, Label, Monitor, Paths, Patterns, Records, ServiceUri, Text, Texts, WebUrl, Wholes,
+};
 use super::{
-    ANY_NUMBER, Choice, Key, NOT_NEGATIVE, POSITIVE, SEED, Shape, Status, above, also, below, between, closed, json, key,
-    later, name, no_effect, not_yet, whole,
+    ANY_NUMBER, Choice, Key, NOT_NEGATIVE, POSITIVE, SEED, Shape, Status, above, also, below, between, closed, json,
+    key, later, name, no_effect, not_yet, whole,
 };
 
 const TASKS: Shape = Shape::Choice(&[
@@ -54,7 +56,12 @@ const ENDINGS: &[Choice] = &[name("completed"), name("failed"), name("cancelled"
 
 const WEBHOOK: &[Key] = &[
     key("url", WebUrl, Required, "Where the notice is posted to; the notifier's configuration must allow the host."),
-    key("events", Shape::Choices(ENDINGS), json(r#"["completed", "failed", "cancelled"]"#), "Terminal events that are posted."),
+    key(
+        "events",
+        Shape::Choices(ENDINGS),
+        json(r#"["completed", "failed", "cancelled"]"#),
+        "Terminal events that are posted.",
+    ),
 ];
 const TRACKED_ARTIFACT: &[Key] = &[
     key("type", Text, Required, "What to keep, such as learning_curves."),
@@ -72,53 +79,190 @@ const fn of_model(path: &'static str, shape: Shape, model: &'static [&'static st
 
 /// Every key of a job.
 pub(crate) const JOB_KEYS: &[Key] = &[
-    key("kind", Shape::Choice(&[name("job"), name("sweep"), name("evaluation"), name("gates"), name("experiment")]), Derived("by the shape of the spec"), "What the spec asks for. Only `job` runs in this version.").steers(),
+    key(
+        "kind",
+        Shape::Choice(&[name("job"), name("sweep"), name("evaluation"), name("gates"), name("experiment")]),
+        Derived("by the shape of the spec"),
+        "What the spec asks for. Only `job` runs in this version.",
+    )
+    .steers(),
     key("name", Text, Derived("the file's name"), "Name of the job, for people.").alias(&["job_name", "job.name"]),
     key("description", Label, json(r#""""#), "What it is for.").alias(&["experiment.description"]),
-    key("seed", SEED, json("42"), "Every random choice follows from this and the seeds that are given apart.").alias(&["environment.seed", "random_state", "random_seed"]),
+    key("seed", SEED, json("42"), "Every random choice follows from this and the seeds that are given apart.")
+        .alias(&["environment.seed", "random_state", "random_seed"]),
     key("task", TASKS, Required, "What is learnt.").alias(&["task_type", "model.task", "training.task"]),
-
     // data
     key("data.dataset_version", Label, json(r#""""#), "Free label of the data, such as 2023Q1."),
-    key("data.path", Paths, Required, "Files of one table, in order, relative to a data root.").alias(&["data.paths", "data.file", "data.train_path"]),
-    key("data.test_path", Paths, json("[]"), "The official test part, where the data come with one; else a part of `data.path` is split off."),
-    key("data.format", Shape::Choice(&[name("auto"), name("csv"), name("parquet")]), json(r#""auto""#), "By the file's suffix where it is auto."),
-    key("data.csv.delimiter", Shape::Character { may_be_empty: false }, json(r#"",""#), "Between two fields.").alias(&["data.csv.separator", "data.csv.sep", "data.delimiter"]),
-    key("data.csv.quote", Shape::Character { may_be_empty: false }, json(r#""\"""#), "Around a field that holds the delimiter."),
+    key("data.path", Paths, Required, "Files of one table, in order, relative to a data root.").alias(&[
+        "data.paths",
+        "data.file",
+        "data.train_path",
+    ]),
+    key(
+        "data.test_path",
+        Paths,
+        json("[]"),
+        "The official test part, where the data come with one; else a part of `data.path` is split off.",
+    ),
+    key(
+        "data.format",
+        Shape::Choice(&[name("auto"), name("csv"), name("parquet")]),
+        json(r#""auto""#),
+        "By the file's suffix where it is auto.",
+    ),
+    key("data.csv.delimiter", Shape::Character { may_be_empty: false }, json(r#"",""#), "Between two fields.")
+        .alias(&["data.csv.separator", "data.csv.sep", "data.delimiter"]),
+    key(
+        "data.csv.quote",
+        Shape::Character { may_be_empty: false },
+        json(r#""\"""#),
+        "Around a field that holds the delimiter.",
+    ),
     key("data.csv.header", Bool, json("true"), "Whether the first line names the columns; else they are c0, c1, …"),
-    key("data.csv.comment", Shape::Character { may_be_empty: true }, json(r#""""#), "Lines that begin with it are skipped; empty: none are."),
+    key(
+        "data.csv.comment",
+        Shape::Character { may_be_empty: true },
+        json(r#""""#),
+        "Lines that begin with it are skipped; empty: none are.",
+    ),
     key("data.csv.trim", Bool, json("false"), "Whether blanks around fields and column names are cut off."),
     key("data.csv.decimal", Shape::Choice(&[name("."), name(",")]), json(r#"".""#), "The decimal sign."),
-    key("data.csv.null_values", Texts, json(r#"["", "NA", "N/A", "NaN", "nan", "null", "NULL"]"#), "Texts that mean missing.").alias(&["data.null_values", "data.csv.na_values"]),
-    key("data.target.column", Text, Required, "The column to predict.").alias(&["data.target", "data.target_column", "target", "target.column", "data.label"]),
-    key("data.target.positive", Label, json(r#""""#), "Text of the positive class; empty: 1, true or yes, or the later of two in sorted order.").when("task", BINARY).alias(&["data.target.positive_class"]),
-    key("data.target.strip_suffix", Label, json(r#""""#), "Cut off the end of a class's text, as the `.` of adult.test.").when("task", &["binary_classification", "multiclass"]),
-    key("data.target.transform", Shape::Choice(&[name("none"), also("log1p", &["log"]), also("standard", &["zscore", "standardize"])]), json(r#""none""#), "What is learnt in place of the number; undone before metrics.").when("task", &["regression"]),
-    key("data.target.threshold", ANY_NUMBER, Absent, "Makes a class of a number: positive above this.").when("task", BINARY),
+    key(
+        "data.csv.null_values",
+        Texts,
+        json(r#"["", "NA", "N/A", "NaN", "nan", "null", "NULL"]"#),
+        "Texts that mean missing.",
+    )
+    .alias(&["data.null_values", "data.csv.na_values"]),
+    key("data.target.column", Text, Required, "The column to predict.").alias(&[
+        "data.target",
+        "data.target_column",
+        "target",
+        "target.column",
+        "data.label",
+    ]),
+    key(
+        "data.target.positive",
+        Label,
+        json(r#""""#),
+        "Text of the positive class; empty: 1, true or yes, or the later of two in sorted order.",
+    )
+    .when("task", BINARY)
+    .alias(&["data.target.positive_class"]),
+    key(
+        "data.target.strip_suffix",
+        Label,
+        json(r#""""#),
+        "Cut off the end of a class's text, as the `.` of adult.test.",
+    )
+    .when("task", &["binary_classification", "multiclass"]),
+    key(
+        "data.target.transform",
+        Shape::Choice(&[name("none"), also("log1p", &["log"]), also("standard", &["zscore", "standardize"])]),
+        json(r#""none""#),
+        "What is learnt in place of the number; undone before metrics.",
+    )
+    .when("task", &["regression"]),
+    key("data.target.threshold", ANY_NUMBER, Absent, "Makes a class of a number: positive above this.")
+        .when("task", BINARY),
     key("data.id_column", Text, Absent, "Identifies a sample; without one the row's number does. Not a feature."),
     key("data.weight_column", Text, Absent, "Weights of samples. Not a feature."),
-    key("data.include", Texts, json("[]"), "Only these columns are features; empty: all that are not something else or excluded.").alias(&["data.features"]),
-    key("data.exclude", Texts, json("[]"), "Columns that are not features: leaks, identifiers.").alias(&["data.drop", "data.drop_columns"]),
-    key("data.columns.*.type", Shape::Choice(&[name("auto"), also("number", &["numeric", "float", "int", "integer"]), also("category", &["categorical", "string"]), later("text", &[]), later("image", &[]), later("datetime", &["date", "timestamp"])]), json(r#""auto""#), "A quantity or one of a set.").alias(&["data.columns.*"]),
-    key("data.columns.*.null_values", Texts, json("[]"), "Texts that mean missing in this column, beside `data.csv.null_values`."),
+    key(
+        "data.include",
+        Texts,
+        json("[]"),
+        "Only these columns are features; empty: all that are not something else or excluded.",
+    )
+    .alias(&["data.features"]),
+    key("data.exclude", Texts, json("[]"), "Columns that are not features: leaks, identifiers.")
+        .alias(&["data.drop", "data.drop_columns"]),
+    key(
+        "data.columns.*.type",
+        Shape::Choice(&[
+            name("auto"),
+            also("number", &["numeric", "float", "int", "integer"]),
+            also("category", &["categorical", "string"]),
+            later("text", &[]),
+            later("image", &[]),
+            later("datetime", &["date", "timestamp"]),
+        ]),
+        json(r#""auto""#),
+        "A quantity or one of a set.",
+    )
+    .alias(&["data.columns.*"]),
+    key(
+        "data.columns.*.null_values",
+        Texts,
+        json("[]"),
+        "Texts that mean missing in this column, beside `data.csv.null_values`.",
+    ),
     key("data.columns.*.impute", IMPUTE, Absent, "In place of `data.preprocessing.impute`."),
     key("data.columns.*.scale", SCALE, Absent, "In place of `data.preprocessing.scale`."),
     key("data.preprocessing.impute", IMPUTE, json(r#""median""#), "What stands for a missing number; fitted on train."),
-    key("data.preprocessing.missing_indicator", Bool, json("true"), "A further 0/1 feature for each number column with missing values in train."),
+    key(
+        "data.preprocessing.missing_indicator",
+        Bool,
+        json("true"),
+        "A further 0/1 feature for each number column with missing values in train.",
+    ),
     key("data.preprocessing.scale", SCALE, json(r#""standard""#), "How numbers are scaled; fitted on train."),
     key("data.preprocessing.clip", NOT_NEGATIVE, json("10.0"), "Scaled numbers are clipped to +- this; 0: not at all."),
-    key("data.preprocessing.min_frequency", whole(1, 1_000_000_000), json("1"), "Categories of train with fewer rows fall together into one."),
-    key("data.preprocessing.max_categories", whole(1, 100_000), json("100"), "Most one-hot features of one column; the rarest beyond fall together."),
-    key("data.split.strategy", Shape::Choice(&[name("random"), also("stratified", &["stratify"]), also("group", &["grouped"]), also("time", &["temporal", "time_series"])]), json(r#""random""#), "How rows are shared out.").alias(&["data.split.type", "data.split"]),
-    key("data.split.test_size", between(0.0, 1.0), json("0.2"), "Fraction of all rows; without effect beside `data.test_path`.").alias(&["data.test_size"]),
-    key("data.split.val_size", between(0.0, 1.0), json("0.2"), "Fraction of the remaining rows.").alias(&["data.val_size", "data.split.validation_size"]),
-    key("data.split.random_state", SEED, json("42"), "Seed of the split.").alias(&["data.train_test_split_seed", "data.split.seed", "data.random_state"]),
-    key("data.split.stratify_column", Text, Absent, "Stratified: by this column, else by the target (a number is binned)."),
+    key(
+        "data.preprocessing.min_frequency",
+        whole(1, 1_000_000_000),
+        json("1"),
+        "Categories of train with fewer rows fall together into one.",
+    ),
+    key(
+        "data.preprocessing.max_categories",
+        whole(1, 100_000),
+        json("100"),
+        "Most one-hot features of one column; the rarest beyond fall together.",
+    ),
+    key(
+        "data.split.strategy",
+        Shape::Choice(&[
+            name("random"),
+            also("stratified", &["stratify"]),
+            also("group", &["grouped"]),
+            also("time", &["temporal", "time_series"]),
+        ]),
+        json(r#""random""#),
+        "How rows are shared out.",
+    )
+    .alias(&["data.split.type", "data.split"]),
+    key(
+        "data.split.test_size",
+        between(0.0, 1.0),
+        json("0.2"),
+        "Fraction of all rows; without effect beside `data.test_path`.",
+    )
+    .alias(&["data.test_size"]),
+    key("data.split.val_size", between(0.0, 1.0), json("0.2"), "Fraction of the remaining rows.")
+        .alias(&["data.val_size", "data.split.validation_size"]),
+    key("data.split.random_state", SEED, json("42"), "Seed of the split.").alias(&[
+        "data.train_test_split_seed",
+        "data.split.seed",
+        "data.random_state",
+    ]),
+    key(
+        "data.split.stratify_column",
+        Text,
+        Absent,
+        "Stratified: by this column, else by the target (a number is binned).",
+    ),
     key("data.split.group_column", Text, Absent, "Group: rows of one group stay together."),
     key("data.split.time_column", Text, Absent, "Time: train is before val is before test."),
-    key("data.shuffle", Bool, json("true"), "Whether each epoch has an order of its own; it follows from the seed and the epoch only.").alias(&["data.batching.shuffle"]),
+    key(
+        "data.shuffle",
+        Bool,
+        json("true"),
+        "Whether each epoch has an order of its own; it follows from the seed and the epoch only.",
+    )
+    .alias(&["data.batching.shuffle"]),
     key("data.shuffle_seed", SEED, Derived("seed"), "Seed of the order of rows."),
-    key("data.drop_last", Bool, json("false"), "Whether a last batch that is not full is left out of an epoch.").alias(&["data.batching.drop_last"]),
+    key("data.drop_last", Bool, json("false"), "Whether a last batch that is not full is left out of an epoch.")
+        .alias(&["data.batching.drop_last"]),
     no_effect("data.batching.num_workers", whole(0, 4096), NO_WORKERS).alias(&["data.num_workers"]),
     no_effect("data.batching.prefetch_factor", whole(0, 4096), NO_WORKERS).alias(&["data.prefetch_factor"]),
     no_effect("data.batching.worker_init_seed", SEED, "no random choice depends on the process that reads"),
@@ -130,16 +274,50 @@ pub(crate) const JOB_KEYS: &[Key] = &[
     not_yet("data.augmentation.methods", Texts, "augmentation"),
     not_yet("data.validation", Any, "validation of data against a schema"),
     not_yet("data.quality", Any, "the quality report"),
-
     // model
-    key("model.type", MODELS, json(r#""mlp""#), "The architecture.").alias(&["model.name", "model", "model.architecture"]),
-    key("model.hidden_layers", Wholes { min: 1, max: 65_536 }, json("[64, 32]"), "Width of each hidden layer.").when("model.type", MLP).alias(&["model.hidden_dims", "model.hidden_sizes", "model.layers"]),
-    key("model.activation", Shape::Choice(&[name("relu"), name("gelu"), name("gelu_tanh"), name("sigmoid"), name("tanh"), also("silu", &["swish"])]), json(r#""relu""#), "After each hidden layer.").when("model.type", MLP),
-    key("model.dropout", below(0.0, 1.0), json("0.0"), "Share of hidden activations that a step leaves out.").when("model.type", &["mlp", "transformer_classifier"]).alias(&["model.dropout_rate"]),
-    key("model.normalization", Shape::Choice(&[name("none"), also("layer_norm", &["layernorm"]), later("batch_norm", &["batchnorm"])]), json(r#""none""#), "Before each activation.").when("model.type", MLP),
-    key("model.initialization.type", INITIALIZERS, Derived("kaiming_uniform for relu and silu and gelu, else xavier_uniform"), "How weights begin; biases begin at 0.").alias(&["model.initialization", "model.layer_initialization"]),
-    key("model.initialization.mean", ANY_NUMBER, json("0.0"), "Mean of the initial weights.").when("model.initialization.type", &["normal"]),
-    key("model.initialization.std", POSITIVE, json("0.02"), "Standard deviation of the initial weights.").when("model.initialization.type", &["normal"]),
+    key("model.type", MODELS, json(r#""mlp""#), "The architecture.").alias(&[
+        "model.name",
+        "model",
+        "model.architecture",
+    ]),
+    key("model.hidden_layers", Wholes { min: 1, max: 65_536 }, json("[64, 32]"), "Width of each hidden layer.")
+        .when("model.type", MLP)
+        .alias(&["model.hidden_dims", "model.hidden_sizes", "model.layers"]),
+    key(
+        "model.activation",
+        Shape::Choice(&[
+            name("relu"),
+            name("gelu"),
+            name("gelu_tanh"),
+            name("sigmoid"),
+            name("tanh"),
+            also("silu", &["swish"]),
+        ]),
+        json(r#""relu""#),
+        "After each hidden layer.",
+    )
+    .when("model.type", MLP),
+    key("model.dropout", below(0.0, 1.0), json("0.0"), "Share of hidden activations that a step leaves out.")
+        .when("model.type", &["mlp", "transformer_classifier"])
+        .alias(&["model.dropout_rate"]),
+    key(
+        "model.normalization",
+        Shape::Choice(&[name("none"), also("layer_norm", &["layernorm"]), later("batch_norm", &["batchnorm"])]),
+        json(r#""none""#),
+        "Before each activation.",
+    )
+    .when("model.type", MLP),
+    key(
+        "model.initialization.type",
+        INITIALIZERS,
+        Derived("kaiming_uniform for relu and silu and gelu, else xavier_uniform"),
+        "How weights begin; biases begin at 0.",
+    )
+    .alias(&["model.initialization", "model.layer_initialization"]),
+    key("model.initialization.mean", ANY_NUMBER, json("0.0"), "Mean of the initial weights.")
+        .when("model.initialization.type", &["normal"]),
+    key("model.initialization.std", POSITIVE, json("0.02"), "Standard deviation of the initial weights.")
+        .when("model.initialization.type", &["normal"]),
     key("model.initialization_seed", SEED, Derived("seed"), "Seed of the initial weights."),
     key("model.dropout_seed", SEED, Derived("seed"), "Seed of dropout."),
     no_effect("model.version", Label, "the registry numbers the versions of a model by itself"),
@@ -151,103 +329,284 @@ pub(crate) const JOB_KEYS: &[Key] = &[
     of_model("model.text_encoder.output_dim", whole(1, 65_536), AD_SCORE, "Width of the headline's embedding."),
     of_model("model.visual_encoder.type", Text, AD_SCORE, "Encoder of the image."),
     of_model("model.visual_encoder.output_dim", whole(1, 65_536), AD_SCORE, "Width of the image's embedding."),
-    of_model("model.tabular_encoder.hidden_layers", Wholes { min: 1, max: 65_536 }, AD_SCORE, "Width of each hidden layer over the table's features."),
+    of_model(
+        "model.tabular_encoder.hidden_layers",
+        Wholes { min: 1, max: 65_536 },
+        AD_SCORE,
+        "Width of each hidden layer over the table's features.",
+    ),
     of_model("model.tabular_encoder.output_dim", whole(1, 65_536), AD_SCORE, "Width of the table's embedding."),
     of_model("model.fusion.type", Text, AD_SCORE, "How the embeddings are joined."),
     of_model("model.fusion.hidden_dim", whole(1, 65_536), AD_SCORE, "Width of the joined embedding."),
-    of_model("model.head.hidden_layers", Wholes { min: 1, max: 65_536 }, AD_SCORE, "Width of each hidden layer of the head."),
+    of_model(
+        "model.head.hidden_layers",
+        Wholes { min: 1, max: 65_536 },
+        AD_SCORE,
+        "Width of each hidden layer of the head.",
+    ),
     of_model("model.head.dropout", below(0.0, 1.0), AD_SCORE, "Dropout of the head."),
-
     // training
-    key("training.epochs", whole(1, 1_000_000), json("20"), "Passes over the training part.").alias(&["training.num_epochs", "training.max_epochs"]),
-    key("training.batch_size", whole(1, 10_000_000), json("128"), "Rows of a global batch, whatever the world size.").alias(&["data.batch_size", "data.batching.batch_size"]),
-    key("training.loss", Shape::Choice(&[name("mse"), name("mae"), name("huber"), also("bce_with_logits", &["bce", "binary_cross_entropy"]), also("cross_entropy", &["ce"])]), Derived("mse, bce_with_logits or cross_entropy, by the task"), "What is minimized.").alias(&["training.loss_fn", "training.loss_function"]),
-    key("training.positive_weight", POSITIVE, json("1.0"), "Weight of the positive class in the loss.").when("task", BINARY).alias(&["training.pos_weight"]),
-    key("training.label_smoothing", below(0.0, 1.0), json("0.0"), "Smoothing of the one-hot targets.").when("task", &["multiclass"]),
-    key("training.optimizer.type", OPTIMIZERS, json(r#""adamw""#), "The optimizer.").alias(&["training.optimizer", "training.optimizer.name"]),
-    key("training.optimizer.learning_rate", above(0.0, 1000.0), json("0.001"), "Step size, before the schedule.").alias(&["training.learning_rate", "training.optimizer.lr"]),
-    key("training.optimizer.weight_decay", NOT_NEGATIVE, Derived("0.01 for adamw, else 0"), "Decoupled for adamw, in the gradient for the others.").alias(&["training.weight_decay"]),
-    key("training.optimizer.beta1", below(0.0, 1.0), json("0.9"), "Decay of the first moment.").when("training.optimizer.type", ADAMS),
-    key("training.optimizer.beta2", below(0.0, 1.0), json("0.999"), "Decay of the second moment.").when("training.optimizer.type", ADAMS),
-    key("training.optimizer.epsilon", POSITIVE, json("1e-8"), "Added to the root of the second moment.").when("training.optimizer.type", ADAMS).alias(&["training.optimizer.eps"]),
-    key("training.optimizer.momentum", below(0.0, 1.0), json("0.0"), "Momentum of SGD.").when("training.optimizer.type", &["sgd"]),
-    key("training.scheduler.type", SCHEDULERS, json(r#""constant""#), "Course of the learning rate; lengths in epochs unless the name says steps.").alias(&["training.scheduler", "training.scheduler.name"]),
-    key("training.scheduler.T_max", whole(1, 1_000_000), Derived("training.epochs"), "Epochs from the highest to the lowest rate; it rises again after.").when("training.scheduler.type", &["cosine_annealing"]).alias(&["training.scheduler.t_max"]),
-    key("training.scheduler.eta_min", NOT_NEGATIVE, json("0.0"), "Lowest rate.").when("training.scheduler.type", &["cosine_annealing", "warmup_cosine"]),
-    key("training.scheduler.warmup_steps", whole(1, 1_000_000_000), json("100"), "Steps until the full rate.").when("training.scheduler.type", &["linear_warmup", "warmup_cosine"]),
-    key("training.scheduler.start_factor", closed(0.0, 1.0), json("0.1"), "Share of the rate at the first step.").when("training.scheduler.type", &["linear_warmup"]),
-    key("training.scheduler.factor", between(0.0, 1.0), json("0.1"), "The rate is multiplied by this.").when("training.scheduler.type", &["reduce_on_plateau"]),
-    key("training.scheduler.patience", whole(0, 1_000_000), json("10"), "Epochs without a better val_loss before.").when("training.scheduler.type", &["reduce_on_plateau"]),
-    key("training.scheduler.threshold", NOT_NEGATIVE, json("0.0001"), "Relative change that counts as better.").when("training.scheduler.type", &["reduce_on_plateau"]),
-    key("training.scheduler.cooldown", whole(0, 1_000_000), json("0"), "Epochs after a reduction that do not count.").when("training.scheduler.type", &["reduce_on_plateau"]),
-    key("training.scheduler.min_lr", NOT_NEGATIVE, json("0.0"), "Lowest rate.").when("training.scheduler.type", &["reduce_on_plateau"]),
-    key("training.scheduler.step_size", whole(1, 1_000_000), json("10"), "Epochs between two reductions.").when("training.scheduler.type", &["step"]),
-    key("training.scheduler.gamma", above(0.0, 1.0), json("0.1"), "The rate is multiplied by this.").when("training.scheduler.type", &["step"]),
-    key("training.scheduler.max_lr", POSITIVE, Derived("training.optimizer.learning_rate"), "Highest rate.").when("training.scheduler.type", &["one_cycle"]),
-    key("training.scheduler.pct_start", between(0.0, 1.0), json("0.3"), "Share of all steps in which the rate rises.").when("training.scheduler.type", &["one_cycle"]),
-    key("training.scheduler.div_factor", closed(1.0, f64::INFINITY), json("25.0"), "The first rate is max_lr over this.").when("training.scheduler.type", &["one_cycle"]),
-    key("training.scheduler.final_div_factor", closed(1.0, f64::INFINITY), json("10000.0"), "The last rate is the first over this.").when("training.scheduler.type", &["one_cycle"]),
-    key("training.clip_grad_norm", NOT_NEGATIVE, json("0.0"), "Largest global norm of the gradient; 0: not clipped.").alias(&["training.gradient_clipping", "training.max_grad_norm"]),
-    key("training.clip_grad_value", NOT_NEGATIVE, json("0.0"), "Largest absolute value in the gradient; 0: not clipped."),
-    key("training.accumulation_steps", whole(1, 100_000), json("1"), "Batches whose gradients make one optimizer step.").alias(&["training.gradient_accumulation_steps"]),
-    key("training.early_stopping.enabled", Bool, Derived("whether anything stands under training.early_stopping"), "Whether training may end before its last epoch.").steers().alias(&["training.early_stopping"]),
-    key("training.early_stopping.monitor", Monitor, json(r#""val_loss""#), "val_loss or val_<metric>.").alias(&["training.early_stopping.metric"]),
-    key("training.early_stopping.patience", whole(1, 1_000_000), json("5"), "Epochs without improvement before the end."),
-    key("training.early_stopping.min_delta", NOT_NEGATIVE, json("0.0"), "Least absolute change that counts as improvement."),
-    key("training.early_stopping.mode", MODE, Derived("the direction of the monitored value"), "Whether less or more is better."),
-    key("training.early_stopping.restore_best", Bool, json("true"), "Whether the model that is announced is the best, not the last.").alias(&["training.early_stopping.restore_best_weights"]),
-    key("training.logical_shards", whole(1, 1024), json("8"), "Fixed cut of a global batch; never changed by the world size."),
-    key("training.checkpoint.save_freq", whole(1, 1_000_000), json("1"), "Epochs between two checkpoints.").alias(&["training.checkpoints.save_freq"]),
-    key("training.checkpoint.keep_best", whole(1, 1000), json("3"), "How many of the best are kept, beside the latest.").alias(&["training.checkpoints.keep_best"]),
-    key("training.checkpoint.metric_name", Monitor, json(r#""val_loss""#), "What the best is judged by.").alias(&["training.checkpoint.monitor", "training.checkpoints.metric_name"]),
-    key("training.checkpoint.mode", MODE, Derived("the direction of metric_name"), "Whether less or more is better.").alias(&["training.checkpoints.mode"]),
+    key("training.epochs", whole(1, 1_000_000), json("20"), "Passes over the training part.")
+        .alias(&["training.num_epochs", "training.max_epochs"]),
+    key("training.batch_size", whole(1, 10_000_000), json("128"), "Rows of a global batch, whatever the world size.")
+        .alias(&["data.batch_size", "data.batching.batch_size"]),
+    key(
+        "training.loss",
+        Shape::Choice(&[
+            name("mse"),
+            name("mae"),
+            name("huber"),
+            also("bce_with_logits", &["bce", "binary_cross_entropy"]),
+            also("cross_entropy", &["ce"]),
+        ]),
+        Derived("mse, bce_with_logits or cross_entropy, by the task"),
+        "What is minimized.",
+    )
+    .alias(&["training.loss_fn", "training.loss_function"]),
+    key("training.positive_weight", POSITIVE, json("1.0"), "Weight of the positive class in the loss.")
+        .when("task", BINARY)
+        .alias(&["training.pos_weight"]),
+    key("training.label_smoothing", below(0.0, 1.0), json("0.0"), "Smoothing of the one-hot targets.")
+        .when("task", &["multiclass"]),
+    key("training.optimizer.type", OPTIMIZERS, json(r#""adamw""#), "The optimizer.")
+        .alias(&["training.optimizer", "training.optimizer.name"]),
+    key("training.optimizer.learning_rate", above(0.0, 1000.0), json("0.001"), "Step size, before the schedule.")
+        .alias(&["training.learning_rate", "training.optimizer.lr"]),
+    key(
+        "training.optimizer.weight_decay",
+        NOT_NEGATIVE,
+        Derived("0.01 for adamw, else 0"),
+        "Decoupled for adamw, in the gradient for the others.",
+    )
+    .alias(&["training.weight_decay"]),
+    key("training.optimizer.beta1", below(0.0, 1.0), json("0.9"), "Decay of the first moment.")
+        .when("training.optimizer.type", ADAMS),
+    key("training.optimizer.beta2", below(0.0, 1.0), json("0.999"), "Decay of the second moment.")
+        .when("training.optimizer.type", ADAMS),
+    key("training.optimizer.epsilon", POSITIVE, json("1e-8"), "Added to the root of the second moment.")
+        .when("training.optimizer.type", ADAMS)
+        .alias(&["training.optimizer.eps"]),
+    key("training.optimizer.momentum", below(0.0, 1.0), json("0.0"), "Momentum of SGD.")
+        .when("training.optimizer.type", &["sgd"]),
+    key(
+        "training.scheduler.type",
+        SCHEDULERS,
+        json(r#""constant""#),
+        "Course of the learning rate; lengths in epochs unless the name says steps.",
+    )
+    .alias(&["training.scheduler", "training.scheduler.name"]),
+    key(
+        "training.scheduler.T_max",
+        whole(1, 1_000_000),
+        Derived("training.epochs"),
+        "Epochs from the highest to the lowest rate; it rises again after.",
+    )
+    .when("training.scheduler.type", &["cosine_annealing"])
+    .alias(&["training.scheduler.t_max"]),
+    key("training.scheduler.eta_min", NOT_NEGATIVE, json("0.0"), "Lowest rate.")
+        .when("training.scheduler.type", &["cosine_annealing", "warmup_cosine"]),
+    key("training.scheduler.warmup_steps", whole(1, 1_000_000_000), json("100"), "Steps until the full rate.")
+        .when("training.scheduler.type", &["linear_warmup", "warmup_cosine"]),
+    key("training.scheduler.start_factor", closed(0.0, 1.0), json("0.1"), "Share of the rate at the first step.")
+        .when("training.scheduler.type", &["linear_warmup"]),
+    key("training.scheduler.factor", between(0.0, 1.0), json("0.1"), "The rate is multiplied by this.")
+        .when("training.scheduler.type", &["reduce_on_plateau"]),
+    key("training.scheduler.patience", whole(0, 1_000_000), json("10"), "Epochs without a better val_loss before.")
+        .when("training.scheduler.type", &["reduce_on_plateau"]),
+    key("training.scheduler.threshold", NOT_NEGATIVE, json("0.0001"), "Relative change that counts as better.")
+        .when("training.scheduler.type", &["reduce_on_plateau"]),
+    key("training.scheduler.cooldown", whole(0, 1_000_000), json("0"), "Epochs after a reduction that do not count.")
+        .when("training.scheduler.type", &["reduce_on_plateau"]),
+    key("training.scheduler.min_lr", NOT_NEGATIVE, json("0.0"), "Lowest rate.")
+        .when("training.scheduler.type", &["reduce_on_plateau"]),
+    key("training.scheduler.step_size", whole(1, 1_000_000), json("10"), "Epochs between two reductions.")
+        .when("training.scheduler.type", &["step"]),
+    key("training.scheduler.gamma", above(0.0, 1.0), json("0.1"), "The rate is multiplied by this.")
+        .when("training.scheduler.type", &["step"]),
+    key("training.scheduler.max_lr", POSITIVE, Derived("training.optimizer.learning_rate"), "Highest rate.")
+        .when("training.scheduler.type", &["one_cycle"]),
+    key("training.scheduler.pct_start", between(0.0, 1.0), json("0.3"), "Share of all steps in which the rate rises.")
+        .when("training.scheduler.type", &["one_cycle"]),
+    key(
+        "training.scheduler.div_factor",
+        closed(1.0, f64::INFINITY),
+        json("25.0"),
+        "The first rate is max_lr over this.",
+    )
+    .when("training.scheduler.type", &["one_cycle"]),
+    key(
+        "training.scheduler.final_div_factor",
+        closed(1.0, f64::INFINITY),
+        json("10000.0"),
+        "The last rate is the first over this.",
+    )
+    .when("training.scheduler.type", &["one_cycle"]),
+    key("training.clip_grad_norm", NOT_NEGATIVE, json("0.0"), "Largest global norm of the gradient; 0: not clipped.")
+        .alias(&["training.gradient_clipping", "training.max_grad_norm"]),
+    key(
+        "training.clip_grad_value",
+        NOT_NEGATIVE,
+        json("0.0"),
+        "Largest absolute value in the gradient; 0: not clipped.",
+    ),
+    key(
+        "training.accumulation_steps",
+        whole(1, 100_000),
+        json("1"),
+        "Batches whose gradients make one optimizer step.",
+    )
+    .alias(&["training.gradient_accumulation_steps"]),
+    key(
+        "training.early_stopping.enabled",
+        Bool,
+        Derived("whether anything stands under training.early_stopping"),
+        "Whether training may end before its last epoch.",
+    )
+    .steers()
+    .alias(&["training.early_stopping"]),
+    key("training.early_stopping.monitor", Monitor, json(r#""val_loss""#), "val_loss or val_<metric>.")
+        .alias(&["training.early_stopping.metric"]),
+    key(
+        "training.early_stopping.patience",
+        whole(1, 1_000_000),
+        json("5"),
+        "Epochs without improvement before the end.",
+    ),
+    key(
+        "training.early_stopping.min_delta",
+        NOT_NEGATIVE,
+        json("0.0"),
+        "Least absolute change that counts as improvement.",
+    ),
+    key(
+        "training.early_stopping.mode",
+        MODE,
+        Derived("the direction of the monitored value"),
+        "Whether less or more is better.",
+    ),
+    key(
+        "training.early_stopping.restore_best",
+        Bool,
+        json("true"),
+        "Whether the model that is announced is the best, not the last.",
+    )
+    .alias(&["training.early_stopping.restore_best_weights"]),
+    key(
+        "training.logical_shards",
+        whole(1, 1024),
+        json("8"),
+        "Fixed cut of a global batch; never changed by the world size.",
+    ),
+    key("training.checkpoint.save_freq", whole(1, 1_000_000), json("1"), "Epochs between two checkpoints.")
+        .alias(&["training.checkpoints.save_freq"]),
+    key(
+        "training.checkpoint.keep_best",
+        whole(1, 1000),
+        json("3"),
+        "How many of the best are kept, beside the latest.",
+    )
+    .alias(&["training.checkpoints.keep_best"]),
+    key("training.checkpoint.metric_name", Monitor, json(r#""val_loss""#), "What the best is judged by.")
+        .alias(&["training.checkpoint.monitor", "training.checkpoints.metric_name"]),
+    key("training.checkpoint.mode", MODE, Derived("the direction of metric_name"), "Whether less or more is better.")
+        .alias(&["training.checkpoints.mode"]),
     key("training.log_interval", whole(1, 1_000_000), json("10"), "Steps between two progress events."),
-    key("training.precision", Shape::Choice(&[also("f32", &["fp32", "float32"]), later("bf16", &["bfloat16"]), later("f16", &["fp16", "float16", "mixed"])]), json(r#""f32""#), "Of parameters and products."),
-    key("training.batch_order", Shape::Choice(&[name("sequential"), also("shuffled", &["random"])]), Derived("data.shuffle"), "sequential: stored order; beside `shuffle: true` an order fixed by the seed.").steers().alias(&["data.batch_order", "data.batching.batch_order"]),
+    key(
+        "training.precision",
+        Shape::Choice(&[
+            also("f32", &["fp32", "float32"]),
+            later("bf16", &["bfloat16"]),
+            later("f16", &["fp16", "float16", "mixed"]),
+        ]),
+        json(r#""f32""#),
+        "Of parameters and products.",
+    ),
+    key(
+        "training.batch_order",
+        Shape::Choice(&[name("sequential"), also("shuffled", &["random"])]),
+        Derived("data.shuffle"),
+        "sequential: stored order; beside `shuffle: true` an order fixed by the seed.",
+    )
+    .steers()
+    .alias(&["data.batch_order", "data.batching.batch_order"]),
     not_yet("training.mixed_precision", Bool, "mixed precision"),
     not_yet("training.distributed", Any, "distributed training"),
     not_yet("training.privacy", Any, "differentially private training"),
     not_yet("training.resume_from", Text, "training from another job's checkpoint"),
-
     // environment (deterministic_config.yaml)
     no_effect("environment.deterministic", Bool, DETERMINISTIC),
     no_effect("environment.cudnn_deterministic", Bool, DETERMINISTIC),
     no_effect("environment.use_deterministic_algorithms", Bool, DETERMINISTIC),
     no_effect("environment.benchmark", Bool, "kernels are chosen by shape alone, never by timing"),
-    no_effect("environment.python_hash_seed", SEED, "there is no Python, and nothing depends on the order of a hash table"),
+    no_effect(
+        "environment.python_hash_seed",
+        SEED,
+        "there is no Python, and nothing depends on the order of a hash table",
+    ),
     no_effect("environment.cublas_workspace_config", Label, "cuBLAS is not used where its order of sums could change"),
-
     // evaluation
-    key("evaluation.metrics", Texts, Derived("the task's default metrics"), "What is computed on val and test.").alias(&["metrics"]),
-    key("evaluation.metrics.regression", Texts, Absent, "Metrics where the task is regression.").steers().alias(&["metrics.regression"]),
-    key("evaluation.metrics.binary_classification", Texts, Absent, "Metrics where the task is binary_classification.").steers().alias(&["metrics.binary_classification"]),
-    key("evaluation.metrics.multiclass", Texts, Absent, "Metrics where the task is multiclass.").steers().alias(&["metrics.multiclass"]),
-    key("evaluation.primary_metric", Text, Derived("rmse, f1 or f1_macro by the task, or the first of evaluation.metrics"), "The one that a summary leads with.").alias(&["primary_metric"]),
-    key("evaluation.threshold", between(0.0, 1.0), json("0.5"), "Positive at or above this probability.").when("task", BINARY),
+    key("evaluation.metrics", Texts, Derived("the task's default metrics"), "What is computed on val and test.")
+        .alias(&["metrics"]),
+    key("evaluation.metrics.regression", Texts, Absent, "Metrics where the task is regression.")
+        .steers()
+        .alias(&["metrics.regression"]),
+    key("evaluation.metrics.binary_classification", Texts, Absent, "Metrics where the task is binary_classification.")
+        .steers()
+        .alias(&["metrics.binary_classification"]),
+    key("evaluation.metrics.multiclass", Texts, Absent, "Metrics where the task is multiclass.")
+        .steers()
+        .alias(&["metrics.multiclass"]),
+    key(
+        "evaluation.primary_metric",
+        Text,
+        Derived("rmse, f1 or f1_macro by the task, or the first of evaluation.metrics"),
+        "The one that a summary leads with.",
+    )
+    .alias(&["primary_metric"]),
+    key("evaluation.threshold", between(0.0, 1.0), json("0.5"), "Positive at or above this probability.")
+        .when("task", BINARY),
     not_yet("evaluation.validation_strategy", Any, "cross-validation"),
     not_yet("evaluation.calibration", Any, "calibration"),
     not_yet("evaluation.generate_plots", Bool, "plots"),
     not_yet("evaluation.robustness", Any, "robustness"),
     not_yet("evaluation.fairness", Any, "fairness"),
     not_yet("evaluation.error_analysis", Any, "error analysis"),
-
     // tracking
-    key("tracking.experiment", Text, Derived("name"), "The experiment that the run belongs to.").alias(&["experiment.name", "experiment", "tracking.experiment_name"]),
+    key("tracking.experiment", Text, Derived("name"), "The experiment that the run belongs to.").alias(&[
+        "experiment.name",
+        "experiment",
+        "tracking.experiment_name",
+    ]),
     key("tracking.tags.*", Label, Absent, "Tags of the run.").alias(&["experiment.tags.*", "experiment.metadata.*"]),
-    key("tracking.parameters", Patterns, json("[]"), "Patterns of plan paths to record, such as training.optimizer.*; empty: all."),
+    key(
+        "tracking.parameters",
+        Patterns,
+        json("[]"),
+        "Patterns of plan paths to record, such as training.optimizer.*; empty: all.",
+    ),
     no_effect("tracking.metrics", Texts, "every metric of a run is recorded"),
     not_yet("tracking.resources", Texts, "monitoring of resources"),
     not_yet("tracking.artifacts", Records(TRACKED_ARTIFACT), "a choice of the artifacts to keep"),
-    not_yet("tracking.tracking_uri", ServiceUri, "a tracking server of the job's own; runs are recorded by the platform's tracker").alias(&["experiment.tracking_uri", "tracking.uri"]),
-    not_yet("tracking.artifact_location", ServiceUri, "an artifact store of the job's own; artifacts lie in the platform's store").alias(&["experiment.artifact_location"]),
-
+    not_yet(
+        "tracking.tracking_uri",
+        ServiceUri,
+        "a tracking server of the job's own; runs are recorded by the platform's tracker",
+    )
+    .alias(&["experiment.tracking_uri", "tracking.uri"]),
+    not_yet(
+        "tracking.artifact_location",
+        ServiceUri,
+        "an artifact store of the job's own; artifacts lie in the platform's store",
+    )
+    .alias(&["experiment.artifact_location"]),
     // notifications, resources, limits
     key("notifications.webhooks", Records(WEBHOOK), json("[]"), "Where terminal events are posted to."),
     not_yet("notifications.email", Any, "notices by e-mail"),
     not_yet("notifications.slack", Any, "notices to Slack"),
     not_yet("notifications.teams", Any, "notices to Teams"),
     key("resources.device", Device, json(r#""auto""#), "auto or cpu.").alias(&["training.device", "device"]),
-    key("resources.world_size", whole(1, 1024), json("1"), "Ranks of the training gang.").alias(&["training.world_size"]),
+    key("resources.world_size", whole(1, 1024), json("1"), "Ranks of the training gang.")
+        .alias(&["training.world_size"]),
     key("resources.threads", whole(0, 1024), json("0"), "Compute threads of a rank; 0: what the machine gives."),
     key("limits.deadline_s", whole(1, 2_592_000), json("3600"), "Seconds from acceptance to the end of the job."),
     key("limits.max_attempts", whole(1, 20), json("3"), "How often a task is tried."),

@@ -7,13 +7,26 @@ use super::{ANY_NUMBER, Key, NOT_NEGATIVE, SEED, Shape, also, key, name, not_yet
 
 const DIRECTION: Shape = Shape::Choice(&[also("minimize", &["min"]), also("maximize", &["max"])]);
 const METHODS: Shape = Shape::Choice(&[
-    also("bayesian", &["gp", "gaussian_process"]), name("tpe"), name("random"), name("grid"), name("hyperband"), name("asha"), name("pbt"),
+    also("bayesian", &["gp", "gaussian_process"]),
+    name("tpe"),
+    name("random"),
+    name("grid"),
+    name("hyperband"),
+    name("asha"),
+    name("pbt"),
 ]);
 const PARAMETER_TYPES: Shape = Shape::Choice(&[
-    also("categorical", &["choice"]), also("float", &["uniform"]), also("int", &["integer"]), also("log_float", &["log_uniform", "loguniform"]), also("log_int", &["log_integer"]),
+    also("categorical", &["choice"]),
+    also("float", &["uniform"]),
+    also("int", &["integer"]),
+    also("log_float", &["log_uniform", "loguniform"]),
+    also("log_int", &["log_integer"]),
 ]);
 const COMPARISONS: Shape = Shape::Choice(&[
-    also("less_than", &["<"]), also("less_or_equal", &["<="]), also("greater_than", &[">"]), also("greater_or_equal", &[">="]),
+    also("less_than", &["<"]),
+    also("less_or_equal", &["<="]),
+    also("greater_than", &[">"]),
+    also("greater_or_equal", &[">="]),
 ]);
 const UNITS: Shape = Shape::Choice(&[name("absolute"), name("relative"), name("fraction"), name("percent")]);
 
@@ -33,8 +46,13 @@ pub(crate) const SWEEP_KEYS: &[Key] = &[
 ];
 
 const STRATEGIES: Shape = Shape::Choice(&[
-    name("kfold"), name("stratified_kfold"), name("group_kfold"), name("stratified_group_kfold"),
-    also("time_series_split", &["time_series", "time"]), name("holdout"), name("leave_one_group_out"),
+    name("kfold"),
+    name("stratified_kfold"),
+    name("group_kfold"),
+    name("stratified_group_kfold"),
+    also("time_series_split", &["time_series", "time"]),
+    name("holdout"),
+    name("leave_one_group_out"),
 ]);
 
 /// Keys of an evaluation.
@@ -47,11 +65,19 @@ pub(crate) const EVALUATION_KEYS: &[Key] = &[
     not_yet("validation_strategy.group_column", Text, "the column of groups"),
     not_yet("validation_strategy.time_column", Text, "the column of time"),
     not_yet("primary_metrics.regression", Text, "the metric that leads where the task is regression"),
-    not_yet("primary_metrics.binary_classification", Text, "the metric that leads where the task is binary_classification"),
+    not_yet(
+        "primary_metrics.binary_classification",
+        Text,
+        "the metric that leads where the task is binary_classification",
+    ),
     not_yet("primary_metrics.multiclass", Text, "the metric that leads where the task is multiclass"),
     not_yet("generate_plots", Bool, "plots"),
     not_yet("calibration.apply", Bool, "calibration"),
-    not_yet("calibration.method", Shape::Choice(&[name("isotonic"), also("sigmoid", &["platt"]), name("temperature")]), "the calibrator"),
+    not_yet(
+        "calibration.method",
+        Shape::Choice(&[name("isotonic"), also("sigmoid", &["platt"]), name("temperature")]),
+        "the calibrator",
+    ),
     not_yet("calibration.cv_folds", whole(2, 1000), "folds of the calibrator"),
 ];
 
@@ -63,7 +89,19 @@ const BASELINE_METRIC: &[Key] = &[
     key("critical", Bool, Absent, "Whether failing it refuses the model."),
 ];
 const DRIFT_METRIC: &[Key] = &[
-    key("name", Shape::Choice(&[name("psi"), name("kl_divergence"), also("ks_test_pvalue", &["ks_pvalue"]), name("ks_statistic"), name("js_divergence"), name("wasserstein")]), Required, "The measure of drift."),
+    key(
+        "name",
+        Shape::Choice(&[
+            name("psi"),
+            name("kl_divergence"),
+            also("ks_test_pvalue", &["ks_pvalue"]),
+            name("ks_statistic"),
+            name("js_divergence"),
+            name("wasserstein"),
+        ]),
+        Required,
+        "The measure of drift.",
+    ),
     key("threshold", ANY_NUMBER, Required, "The bound."),
     key("comparison", COMPARISONS, Absent, "Which side of the bound is good."),
     key("critical", Bool, Absent, "Whether failing it refuses the model."),
@@ -99,5 +137,11 @@ macro_rules! thresholds {
 
 /// Keys of quality gates.
 pub(crate) const GATES_KEYS: &[Key] = thresholds!(
-    "regression", "classification", "binary_classification", "multiclass", "data_quality", "performance", "fairness"
+    "regression",
+    "classification",
+    "binary_classification",
+    "multiclass",
+    "data_quality",
+    "performance",
+    "fairness"
 );

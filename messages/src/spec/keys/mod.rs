@@ -81,21 +81,29 @@ pub(crate) struct Range {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Shape {
     Bool,
-    Whole { min: i64, max: i64 },
+    Whole {
+        min: i64,
+        max: i64,
+    },
     Number(Range),
     /// Not empty.
     Text,
     /// May be empty.
     Label,
     /// One ASCII character; or none, where that is a choice.
-    Character { may_be_empty: bool },
+    Character {
+        may_be_empty: bool,
+    },
     Choice(&'static [Choice]),
     /// A list of them; one of them alone will do.
     Choices(&'static [Choice]),
     /// A text or a list of texts; which may be empty.
     Texts,
     /// A list of whole numbers.
-    Wholes { min: i64, max: i64 },
+    Wholes {
+        min: i64,
+        max: i64,
+    },
     /// One path or a list of paths of local files.
     Paths,
     /// `http(s)://`, without credentials.
@@ -140,7 +148,15 @@ const fn key(path: &'static str, shape: Shape, default: Fallback, doc: &'static 
 }
 
 const fn no_effect(path: &'static str, shape: Shape, because: &'static str) -> Key {
-    Key { path, shape, default: Fallback::Absent, aliases: &[], doc: because, status: Status::NoEffect(because), when: None }
+    Key {
+        path,
+        shape,
+        default: Fallback::Absent,
+        aliases: &[],
+        doc: because,
+        status: Status::NoEffect(because),
+        when: None,
+    }
 }
 
 const fn not_yet(path: &'static str, shape: Shape, what: &'static str) -> Key {
