@@ -129,7 +129,7 @@ impl Bench {
                 self.ended += u64::from(entry.event.is_terminal());
                 self.inputs.push_back(Input::Published { job, id: entry.id });
             }
-            Effect::Offer { worker, job, task, attempt, offer } => self.offer(worker, job, task, attempt, *offer),
+            Effect::Offer { worker, job, task, attempt, offer, .. } => self.offer(worker, job, task, attempt, *offer),
             Effect::Answer { token, answer } => self.answered(token, *answer),
             Effect::Emit { .. } | Effect::Control { .. } | Effect::Load { .. } => {}
         }

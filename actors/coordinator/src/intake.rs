@@ -41,8 +41,9 @@ pub(crate) async fn accept(env: &RoleEnv, envelope: Envelope<Submit>) -> Result<
     let document = serde_json::to_vec(&envelope.data).map_err(internal)?;
     let content_blake3 = blake3_hex(&document);
     let (name, bytes) = match &envelope.data.spec {
-        SpecDocument::Text { text, .. } => ("spec.yaml", Bytes::from(text.clone())),
-        SpecDocument::Object(_) => ("spec.json", Bytes::from(document)),
+        SpecDocument::Text { text, bases, .. } if bases.is_empty() => ("spec.yaml", Bytes::from(text.clone())),
+        // With the texts of its base configurations, or as the object that it came as.
+        SpecDocument::Text { .. } | SpecDocument::Object(_) => ("spec.json", Bytes::from(document)),
     };
     let plan_bytes = Bytes::from(serde_json::to_vec_pretty(&plan).map_err(internal)?);
     let stored = |error: bus::Error| Refusal::from(error.to_wire());

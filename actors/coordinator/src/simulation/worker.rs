@@ -16,7 +16,6 @@ pub struct Attempt {
     pub phase: Phase,
     /// When to do the next thing (finish, or ask again).
     pub at: UnixMs,
-    pub world_size: u32,
     pub ranks: Vec<u32>,
     pub generation: u32,
     pub joined: u32,
@@ -89,7 +88,7 @@ impl SimWorker {
                 held: self
                     .attempts
                     .iter()
-                    .filter(|(_, a)| (*role == Role::Trainer) == !a.ranks.is_empty())
+                    .filter(|(_, a)| (*role == Role::Trainer) != a.ranks.is_empty())
                     .filter(|((_, task), _)| role_of(task) == *role)
                     .filter_map(|((job, task), a)| {
                         let fence = a.phase.fence()?;
@@ -163,25 +162,18 @@ impl SimWorker {
                 self.reserved.insert(job, (attempt, slots, expires_at));
                 OfferAnswer::Accepted { slots, fingerprint: "cpu".into() }
             }
-            Offer::Start { work, fence, generation, ranks, world_size } => {
+            Offer::Start { work, fence, generation, ranks, .. } => {
                 let key = (work.job.clone(), work.task.clone());
                 if self.attempts.get(&key).is_some_and(|a| a.work.attempt >= work.attempt) {
                     return OfferAnswer::Started;
                 }
                 self.attempts.remove(&key);
-                let held = self.reserved.remove(&key.0).filter(|r| r.2 > now && r.0 == work.attempt).is_some();
+                let held = self.reserved.remove(&key.0).is_some_and(|r| r.2 > now && r.0 == work.attempt);
                 if !held && self.slots_used(now) + ranks.len() as u32 > self.slots {
                     return OfferAnswer::Declined { reason: "the reservation has run out".into() };
                 }
-                let attempt = Attempt {
-                    work: *work,
-                    phase: Phase::Joining(fence),
-                    at: now,
-                    world_size,
-                    ranks,
-                    generation,
-                    joined: 0,
-                };
+                let attempt =
+                    Attempt { work: *work, phase: Phase::Joining(fence), at: now, ranks, generation, joined: 0 };
                 self.attempts.insert(key, attempt);
                 OfferAnswer::Started
             }
@@ -196,6 +188,10 @@ impl SimWorker {
                 OfferAnswer::Released
             }
         }
+    }
+
+    pub fn is_joining(&self, key: &(JobId, TaskId), fence: Fence) -> bool {
+        self.attempts.get(key).is_some_and(|a| a.phase == Phase::Joining(fence))
     }
 
     pub fn on_control(&mut self, control: &Control) {

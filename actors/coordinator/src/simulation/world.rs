@@ -131,7 +131,7 @@ impl World {
             for _ in 0..=world.below(2) {
                 let token = world.token(Asker::Submitter);
                 let input = Input::Submit { token: Some(token), submission: Box::new(submission.clone()) };
-                world.to_leaders(input);
+                world.ask_leader(input);
             }
         }
         world
@@ -208,7 +208,7 @@ impl World {
     }
 
     /// Requests reach whoever leads; with two at once, either.
-    fn to_leaders(&mut self, input: Input) {
+    fn ask_leader(&mut self, input: Input) {
         let leading: Vec<(usize, u64)> =
             self.coordinators.iter().enumerate().filter_map(|(i, c)| c.as_ref().map(|c| (i, c.term))).collect();
         if leading.is_empty() {
@@ -301,7 +301,7 @@ impl World {
         }
         for submission in self.submitted.clone() {
             let token = self.token(Asker::Submitter);
-            self.to_leaders(Input::Submit { token: Some(token), submission: Box::new(submission) });
+            self.ask_leader(Input::Submit { token: Some(token), submission: Box::new(submission) });
         }
     }
 
@@ -343,7 +343,7 @@ impl World {
             let pick = self.below(self.submitted.len() as u64) as usize;
             let job = self.submitted[pick].job.clone();
             let token = self.token(Asker::Submitter);
-            self.to_leaders(Input::Cancel { token: Some(token), cancel: Cancel { job, reason: None } });
+            self.ask_leader(Input::Cancel { token: Some(token), cancel: Cancel { job, reason: None } });
         }
     }
 
@@ -398,11 +398,11 @@ impl World {
                     }
                 }
                 self.stored.entry(job.clone()).or_default().insert(name);
-                if !self.chance(30) {
-                    self.send(Packet::To { coordinator, term, input: Input::Published { job, id } });
-                } else {
+                if self.chance(30) {
                     // Its answer was lost: it is published again, and found stored.
                     self.send(Packet::Outbox { coordinator, term, job, id, name, terminal });
+                } else {
+                    self.send(Packet::To { coordinator, term, input: Input::Published { job, id } });
                 }
             }
             Packet::Work(work) => {
@@ -488,10 +488,10 @@ impl World {
                     }
                 }
             }
-            (Asker::Join { worker, key, fence }, Answer::Error(error)) if error.code == Code::Fenced => {
-                if self.workers[worker].attempts.get(&key).is_some_and(|a| a.phase == Phase::Joining(fence)) {
-                    self.workers[worker].attempts.remove(&key);
-                }
+            (Asker::Join { worker, key, fence }, Answer::Error(error))
+                if error.code == Code::Fenced && self.workers[worker].is_joining(&key, fence) =>
+            {
+                self.workers[worker].attempts.remove(&key);
             }
             _ => {}
         }
@@ -533,15 +533,7 @@ impl World {
         let Some(message) = self.stream.get_mut(&pick) else { return };
         message.redeliver_at = now + self.timings.ack_wait_ms;
         let work = message.work.clone();
-        let attempt = Attempt {
-            work,
-            phase: Phase::Claiming,
-            at: now,
-            world_size: 0,
-            ranks: Vec::new(),
-            generation: 0,
-            joined: 0,
-        };
+        let attempt = Attempt { work, phase: Phase::Claiming, at: now, ranks: Vec::new(), generation: 0, joined: 0 };
         self.workers[index].attempts.insert((pick.0, pick.1), attempt);
     }
 
@@ -552,14 +544,14 @@ impl World {
             Phase::Claiming => {
                 let claim = self.workers[index].claim(&attempt.work);
                 let token = self.token(Asker::Claim { worker: index, key: key.clone(), attempt: attempt.work.attempt });
-                self.to_leaders(Input::Claim { token, claim });
+                self.ask_leader(Input::Claim { token, claim });
                 attempt.at = again;
             }
             Phase::Joining(fence) => {
                 attempt.joined = 0;
                 for join in self.workers[index].joins(key) {
                     let token = self.token(Asker::Join { worker: index, key: key.clone(), fence });
-                    self.to_leaders(Input::Join { token, join });
+                    self.ask_leader(Input::Join { token, join });
                 }
                 attempt.at = again + 1_000;
             }
@@ -576,7 +568,7 @@ impl World {
             Phase::Reporting(fence, _) => {
                 if let Some(report) = self.workers[index].report(&attempt) {
                     let token = self.token(Asker::Report { worker: index, key: key.clone(), fence });
-                    self.to_leaders(Input::Report { token, report: Box::new(report) });
+                    self.ask_leader(Input::Report { token, report: Box::new(report) });
                 }
                 attempt.at = again;
             }
