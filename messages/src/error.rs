@@ -103,6 +103,8 @@ codes! {
     TrackerUnavailable = "tracker_unavailable", Infrastructure, true;
     /// NATS could not be reached, or the connection was lost.
     BusUnavailable = "bus_unavailable", Infrastructure, true;
+    /// An address to listen on is taken, not one of this host, or no address.
+    AddressUnavailable = "address_unavailable", Infrastructure, false;
     /// NATS refused the credentials or a subject.
     PermissionDenied = "permission_denied", Infrastructure, false;
     /// The streams are full: try later.

@@ -130,7 +130,8 @@ pub fn envelope<T: Payload>(name: &str, data: T) -> Envelope<T> {
 pub fn all() -> Vec<Sample> {
     let mut all = submissions();
     all.extend(coordinator());
-    all.extend(gangs_and_feeds());
+    all.extend(gangs());
+    all.extend(feeds());
     all.extend(works());
     all.extend(events());
     all.extend(workers());
@@ -202,7 +203,7 @@ fn coordinator() -> Vec<Sample> {
     ]
 }
 
-fn gangs_and_feeds() -> Vec<Sample> {
+fn gangs() -> Vec<Sample> {
     let train = work(WorkInput::Train { dataset: artifact("manifest.json"), resume: None });
     let peer = Peer { rank: 0, worker: worker(), host: "node1".into(), address: Some("10.0.0.1:4000".into()) };
     vec![
@@ -251,6 +252,11 @@ fn gangs_and_feeds() -> Vec<Sample> {
             },
         ),
         message("rdzv_culprit_noted", Reply::Ok(CulpritNoted {})),
+    ]
+}
+
+fn feeds() -> Vec<Sample> {
+    vec![
         message(
             "feed_open",
             OpenFeed {

@@ -64,7 +64,13 @@ fn with_column(column: usize, value: impl Fn(usize) -> String) -> String {
 const CLASSES: &[&str] = &["task=binary_classification", "data.target.column=class", "data.exclude=[y]"];
 const MANY_CLASSES: &[&str] = &["task=multiclass", "data.target.column=class", "data.exclude=[y]"];
 
+/// In the order in which they run.
 fn cases() -> Vec<Case> {
+    [files(), values(), targets(), outside(), vec![too_few_for_a_batch()]].into_iter().flatten().collect()
+}
+
+/// Files that are no table.
+fn files() -> Vec<Case> {
     let usual = || table(60);
     vec![
         wrong("missing", "", &["missing.csv", "no such file", "mising.csv"])
@@ -91,8 +97,23 @@ fn cases() -> Vec<Case> {
         wrong("latin1", with_line(4, b"r2,0.5,0.5,gr\xfcn,1,good"), &["latin1.csv line 4", "0xfc", "not UTF-8"]),
         wrong("utf16", b"\xff\xfei\0d\0".as_slice(), &["utf16.csv", "UTF-16", "UTF-8"]),
         wrong("parquet_named_csv", b"PAR1....PAR1".as_slice(), &["parquet_named_csv.csv", "a Parquet file"]),
+    ]
+}
+
+/// Tables with values that cannot be used.
+fn values() -> Vec<Case> {
+    vec![
         wrong("infinite", with_line(9, b"r7,inf,0.5,red,1,good"), &["infinite.csv line 9", "\"size\"", "not finite"]),
         wrong("overflow", with_line(10, b"r8,1e999,0.5,red,1,good"), &["overflow.csv line 10", "\"size\"", "3.4e38"]),
+        wrong("one_row", table(1), &["train part is empty after the split", "1 rows"]),
+        wrong("same_id_twice", with_line(9, b"r3,0.5,0.5,red,1,good"), &["\"id\"", "row 4", "row 8"]),
+    ]
+}
+
+/// Targets from which nothing can be learned.
+fn targets() -> Vec<Case> {
+    let usual = || table(60);
+    vec![
         wrong(
             "nan_target",
             with_line(6, b"r4,0.5,0.5,red,NaN,good"),
@@ -126,8 +147,12 @@ fn cases() -> Vec<Case> {
             &["\"class\"", "3 classes, expected two"],
         )
         .set(CLASSES),
-        wrong("one_row", table(1), &["train part is empty after the split", "1 rows"]),
-        wrong("same_id_twice", with_line(9, b"r3,0.5,0.5,red,1,good"), &["\"id\"", "row 4", "row 8"]),
+    ]
+}
+
+/// What is no file, or lies where jobs may not read.
+fn outside() -> Vec<Case> {
+    vec![
         wrong("folder", "", &["folder.csv", "is a folder"]).no_file().code("data", "dataset_not_found"),
         wrong("link_out", "", &["link_out.csv", "outside the data roots"]).no_file().code("spec", "forbidden"),
         wrong("absolute", "", &["outside the data roots"]).no_file().code("spec", "forbidden"),
@@ -135,10 +160,13 @@ fn cases() -> Vec<Case> {
             .no_file()
             .code("spec", "forbidden")
             .set(&["data.path=door/secret.csv"]),
-        // The data are right, and no batch can be made of them: the last case, because a dataset is made.
-        wrong("huge_batch", usual(), &["rows", "no batch of 5000"])
-            .set(&["training.batch_size=5000", "data.drop_last=true"]),
     ]
+}
+
+/// The data are right, and no batch can be made of them: the last case, because a dataset is made.
+fn too_few_for_a_batch() -> Case {
+    wrong("huge_batch", table(60), &["rows", "no batch of 5000"])
+        .set(&["training.batch_size=5000", "data.drop_last=true"])
 }
 
 /// What is there for the cases without content.

@@ -84,9 +84,9 @@ fn all_mistakes_of_a_spec_come_at_once() {
     }
     assert!(!sandbox.home().join("nats").exists(), "nothing was started for a spec that is wrong");
 
-    sandbox.write("job.yaml", spec("table.csv", 2, "augmentation: {prob: 0.3}\n"));
+    sandbox.write("job.yaml", spec("table.csv", 2, "evaluation: {fairness: {attribute: kind}}\n"));
     let told = refused(&sandbox, &["run", "job.yaml"], 2);
-    says(&told, &["not yet supported", "augmentation"]);
+    says(&told, &["not yet supported", "evaluation.fairness"]);
     for (set, parts) in [
         ("training.epochs=0", &["training.epochs", "from 1", "0"][..]),
         ("training.learning_rate=-1", &["learning_rate", "above 0", "-1"]),
@@ -256,7 +256,7 @@ fn a_port_that_is_taken() {
     let sandbox = Sandbox::new();
     for command in ["run", "worker"] {
         let told = refused(&sandbox, &[command, "--http", &taken], 3);
-        assert_eq!(text(&told, "/class"), "infrastructure");
+        is(&told, "infrastructure", "address_unavailable");
         says(&told, &["--http", &taken, "in use", "127.0.0.1:0"]);
     }
     let told = refused(&sandbox, &["run", "--http", "nonsense"], 3);

@@ -166,7 +166,10 @@ fn what_cannot_be_read_is_kept_and_the_rest_goes_on() {
         (line(&[0xc1; 64], "application/cloudevents+msgpack", "p2"), "MessagePack"),
         (line(b"", json_kind, "p3"), "JSON"),
         (line(deep.as_bytes(), json_kind, "p4"), "deeper"),
-        (line(&vec![0x91; 100_000], "application/cloudevents+msgpack", "p5"), "deeper"),
+        (
+            line(&[b"\x81\xa1x".as_slice(), &vec![0x91; 100_000]].concat(), "application/cloudevents+msgpack", "p5"),
+            "deeper",
+        ),
         (message("p6", |event| event["withinschema"] = json!(99)), "schema version 99"),
         (message("p7", |event| event["type"] = json!("within.job.sbumit")), "within.job.sbumit"),
         (message("p8", |event| event["specversion"] = json!("2.0")), "specversion"),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::harness::{Sandbox, Server, number, root, text};
+use crate::harness::{Running, Sandbox, Server, number, root, text};
 
 #[test]
 fn help_names_every_command_and_setting() {
@@ -36,6 +36,30 @@ fn help_names_every_command_and_setting() {
     }
     assert!(sandbox.within(&["--version"]).expect(0).stdout.starts_with("within 0.1."));
     assert!(sandbox.within(&["wroker"]).expect(2).stderr.contains("'worker'"));
+}
+
+#[test]
+fn a_flag_goes_before_a_variable_before_the_file() {
+    let sandbox = Sandbox::new();
+    let home = |arguments: &[&str], variable: Option<&str>| {
+        let mut command = sandbox.command(&[arguments, &["schema", "--json"]].concat());
+        command.env_remove("WITHIN_HOME");
+        if let Some(value) = variable {
+            command.env("WITHIN_HOME", value);
+        }
+        Running::start(command).wait().expect(0);
+        let used = |name: &&str| sandbox.path(name).exists();
+        let made: Vec<&str> = [".within", "from_file", "from_variable", "from_flag"].into_iter().filter(used).collect();
+        for name in &made {
+            std::fs::remove_dir_all(sandbox.path(name)).expect("removes");
+        }
+        made
+    };
+    assert_eq!(home(&[], None), [".within"]);
+    sandbox.write("within.yaml", "home: from_file\n");
+    assert_eq!(home(&[], None), ["from_file"]);
+    assert_eq!(home(&[], Some("from_variable")), ["from_variable"]);
+    assert_eq!(home(&["--home", "from_flag"], Some("from_variable")), ["from_flag"]);
 }
 
 #[test]

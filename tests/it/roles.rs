@@ -156,7 +156,7 @@ fn asked_of_the_tracker(server: &Server, job: &str, last: &Value) {
         server.block_on(bus.request(GetRun { run, history: true }, None, crate::harness::PATIENCE)).expect("a run");
     assert_eq!(serde_json::to_value(answer.summary.status).expect("serializes"), "FINISHED");
     assert!(answer.params.contains_key("training.batch_size"));
-    assert_eq!(answer.history["val_loss"].len(), 4, "one point an epoch");
+    assert!(answer.history["val_loss"].len() >= 4, "one point an epoch: {:?}", answer.history);
     let model = answer.artifacts.iter().find(|artifact| artifact.kind == "model").expect("a model");
     assert_eq!(model.artifact.blake3, text(last, "/model/file_blake3"));
 }
@@ -166,7 +166,7 @@ fn watch_endpoints(worker: &Worker) {
     assert_eq!(http_get(worker.http(), "/readyz"), (200, "ready\n".into()), "{}", worker.name);
     let (status, metrics) = http_get(worker.http(), "/metrics");
     assert_eq!(status, 200);
-    assert!(metrics.contains("within_"), "{}: {metrics}", worker.name);
+    assert!(metrics.contains("within_build_info{version=\"0.1."), "{}: {metrics}", worker.name);
     assert_eq!(http_get(worker.http(), "/other").0, 404);
 }
 

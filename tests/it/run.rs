@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::{Ended, Sandbox, file_of, number, python_json, spec, table, text};
+use crate::harness::{Ended, Sandbox, file_of, nats_server, number, python_json, root, spec, table, text, within_bin};
 
 /// What the tracker's database holds of one run.
 const READ_RUN: &str = r#"
@@ -125,6 +125,11 @@ fn a_person_reads_plain_lines_and_a_summary() {
     assert!(!out.contains("epoch 4"), "{out}");
     assert!(!ended.stderr.contains("WARN") && !ended.stderr.contains("ERROR"), "nothing went wrong: {}", ended.stderr);
 
+    let log = std::fs::read_to_string(sandbox.home().join("logs/training.log")).expect("a log");
+    for line in log.lines().map(|line| serde_json::from_str::<Value>(line).expect("a JSON line")) {
+        assert!(line["timestamp"].is_string() && line["level"].is_string() && line["message"].is_string(), "{line}");
+    }
+
     // What the summary says to look at the events with.
     let events = sandbox.within(&["jobs", "events", "mine"]).expect(0);
     assert!(events.stdout.contains(" accepted ") && events.stdout.contains(" completed "), "{}", events.stdout);
@@ -137,6 +142,56 @@ fn a_person_reads_plain_lines_and_a_summary() {
     let again = sandbox.within(&["run", "--set", "training.epochs=3", "--id", "mine", "--json"]).expect(0);
     assert_eq!(again.events("accepted").len(), 1);
     assert_eq!(again.last()["event"], "completed");
+}
+
+/// Runs a program on a terminal of its own and prints what that shows, as JSON.
+const ON_A_TERMINAL: &str = r#"
+import fcntl, json, os, pty, struct, sys, termios
+pid, terminal = pty.fork()
+if pid == 0:
+    fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
+    os.execvp(sys.argv[1], sys.argv[1:])
+shown = bytearray()
+while True:
+    try:
+        data = os.read(terminal, 4096)
+    except OSError:  # the other end is closed
+        break
+    if not data:
+        break
+    shown.extend(data)
+status = os.waitpid(pid, 0)[1]
+print(json.dumps({"code": os.waitstatus_to_exitcode(status), "shown": shown.decode(errors="replace")}))
+"#;
+
+#[test]
+fn a_terminal_shows_live_progress() {
+    let sandbox = Sandbox::new();
+    let (home, server) = (sandbox.home().display().to_string(), nats_server().display().to_string());
+    let program = within_bin().display().to_string();
+    let command = ["env", "TERM=xterm", &format!("WITHIN_NATS_SERVER={server}"), &program, "run", "--home", &home];
+    let ended = python_json(ON_A_TERMINAL, &command);
+    let shown = text(&ended, "/shown");
+    assert_eq!(ended["code"], 0, "{shown}");
+    assert!(shown.contains('\u{1b}'), "a bar moves: {shown:?}");
+    for part in ["/375 steps", "samples/s, ETA ", "epoch 15/15 loss ", "quickstart completed in "] {
+        assert!(shown.contains(part), "no {part:?} in {shown:?}");
+    }
+}
+
+/// The specification's reproducibility settings, as a base of a job of ours: nothing is silently ignored.
+#[test]
+fn the_reproducibility_example_runs_and_says_where_values_came_from() {
+    let sandbox = Sandbox::new();
+    sandbox.within(&["generate", "ads.csv", "--rows", "400"]).expect(0);
+    let job = root().join("deploy/jobs/deterministic.yaml").display().to_string();
+    sandbox.within(&["run", &job, "--id", "base", "--set", "training.epochs=2"]).expect(0);
+    let shown = sandbox.within(&["jobs", "show", "base"]).expect(0).stdout;
+    for part in
+        ["base_config ", "deterministic_config.yaml:", "deterministic.yaml:", "--set", "default", "no effect because"]
+    {
+        assert!(shown.contains(part), "no {part:?} in\n{shown}");
+    }
 }
 
 #[test]

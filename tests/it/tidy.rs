@@ -10,7 +10,7 @@ use crate::harness::root;
 
 const MAX_FILE_LINES: usize = 800;
 /// "About 70" of the house rules.
-const MAX_FUNCTION_LINES: usize = 75;
+const MAX_FUNCTION_LINES: usize = 80;
 /// A loop that polls is no longer than this.
 const POLL_LINES: usize = 12;
 const ROLES: [&str; 6] = ["coordinator", "data-loader", "trainer", "evaluator", "tracker", "notifier"];

@@ -36,6 +36,11 @@ pub(crate) fn message_at(bytes: &[u8], at: usize) -> Result<Option<Encapsulated<
     if length == 0 {
         return Ok(None);
     }
+    if !length.is_multiple_of(8) {
+        return Err(Error::malformed(format!(
+            "Arrow IPC message at byte {at} with {length} bytes of metadata, expected a multiple of 8"
+        )));
+    }
     let metadata = rest.get(8..).and_then(|r| r.get(..length)).ok_or_else(|| cut(at))?;
     let message = arrow_ipc::root_as_message(metadata)
         .map_err(|e| Error::malformed(format!("Arrow IPC message at byte {at}: {e}")))?;
@@ -67,7 +72,7 @@ pub(crate) fn check_file(bytes: &[u8]) -> Result<(), Error> {
         .ok_or_else(|| Error::malformed(format!("footer of {footer_bytes} bytes in a file of {end}")))?;
     let footer = arrow_ipc::root_as_footer(&bytes[footer_at..end - FILE_TAIL])
         .map_err(|e| Error::malformed(format!("footer: {e}")))?;
-    check_schema(footer.schema().ok_or_else(|| Error::malformed("footer without a schema"))?)?;
+    let units = check_schema(footer.schema().ok_or_else(|| Error::malformed("footer without a schema"))?)?;
     for block in footer.dictionaries().into_iter().flatten() {
         let found = block_at(bytes, footer_at, block)?;
         let batch = found.message.header_as_dictionary_batch();
@@ -76,7 +81,9 @@ pub(crate) fn check_file(bytes: &[u8]) -> Result<(), Error> {
     for block in footer.recordBatches().into_iter().flatten() {
         let found = block_at(bytes, footer_at, block)?;
         let batch = found.message.header_as_record_batch();
-        check_batch(batch.ok_or_else(|| wrong_header(found.message.header_type()))?, found.body)?;
+        let batch = batch.ok_or_else(|| wrong_header(found.message.header_type()))?;
+        check_batch(batch, found.body)?;
+        check_units(batch, &units)?;
     }
     Ok(())
 }
@@ -99,7 +106,28 @@ fn check_dictionary(batch: DictionaryBatch<'_>, body: &[u8]) -> Result<(), Error
     if batch.isDelta() {
         return Err(Error::malformed("a delta dictionary, expected whole ones"));
     }
-    check_batch(batch.data().ok_or_else(|| Error::malformed("dictionary without data"))?, body)
+    let data = batch.data().ok_or_else(|| Error::malformed("dictionary without data"))?;
+    check_batch(data, body)?;
+    check_units(data, &UTF8_UNITS)
+}
+
+/// Bytes of one element in each buffer of a text column: validity bits, offsets, text.
+const UTF8_UNITS: [i64; 3] = [1, 4, 1];
+
+/// Checks that each buffer is aligned and holds whole elements, and that there are as many as the columns have.
+fn check_units(batch: RecordBatch<'_>, units: &[i64]) -> Result<(), Error> {
+    let buffers = batch.buffers().ok_or_else(|| Error::malformed("batch without buffers"))?;
+    if buffers.len() != units.len() {
+        return Err(Error::malformed(format!("batch of {} buffers, expected {}", buffers.len(), units.len())));
+    }
+    match buffers.iter().zip(units).find(|(buffer, unit)| buffer.offset() % 8 != 0 || buffer.length() % **unit != 0) {
+        Some((buffer, unit)) => Err(Error::malformed(format!(
+            "buffer of {} bytes at {}, expected elements of {unit} bytes at a multiple of 8",
+            buffer.length(),
+            buffer.offset()
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Checks that a batch's buffers lie in its body and its lengths are sane.
@@ -138,8 +166,10 @@ pub(crate) fn check_batch(batch: RecordBatch<'_>, body: &[u8]) -> Result<(), Err
     Ok(())
 }
 
-/// Only flat Float64, Float32, UInt64, Utf8 and Utf8 dictionaries with Int32 keys.
-fn check_schema(schema: Schema<'_>) -> Result<(), Error> {
+/// Only flat Float64, Float32, UInt64, Utf8 and Utf8 dictionaries with Int32 keys. Gives the size of an element
+/// in each buffer of a batch.
+fn check_schema(schema: Schema<'_>) -> Result<Vec<i64>, Error> {
+    let mut units = Vec::new();
     for field in schema.fields().into_iter().flatten() {
         if !is_ours(field) {
             return Err(Error::malformed(format!(
@@ -148,8 +178,14 @@ fn check_schema(schema: Schema<'_>) -> Result<(), Error> {
                 field.type_type()
             )));
         }
+        match field.type_type() {
+            Type::Utf8 if field.dictionary().is_none() => units.extend(UTF8_UNITS),
+            Type::Utf8 => units.extend([1, 4]),
+            Type::FloatingPoint if is_float(field, Precision::SINGLE) => units.extend([1, 4]),
+            _ => units.extend([1, 8]),
+        }
     }
-    Ok(())
+    Ok(units)
 }
 
 fn is_ours(field: Field<'_>) -> bool {

@@ -13,9 +13,11 @@ use tokio::sync::watch;
 
 /// Installs the recorder; once a process, before the first metric.
 pub fn recorder() -> Result<PrometheusHandle, WireError> {
-    PrometheusBuilder::new()
+    let recorder = PrometheusBuilder::new()
         .install_recorder()
-        .map_err(|error| WireError::new(Code::InternalError, format!("metrics recorder: {error}")))
+        .map_err(|error| WireError::new(Code::InternalError, format!("metrics recorder: {error}")))?;
+    metrics::gauge!("within_build_info", "version" => crate::environment::build_version()).set(1.0);
+    Ok(recorder)
 }
 
 /// Listens; answers until the process ends.
@@ -25,7 +27,7 @@ pub async fn serve(
     ready: watch::Receiver<bool>,
 ) -> Result<SocketAddr, WireError> {
     let listener = TcpListener::bind(address).await.map_err(|error| {
-        WireError { retry: false, ..WireError::new(Code::BusUnavailable, format!("--http {address}: {error}")) }
+        WireError::new(Code::AddressUnavailable, format!("--http {address}: {error}"))
             .with_hint("choose another port, or 127.0.0.1:0 for a free one")
     })?;
     let bound = listener

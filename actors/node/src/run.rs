@@ -8,8 +8,8 @@ use bus::Bus;
 use bus::role::RoleEnv;
 use messages::event::Event;
 use messages::job::Role;
-use messages::rpc::Submit;
-use messages::subject::{CONSUMER_NOTIFIER, CONSUMER_TRACKER, STREAM_EVT};
+use messages::rpc::{GetRun, RunStatus, Submit};
+use messages::subject::CONSUMER_NOTIFIER;
 use messages::{Envelope, JobId};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -23,9 +23,7 @@ use crate::{environment, generate, http, jobs, roles, server, spec_file, supervi
 const QUICKSTART: &str = include_str!("../../../deploy/jobs/quickstart.yaml");
 /// Rows of the generated data.
 const QUICKSTART_ROWS: u64 = 5_000;
-/// Who has work to do after the last event of a job.
-const FOLLOWERS: [&str; 2] = [CONSUMER_TRACKER, CONSUMER_NOTIFIER];
-/// Between two looks at them.
+/// Between two looks at tracker and notifier.
 const SETTLE_LOOK: Duration = Duration::from_millis(20);
 
 /// Runs a job to its end.
@@ -59,7 +57,9 @@ pub async fn run(config: &Config, args: &RunArgs) -> Result<u8, Failure> {
         tokio::select! {
             ended = work => {
                 let event = ended?;
-                settle(&env.bus).await;
+                if !matches!(event, Event::Rejected { .. }) {
+                    settle(&env.bus, &job).await;
+                }
                 conclude(config, &job, &event);
                 let code = if matches!(event, Event::Completed(_)) { exit::DONE } else { failed_code(&event) };
                 signalled.get().unwrap_or(code)
@@ -84,22 +84,27 @@ pub async fn run(config: &Config, args: &RunArgs) -> Result<u8, Failure> {
 
 /// Tracker and notifier come after the job's last event: waits, within the time of one request, until they
 /// have done with it. What they leave, the next process of this home does.
-async fn settle(bus: &Bus) {
+async fn settle(bus: &Bus, job: &JobId) {
+    let limit = Duration::from_millis(bus.timings().request_timeout_ms);
     let done = async {
-        loop {
-            let streams = bus.topology().await.unwrap_or_default();
-            let of_events = streams.iter().filter(|s| s.name == bus.subjects().scoped(STREAM_EVT));
-            let mut behind = of_events.flat_map(|s| &s.consumers).filter(|c| FOLLOWERS.contains(&c.name.as_str()));
-            if !streams.is_empty() && behind.all(|c| c.pending == 0 && c.ack_pending == 0) {
-                return;
-            }
+        while !(is_tracked(bus, job, limit).await && is_announced(bus).await) {
             tokio::time::sleep(SETTLE_LOOK).await;
         }
     };
-    let limit = Duration::from_millis(bus.timings().request_timeout_ms);
     if tokio::time::timeout(limit, done).await.is_err() {
-        tracing::warn!("tracker or notifier did not come to the end of the events; the next process goes on with them");
+        tracing::warn!("tracker or notifier did not come to the end of the job; the next process goes on with it");
     }
+}
+
+async fn is_tracked(bus: &Bus, job: &JobId, limit: Duration) -> bool {
+    let run = bus.request(GetRun { run: job.clone(), history: false }, Some(job), limit).await;
+    run.is_ok_and(|run| run.summary.status != RunStatus::Running)
+}
+
+async fn is_announced(bus: &Bus) -> bool {
+    let streams = bus.topology().await.unwrap_or_default();
+    let mut consumers = streams.iter().flat_map(|stream| &stream.consumers);
+    consumers.any(|c| c.name == CONSUMER_NOTIFIER && c.pending == 0 && c.ack_pending == 0)
 }
 
 /// A rejected job is a wrong spec.
@@ -133,9 +138,10 @@ async fn interrupted(env: &RoleEnv, job: &JobId, signalled: &Cell<Option<u8>>) -
         std::process::exit(code.into());
     });
     if code == exit::INTERRUPTED {
+        eprintln!("interrupted: job {job} is being cancelled");
         let cancelled = jobs::cancel(&env.bus, job, Some("interrupted".into())).await;
         match cancelled {
-            Ok(state) => eprintln!("interrupted: job {job} is {state}"),
+            Ok(_) => {}
             Err(error) => eprintln!("interrupted: job {job} could not be cancelled: {error}"),
         }
     } else {

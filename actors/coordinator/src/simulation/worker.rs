@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use messages::gang::{Join, Offer, OfferAnswer};
 use messages::job::Role;
-use messages::rpc::{Claim, ClaimAnswer, Report, ReportAnswer, ReportBody};
+use messages::rpc::{Claim, ClaimAnswer, Report, ReportBody};
 use messages::work::Work;
 use messages::worker::{Control, Heartbeat, HeldLease};
 use messages::{Fence, JobId, TaskId, UnixMs, WorkerId};
@@ -140,16 +140,13 @@ impl SimWorker {
         }
     }
 
-    /// Answers of reports: whether it was accepted, with what.
-    pub fn on_reported(&mut self, key: &(JobId, TaskId), fence: Fence, answer: &ReportAnswer) -> Option<ReportBody> {
+    /// The answer of a report has come, whatever it is: that attempt is over. An answer to an earlier
+    /// report of the same lease changes nothing.
+    pub fn on_reported(&mut self, key: &(JobId, TaskId), fence: Fence, body: &ReportBody) -> Option<u32> {
         let held = self.attempts.get(key)?;
-        let Phase::Reporting(own, body) = &held.phase else { return None };
-        if *own != fence {
-            return None;
-        }
-        let body = (**body).clone();
-        self.attempts.remove(key);
-        (*answer == ReportAnswer::Accepted).then_some(body)
+        let over = matches!(&held.phase, Phase::Reporting(own, said) if *own == fence && **said == *body);
+        let attempt = held.work.attempt;
+        over.then(|| self.attempts.remove(key)).map(|_| attempt)
     }
 
     pub fn on_offer(&mut self, offer: Offer, now: UnixMs) -> OfferAnswer {

@@ -7,7 +7,7 @@ use messages::error::Code;
 use messages::event::{MetricSummary, ModelRef};
 use messages::gang::{Offer, OfferAnswer};
 use messages::job::{JobRecord, JobState, Role};
-use messages::rpc::{Cancel, ReportBody};
+use messages::rpc::{Cancel, ReportAnswer, ReportBody};
 use messages::timings::Timings;
 use messages::work::{TaskOutput, Work};
 use messages::{ArtifactRef, Fence, JobId, TaskId, UnixMs, WireError};
@@ -27,7 +27,7 @@ type Key = (JobId, TaskId);
 #[derive(Debug, Clone)]
 enum Asker {
     Claim { worker: usize, key: Key, attempt: u32 },
-    Report { worker: usize, key: Key, fence: Fence },
+    Report { worker: usize, key: Key, fence: Fence, body: Box<ReportBody> },
     Join { worker: usize, key: Key, fence: Fence },
     Submitter,
 }
@@ -461,16 +461,14 @@ impl World {
                     self.stream.remove(&(key.0, key.1, attempt));
                 }
             }
-            (Asker::Report { worker, key, fence }, Answer::Report(answer)) => {
+            (Asker::Report { worker, key, fence, body }, Answer::Report(answer)) => {
                 if self.workers[worker].paused_until > now {
                     return;
                 }
-                let attempt = self.workers[worker].attempts.get(&key).map(|a| a.work.attempt);
-                let accepted = self.workers[worker].on_reported(&key, fence, &answer);
-                if let Some(attempt) = attempt {
+                if let Some(attempt) = self.workers[worker].on_reported(&key, fence, &body) {
                     self.stream.remove(&(key.0.clone(), key.1.clone(), attempt));
                 }
-                if let Some(ReportBody::Done { .. }) = accepted {
+                if answer == ReportAnswer::Accepted && matches!(*body, ReportBody::Done { .. }) {
                     let first = *self.done.entry(key.clone()).or_insert(fence);
                     if first != fence {
                         self.fault = Some(format!("{key:?} was done under fence {first} and under {fence}"));
@@ -567,7 +565,8 @@ impl World {
             }
             Phase::Reporting(fence, _) => {
                 if let Some(report) = self.workers[index].report(&attempt) {
-                    let token = self.token(Asker::Report { worker: index, key: key.clone(), fence });
+                    let body = Box::new(report.body.clone());
+                    let token = self.token(Asker::Report { worker: index, key: key.clone(), fence, body });
                     self.ask_leader(Input::Report { token, report: Box::new(report) });
                 }
                 attempt.at = again;
