@@ -36,9 +36,10 @@ accept: ## The full figures: data sets, peers, long matrices, benches
 	@set -e; for suite in $(suites); do $(MAKE) --no-print-directory bench SUITE=$$suite; done
 
 fault: ## Random faults on a running platform (SEED=1 FAULTS=200)
-	@$(server) && $(python) && $(binary) && set -x && \
-	WITHIN_ACCEPT=1 WITHIN_SEED=$(SEED) WITHIN_FAULTS=$(FAULTS) \
-	cargo test -p within-tests --test it fault -- --nocapture
+	@$(server) && $(python) && $(binary) && mkdir -p "$(target)" && \
+	WITHIN_SEED=$(SEED) WITHIN_FAULTS=$(FAULTS) WITHIN_FAULT_REPORT="$(target)/fault.json" \
+	cargo test -p within-tests --test it fault:: -- --nocapture && \
+	cat "$(target)/fault.json"
 
 bench: ## One suite of figures, also as JSON in the build folder (SUITE=...)
 ifeq ($(filter $(SUITE),$(suites)),)

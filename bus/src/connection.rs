@@ -171,6 +171,11 @@ impl Bus {
         self.inner.link.on_event(&async_nats::Event::Closed);
     }
 
+    /// Since when there is no connection; None while there is one.
+    pub fn disconnected_for(&self) -> Option<Duration> {
+        self.inner.link.down_for()
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         *self.inner.link.closed().borrow()
     }

@@ -6,6 +6,7 @@ mod bad_input;
 mod clients;
 mod commands;
 mod datasets;
+mod fault;
 mod harness;
 mod resume;
 mod roles;

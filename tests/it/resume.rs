@@ -128,3 +128,42 @@ fn a_terminated_run_leaves_its_job_and_an_interrupted_one_cancels_it() {
     let record = sandbox.within(&["jobs", "show", "interrupted", "--json"]).expect(0).last();
     assert_eq!(text(&record, "/record/state"), "cancelled");
 }
+
+/// Another terminal of the same home sees a run and can end it.
+#[test]
+fn a_run_is_watched_and_cancelled_from_another_terminal() {
+    let sandbox = sandbox();
+    let mut watched =
+        sandbox.start(&["run", "job.yaml", "--json", "--id", "watched", "--set", "training.epochs=100000"]);
+    watched.lines("checkpoints", 2, is_checkpoint);
+    let listed = sandbox.within(&["jobs", "list", "--json"]).expect(0).last();
+    assert_eq!((text(&listed, "/job"), text(&listed, "/state")), ("watched", "running"));
+    assert!(sandbox.within(&["jobs", "events", "watched"]).expect(0).stdout.contains("checkpoint_epoch_001"));
+    assert!(sandbox.within(&["doctor"]).expect(0).stdout.contains("WITHIN_EVT"));
+    sandbox.within(&["jobs", "cancel", "watched"]).expect(0);
+    assert_eq!(text(&watched.wait().expect(1).last(), "/event"), "cancelled");
+}
+
+/// A server that does not come back ends the run in bounded time, and nothing is lost by it.
+#[test]
+fn a_run_whose_server_is_killed_ends_and_can_go_on() {
+    let sandbox = sandbox();
+    sandbox.write("within.yaml", format!("{}, claim_timeout_ms: 3000}}\n", TIMINGS.trim_end().trim_end_matches('}')));
+    let undisturbed = run(&sandbox, "undisturbed").wait().expect(0);
+    let mut cut_off = run(&sandbox, "cut_off");
+    cut_off.lines("checkpoints", 2, is_checkpoint);
+    let family: Vec<_> = [children(cut_off.pid(), "nats-server.conf"), children(cut_off.pid(), " rank")].concat();
+    assert_eq!(family.len(), 2, "{family:?}");
+    kill(Pid::from_raw(family[0].pid as i32), Signal::SIGKILL).expect("the server runs");
+    let ended = cut_off.wait().expect(3);
+    let last = ended.last();
+    assert_eq!((text(&last, "/class"), text(&last, "/code")), ("infrastructure", "bus_unavailable"));
+    assert!(
+        text(&last, "/message").contains("out of reach") && text(&last, "/hint").contains("--id cut_off"),
+        "{last}"
+    );
+    gone("the rank", family[1].pid);
+
+    let last = run(&sandbox, "cut_off").wait().expect(0);
+    same_model(&last, &undisturbed);
+}

@@ -225,6 +225,7 @@ async fn events(config: &Config, bus: &Bus, job: &JobId, follow: bool) -> Result
         let next = events.next(CAUGHT_UP).await?;
         let Some(stored) = next else {
             if follow || !events.caught_up() {
+                watch::still_there(bus, job)?;
                 continue;
             }
             break;

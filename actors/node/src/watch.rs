@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use bus::{Bus, From, StoredEvent};
 use indicatif::{ProgressBar, ProgressStyle};
-use messages::JobId;
+use messages::error::Code;
 use messages::event::{Event, Metric, MetricValue, Metrics, Progress};
+use messages::{JobId, WireError};
 use serde_json::json;
 
 use crate::exit::Failure;
@@ -145,7 +146,7 @@ pub fn event_line(event: &Event) -> Option<String> {
     })
 }
 
-/// Follows a job to its terminal event.
+/// Follows a job to its terminal event, for as long as the server is there.
 pub async fn follow(bus: &Bus, job: &JobId, show: &Show) -> Result<StoredEvent, Failure> {
     let mut events = bus.events(Some(job), From::First).await?;
     loop {
@@ -154,8 +155,24 @@ pub async fn follow(bus: &Bus, job: &JobId, show: &Show) -> Result<StoredEvent, 
             if stored.envelope.data.is_terminal() {
                 return Ok(stored);
             }
+        } else {
+            still_there(bus, job)?;
         }
     }
+}
+
+/// Waiting ends where the server has been out of reach for the claim time-out: what becomes of the job is not
+/// seen from here. (The embedded server of a home ends with the process that began it.)
+pub fn still_there(bus: &Bus, job: &JobId) -> Result<(), Failure> {
+    let limit = Duration::from_millis(bus.timings().claim_timeout_ms);
+    let Some(down) = bus.disconnected_for().filter(|down| *down >= limit) else { return Ok(()) };
+    let url = bus.server_info().url;
+    let message =
+        format!("NATS at {url} has been out of reach for {} s; job {job} is no longer watched", down.as_secs());
+    let hint = format!(
+        "the job is kept: `within jobs events {job} --follow`, or the same `within run` with --id {job}, goes on"
+    );
+    Err(WireError::new(Code::BusUnavailable, message).with_hint(hint).into())
 }
 
 /// The last line of `run --json` and `submit --watch --json`.

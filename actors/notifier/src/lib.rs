@@ -25,7 +25,7 @@ pub use notice::notice;
 pub use state::Policy;
 pub use target::{AllowedHosts, redacted};
 
-/// What an operator sets under `notifier:` in `within.yaml`.
+/// What an operator sets; the hosts are `webhook_hosts` in `within.yaml`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {

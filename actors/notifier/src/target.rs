@@ -49,7 +49,7 @@ impl AllowedHosts {
             return Ok(parsed);
         }
         Err(forbidden(format!("host {host:?} is not allowed"))
-            .with_hint(format!("an operator allows it by adding {host} to `notifier.allowed_hosts`")))
+            .with_hint(format!("an operator allows it by adding {host} to `webhook_hosts`")))
     }
 }
 
@@ -59,7 +59,7 @@ fn allowed(text: &str) -> Result<Allowed, WireError> {
         WireError::new(
             Code::ConfigError,
             format!(
-                "notifier.allowed_hosts: {text:?}: expected a host name, an address or *.DOMAIN, without scheme, port or path"
+                "webhook_hosts: {text:?}: expected a host name, an address or *.DOMAIN, without scheme, port or path"
             ),
         )
     };

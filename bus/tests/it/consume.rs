@@ -122,7 +122,7 @@ async fn a_durable_reader_gets_each_event_until_it_acknowledges_also_after_an_ab
 }
 
 #[tokio::test]
-async fn a_stale_buffer_is_given_back_in_order() {
+async fn a_stale_buffer_is_given_back_and_nothing_is_lost() {
     let mut config = shared().await;
     config.timings.ack_wait_ms = 600;
     let bus = Bus::connect(config).await.expect("connects");
@@ -139,13 +139,15 @@ async fn a_stale_buffer_is_given_back_in_order() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     first.ack().await.expect("sent");
-    let mut seen = Vec::new();
+    // The server may bring one that its own timer took back later than the others: at least once, and
+    // in order only as long as nobody is late.
+    let mut seen = std::collections::BTreeSet::new();
     while seen.len() < 19 {
         let event = events.next(LONG).await.expect("reads").expect("in time");
         event.ack().await.expect("sent");
-        seen.push(event.sequence);
+        seen.insert(event.sequence);
     }
-    assert_eq!(seen, (2..=20).collect::<Vec<u64>>());
+    assert_eq!(seen, (2..=20).collect());
 }
 
 #[tokio::test]

@@ -118,6 +118,11 @@ impl Running {
         killpg(Pid::from_raw(self.pid() as i32), Signal::SIGKILL).expect("the group exists");
     }
 
+    /// Whether it has closed its output, as it does when it ends.
+    pub fn has_ended(&self) -> bool {
+        self.output.0.lock().expect("not poisoned").closed
+    }
+
     /// Waits for its end.
     pub fn wait(mut self) -> Ended {
         let status = wait_for(&format!("{} ends", self.name), PATIENCE, || self.child.try_wait().expect("waits"));

@@ -69,6 +69,16 @@ impl Server {
         self.inner.url()
     }
 
+    /// Kills the server; what it has stored stays.
+    pub fn kill9(&mut self) {
+        self.inner.kill9();
+    }
+
+    /// Starts it again on the same port and store.
+    pub fn restart(&mut self) {
+        self.runtime.block_on(self.inner.restart()).expect("the server starts again");
+    }
+
     /// User and password.
     pub fn user(&self) -> (String, String) {
         match self.inner.credentials() {

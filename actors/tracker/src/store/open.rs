@@ -16,6 +16,8 @@ const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_runs.sql")];
 /// Version of the tables that this program writes.
 pub const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 
+/// Between two tries of a file that is busy.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// Connections of the readers.
 const READERS: u32 = 2;
 
@@ -39,14 +41,33 @@ pub async fn open(database: &Database, busy_timeout: Duration) -> Result<(Writer
         .journal_mode(SqliteJournalMode::Wal)
         // A projection that lost its last transactions reads them again; record tasks sync in full.
         .synchronous(SqliteSynchronous::Normal);
-    let mut connection =
-        SqliteConnection::connect_with(&options).await.map_err(|error| Error::database(&at("open"), error))?;
+    let mut connection = connect(&options, busy_timeout).await.map_err(|error| Error::database(&at("open"), error))?;
     migrate(&mut connection, file).await?;
     let readers = SqlitePoolOptions::new()
         .max_connections(READERS)
         .acquire_timeout(busy_timeout)
         .connect_lazy_with(options.create_if_missing(false));
     Ok((Writer::new(connection), Reader::new(readers)))
+}
+
+/// Connects. SQLite refuses at once, whatever its busy timeout, when two processes switch a new file to
+/// the write-ahead log at the same moment; so the waiting is done here.
+async fn connect(options: &SqliteConnectOptions, patience: Duration) -> Result<SqliteConnection, sqlx::Error> {
+    let until = tokio::time::Instant::now() + patience;
+    loop {
+        match SqliteConnection::connect_with(options).await {
+            Err(error) if is_busy(&error) && tokio::time::Instant::now() < until => {
+                tokio::time::sleep(BUSY_PAUSE).await;
+            }
+            connected => return connected,
+        }
+    }
+}
+
+fn is_busy(error: &sqlx::Error) -> bool {
+    // SQLITE_BUSY, with whatever extended code in its upper bits.
+    let code = error.as_database_error().and_then(|e| e.code()?.parse::<u32>().ok());
+    code.is_some_and(|code| code & 0xff == 5)
 }
 
 async fn migrate(connection: &mut SqliteConnection, file: &Path) -> Result<(), Error> {

@@ -407,3 +407,19 @@ proptest! {
         });
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_that_open_a_new_database_at_once_all_succeed() {
+    for _ in 0..10 {
+        let fixture = Fixture::new();
+        let opening: Vec<_> = (0..8)
+            .map(|_| {
+                let database = fixture.database();
+                tokio::spawn(async move { open(&database, WAIT * 20).await.map(|_| ()) })
+            })
+            .collect();
+        for opened in opening {
+            opened.await.expect("no panic").expect("opens");
+        }
+    }
+}
