@@ -1,6 +1,7 @@
 //! The actor: hands inputs to [`State`] and effects to [`Executor`]. No decisions here.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bus::role::RoleEnv;
 use bus::{Incoming, now_ms};
@@ -9,6 +10,7 @@ use messages::job::JobRecord;
 use messages::rpc::Cancel;
 use messages::{JobId, WireError};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -59,7 +61,10 @@ pub(crate) enum Msg {
     StepDown {
         reason: String,
     },
-    Stop,
+    /// The process ends; the lease is on its way back.
+    Stop {
+        released: oneshot::Receiver<()>,
+    },
 }
 
 pub(crate) struct Coordinator;
@@ -130,9 +135,12 @@ impl Actor for Coordinator {
             }
             Msg::Lead { tenure, records } => running.lead(&me, tenure, records).await?,
             Msg::StepDown { reason } => running.step_down(&reason).await,
-            Msg::Stop => {
+            Msg::Stop { released } => {
                 running.step_down("the process ends").await;
                 running.executor.drain().await;
+                let limit = Duration::from_millis(running.env.bus.timings().request_timeout_ms);
+                // What is not released by then runs out by itself.
+                let _ = tokio::time::timeout(limit, released).await;
                 me.stop(None);
             }
         }
@@ -224,7 +232,7 @@ pub(crate) async fn answer(waiter: Waiter, answer: Answer) {
         },
         Waiter::Stream(message) => {
             let done = match answer {
-                Answer::Error(error) if error.retry => message.nak(std::time::Duration::from_millis(500)).await,
+                Answer::Error(error) if error.retry => message.nak(Duration::from_millis(500)).await,
                 _ => message.ack().await,
             };
             if let Err(error) = done {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bus::role::RoleEnv;
 use messages::subject::LEASE_COORDINATOR;
 use ractor::ActorRef;
+use tokio::sync::oneshot;
 use tracing::warn;
 
 use crate::actor::Msg;
@@ -94,10 +95,13 @@ pub(crate) fn spawn(env: RoleEnv, actor: ActorRef<Msg>) {
         if let Some(tenure) = tenure {
             tenure.end();
         }
-        let _ = actor.cast(Msg::Stop);
+        // The actor ends last: with it the connection may close, and the lease would block the next leader.
+        let (done, released) = oneshot::channel();
+        let _ = actor.cast(Msg::Stop { released });
         if let Err(error) = keeper.release().await {
             warn!(%error, "the lease was not released; it runs out by itself");
         }
+        let _ = done.send(());
     });
 }
 
