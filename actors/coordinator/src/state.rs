@@ -395,7 +395,7 @@ impl State {
                 self.answer(token, Answer::Claim(answer));
             }
             After::Answer { token, answer } => self.answer(token, answer),
-            After::StartGang { task } => self.start_gang(job, &task, now),
+            After::StartGang { task } => self.start_gang(job, &task),
             After::Emit { id, event } => {
                 let trace = self.jobs.get(job).and_then(|e| e.record.traceparent.clone());
                 self.effects.push(Effect::Emit { job: job.clone(), id, event: Box::new(event), trace });

@@ -68,7 +68,7 @@ impl State {
             for member in task.gang.iter().flat_map(|gang| &gang.members) {
                 self.reserve(&member.worker, job, member.slots);
             }
-            entry.gang = Some(GangRun::adopted(&task, now));
+            entry.gang = Some(GangRun::adopted(&task));
         }
         let waits_for_slots = |t: &messages::job::TaskRecord| t.role == Role::Trainer && t.state == TaskState::Queued;
         if entry.record.tasks.iter().any(waits_for_slots) {

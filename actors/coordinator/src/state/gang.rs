@@ -41,7 +41,7 @@ enum Phase {
 
 impl GangRun {
     /// A gang found in a record: its ranks may be running or may be gone; the heartbeats will tell.
-    pub(super) fn adopted(task: &TaskRecord, _now: UnixMs) -> Self {
+    pub(super) fn adopted(task: &TaskRecord) -> Self {
         Self { task: task.id.clone(), attempt: task.attempt, phase: Phase::Running }
     }
 
@@ -177,7 +177,7 @@ impl State {
         self.gang_queue.remove(&(submitted_at, job.clone()));
     }
 
-    pub(super) fn start_gang(&mut self, job: &JobId, id: &TaskId, now: UnixMs) {
+    pub(super) fn start_gang(&mut self, job: &JobId, id: &TaskId) {
         let Some(entry) = self.jobs.get(job) else { return };
         let Some(task) = entry.record.task(id) else { return };
         let (Some(gang), Some(fence)) = (&task.gang, task.fence) else { return };
@@ -207,7 +207,6 @@ impl State {
             let start = Offer::Start { work: Box::new(work.clone()), fence, generation, ranks, world_size };
             self.offer(&member.worker, job, id, attempt, start);
         }
-        let _ = now;
     }
 
     pub(super) fn on_join(&mut self, token: Token, join: Join, now: UnixMs) {
