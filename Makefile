@@ -32,6 +32,7 @@ test: ## Format, lints and every test
 
 accept: ## The full figures: data sets, peers, long matrices, benches
 	@$(server) && $(python) && $(binary) && set -x && \
+	PROPTEST_RNG_SEED=$$(date +%s) cargo test --workspace --exclude within-tests && \
 	WITHIN_ACCEPT=1 cargo test -p within-tests --test it -- --nocapture
 	@set -e; for suite in $(suites); do $(MAKE) --no-print-directory bench SUITE=$$suite; done
 

@@ -33,7 +33,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
     #[test]
-    fn random_sizes_are_exact_and_the_seed_decides(rows in 5usize..200, test in 0.05f64..0.5, val in 0.05f64..0.5, seed in any::<u64>()) {
+    fn random_sizes_are_exact_and_the_seed_decides(rows in 10usize..200, test in 0.05f64..0.5, val in 0.05f64..0.5, seed in any::<u64>()) {
         let lines: Vec<String> = (0..rows).map(|i| format!("{i},{i}")).collect();
         let of = |seed| ids(&prepare(&lines, "x,y", Task::Regression, |plan| {
             (plan.split.test_size, plan.split.val_size, plan.split.random_state) = (test, val, seed);
