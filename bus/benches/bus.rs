@@ -22,14 +22,21 @@ const REQUESTS: usize = 5_000;
 const COMMITS: u64 = 3_000;
 const ARTIFACT_BYTES: usize = 64 << 20;
 
-fn row(rows: &mut Vec<serde_json::Value>, name: &str, figure: f64, unit: &str) {
+/// The figures so far, and how the server that is measured writes.
+#[derive(Default)]
+struct Rows {
+    rows: Vec<serde_json::Value>,
+    sync_always: bool,
+}
+
+fn row(to: &mut Rows, name: &str, figure: f64, unit: &str) {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load1: Option<f64> = load.split(' ').next().and_then(|text| text.parse().ok());
     let row = serde_json::json!({
-        "name": name, "figure": figure, "unit": unit, "peer": null, "peer_figure": null, "ratio": null, "load1": load1,
+        "name": name, "sync_always": to.sync_always, "figure": figure, "unit": unit, "peer": null, "peer_figure": null, "ratio": null, "load1": load1,
     });
     println!("{row}");
-    rows.push(row);
+    to.rows.push(row);
 }
 
 fn progress(step: u64) -> Event {
@@ -45,7 +52,7 @@ fn progress(step: u64) -> Event {
     })
 }
 
-async fn events(bus: &Bus, rows: &mut Vec<serde_json::Value>) {
+async fn events(bus: &Bus, rows: &mut Rows) {
     let job = JobId::new("bench").expect("invariant: a token");
     for (name, window, count) in
         [("events stored, one by one", 1, EVENTS / 10), ("events stored, window 512", WINDOW, EVENTS)]
@@ -74,7 +81,7 @@ async fn events(bus: &Bus, rows: &mut Vec<serde_json::Value>) {
     row(rows, "events read back in order", (seen as f64 / begun.elapsed().as_secs_f64()).round(), "events/s");
 }
 
-async fn requests(bus: &Bus, rows: &mut Vec<serde_json::Value>) {
+async fn requests(bus: &Bus, rows: &mut Rows) {
     let subject = bus.subjects().svc(Role::Coordinator, ListJobs::VERB);
     let mut incoming = bus.serve(&subject, None).await.expect("serves");
     let server = tokio::spawn(async move {
@@ -123,7 +130,7 @@ fn record() -> JobRecord {
     }
 }
 
-async fn commits(bus: &Bus, rows: &mut Vec<serde_json::Value>) {
+async fn commits(bus: &Bus, rows: &mut Rows) {
     let store = bus.jobs().await.expect("a bucket");
     let record = record();
     let mut revision = store.create(&record).await.expect("created");
@@ -134,7 +141,7 @@ async fn commits(bus: &Bus, rows: &mut Vec<serde_json::Value>) {
     row(rows, "record committed, one by one", (COMMITS as f64 / begun.elapsed().as_secs_f64()).round(), "commits/s");
 }
 
-async fn artifacts(folder: &Path, rows: &mut Vec<serde_json::Value>) {
+async fn artifacts(folder: &Path, rows: &mut Rows) {
     let store = ArtifactStore::open(&folder.display().to_string()).expect("a store");
     let bytes = Bytes::from((0..ARTIFACT_BYTES).map(|i| (i * 31 % 251) as u8).collect::<Vec<u8>>());
     let begun = Instant::now();
@@ -150,7 +157,23 @@ async fn main() {
     let home = tempfile::tempdir().expect("a folder");
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/nats-server-2.15.1/nats-server");
     let binary = std::env::var_os("WITHIN_NATS_SERVER").map_or(tools, PathBuf::from);
-    let server = EmbeddedServer::start(EmbeddedConfig::new(binary, home.path().join("nats"))).await.expect("starts");
+    let mut rows = Rows::default();
+    for sync_always in [false, true] {
+        let store = home.path().join(format!("nats-{sync_always}"));
+        measure(EmbeddedConfig { sync_always, ..EmbeddedConfig::new(&binary, store) }, &mut rows).await;
+    }
+    rows.sync_always = false;
+    artifacts(&home.path().join("artifacts"), &mut rows).await;
+    if let Some(folder) = std::env::var_os("WITHIN_BENCH_DIR") {
+        let text = serde_json::to_vec_pretty(&rows.rows).expect("invariant: figures serialize");
+        std::fs::write(PathBuf::from(folder).join("bus.json"), text).expect("writes");
+    }
+}
+
+/// What touches the server, with its default flush or with every write flushed.
+async fn measure(config: EmbeddedConfig, rows: &mut Rows) {
+    rows.sync_always = config.sync_always;
+    let server = EmbeddedServer::start(config).await.expect("starts");
     let config = BusConfig {
         url: server.url(),
         credentials: server.credentials(),
@@ -160,14 +183,8 @@ async fn main() {
     };
     let bus = Bus::connect(config).await.expect("connects");
     bus.ensure_topology().await.expect("streams");
-    let mut rows = Vec::new();
-    events(&bus, &mut rows).await;
-    requests(&bus, &mut rows).await;
-    commits(&bus, &mut rows).await;
-    artifacts(&home.path().join("artifacts"), &mut rows).await;
+    events(&bus, rows).await;
+    requests(&bus, rows).await;
+    commits(&bus, rows).await;
     bus.close().await;
-    if let Some(folder) = std::env::var_os("WITHIN_BENCH_DIR") {
-        let text = serde_json::to_vec_pretty(&rows).expect("invariant: figures serialize");
-        std::fs::write(PathBuf::from(folder).join("bus.json"), text).expect("writes");
-    }
 }

@@ -9,9 +9,12 @@ use messages::job::Role;
 use messages::worker::{Heartbeat, HeldLease};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::role::RoleEnv;
+
+/// Heartbeats out of turn are at least this far apart; what changed meanwhile is in the next.
+const APART: Duration = Duration::from_millis(10);
 
 /// What changes from heartbeat to heartbeat.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,13 +51,15 @@ pub fn spawn(env: &RoleEnv, role: Role, pulse: impl Fn() -> Pulse + Send + Sync 
         let mut ticks = interval(Duration::from_millis(env.bus.timings().heartbeat_ms.max(1)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut drain_seen = false;
+        let mut due = Instant::now();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
-                () = notify.notified() => {}
+                () = notify.notified() => sleep_until(due).await,
                 () = env.drain.cancelled(), if !drain_seen => {}
             }
             drain_seen = env.drain.is_cancelled();
+            due = Instant::now() + APART;
             let now = pulse();
             let last = drain_seen && now.held.is_empty() && now.slots_free == now.slots;
             send(&env, role, now, drain_seen).await;

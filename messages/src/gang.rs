@@ -28,7 +28,15 @@ pub enum Offer {
         world_size: u32,
     },
     /// Give reserved or running slots of this attempt back, and stop what runs in them.
-    Release { job: JobId, task: TaskId, attempt: u32, reason: String },
+    Release {
+        job: JobId,
+        task: TaskId,
+        attempt: u32,
+        reason: String,
+        /// The task is done: its ranks end by themselves, and need no signal.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        done: bool,
+    },
 }
 
 /// The worker's answer.

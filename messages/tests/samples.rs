@@ -217,7 +217,7 @@ fn gangs() -> Vec<Sample> {
         ),
         message(
             "gang_offer_release",
-            Offer::Release { job: job(), task: task("train"), attempt: 2, reason: "cancelled".into() },
+            Offer::Release { job: job(), task: task("train"), attempt: 2, reason: "cancelled".into(), done: false },
         ),
         message("gang_offer_accepted", Reply::Ok(OfferAnswer::Accepted { slots: 4, fingerprint: "x86-64-v3".into() })),
         message("gang_offer_started", Reply::Ok(OfferAnswer::Started)),

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::Config;
-use crate::child::{self, Heard};
+use crate::child::{self, Heard, Spares};
 use crate::link::RankConfig;
 use crate::rank::telling::Teller;
 use crate::state::{Effect, GangKey, Signal, State};
@@ -53,6 +53,8 @@ pub(crate) struct Running {
     beat: Beat,
     signals: HashMap<(GangKey, u32), mpsc::Sender<Signal>>,
     draining: bool,
+    /// Processes between two tasks.
+    spares: Spares,
     /// Subscriptions and timers; they end with the actor.
     _sources: JoinSet<()>,
     /// One task a rank process; dropped with the actor, and the processes with it.
@@ -100,6 +102,7 @@ impl Actor for Trainer {
         (env, config): Self::Arguments,
     ) -> Result<Running, ActorProcessingErr> {
         let identity = env.identity.clone();
+        let spares = Spares::new(config.slots);
         let state = State::new(&identity.host, &identity.fingerprint, config.slots, *env.bus.timings());
         let (pulse, pulses) = watch::channel(pulse_of(&state));
         let sources = sources(&env, &me).await?;
@@ -113,6 +116,7 @@ impl Actor for Trainer {
             beat,
             signals: HashMap::new(),
             draining: false,
+            spares,
             _sources: sources,
             ranks: JoinSet::new(),
             reports: JoinSet::new(),
@@ -153,9 +157,13 @@ impl Actor for Trainer {
                 state.on_reported(&key);
                 Vec::new()
             }
-            Msg::Tick => state.on_tick(now),
+            Msg::Tick => {
+                running.spares.prune();
+                state.on_tick(now)
+            }
             Msg::Drain => {
                 running.draining = true;
+                running.spares.close();
                 state.on_drain(now)
             }
         };
@@ -224,6 +232,7 @@ impl Running {
                     config,
                     self.env.bus.clone(),
                     receiver,
+                    self.spares.clone(),
                     heard,
                 ));
             }

@@ -1,11 +1,12 @@
 //! One rank process as its worker sees it: started with its configuration on stdin, watched on stdout,
 //! its log forwarded from stderr, signalled and reaped by one task, so that no signal can reach a
-//! process that is no longer ours.
+//! process that is no longer ours. One whose task ended in order is kept for a while for the next.
 
 use std::collections::VecDeque;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bus::{Bus, now_ms};
 use messages::JobId;
@@ -13,13 +14,13 @@ use messages::envelope::rfc3339;
 use messages::event::LogLine;
 use nix::sys::signal::{Signal as OsSignal, kill};
 use nix::unistd::Pid;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::link::{RankConfig, RankLine, log_line};
+use crate::link::{LOG_ENDS, RankConfig, RankLine, log_line};
 use crate::state::{Exit, Signal};
 
 /// Log lines that a death quotes.
@@ -29,6 +30,8 @@ const LOG_CAPACITY: usize = 1_024;
 /// How long the configuration may take to be read, and the last log lines to arrive.
 const PIPE_PATIENCE: Duration = Duration::from_secs(5);
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long a process waits for another task.
+const SPARE_FOR: Duration = Duration::from_secs(30);
 
 /// What a rank process does, as its worker hears it.
 #[derive(Debug)]
@@ -37,47 +40,119 @@ pub enum Heard {
     Exited { rank: u32, exit: Exit },
 }
 
-/// Starts a rank and stays with it to its end. `heard` gets its signs of life and then its end, last.
+/// A rank process of this worker; dropping it kills it.
+struct Process {
+    child: Child,
+    /// Held for as long as the process may live: it ends with it.
+    stdin: ChildStdin,
+    lines: Lines<BufReader<ChildStdout>>,
+    log: Lines<BufReader<ChildStderr>>,
+}
+
+/// Processes whose task ended in order, waiting for another.
+#[derive(Clone)]
+pub struct Spares {
+    waiting: Arc<Mutex<Waiting>>,
+}
+
+struct Waiting {
+    processes: Vec<(Process, Instant)>,
+    most: usize,
+}
+
+impl Spares {
+    /// Room for as many as there are slots.
+    pub fn new(most: u32) -> Self {
+        Self { waiting: Arc::new(Mutex::new(Waiting { processes: Vec::new(), most: most as usize })) }
+    }
+
+    /// Ends those that have waited for long.
+    pub fn prune(&self) {
+        self.held().processes.retain(|(_, since)| since.elapsed() < SPARE_FOR);
+    }
+
+    /// Ends all, and takes no more.
+    pub fn close(&self) {
+        let mut held = self.held();
+        held.most = 0;
+        held.processes.clear();
+    }
+
+    /// One that lives, the last to have come.
+    fn take(&self) -> Option<Process> {
+        let mut held = self.held();
+        while let Some((mut process, _)) = held.processes.pop() {
+            if matches!(process.child.try_wait(), Ok(None)) {
+                return Some(process);
+            }
+        }
+        None
+    }
+
+    fn put(&self, process: Process) {
+        let mut held = self.held();
+        if held.processes.len() < held.most {
+            held.processes.push((process, Instant::now()));
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives a task to a process, a waiting one or a new one, and stays with it to the task's end. `heard` gets
+/// its signs of life and then its end, last.
 pub async fn run(
     command: Vec<String>,
     config: RankConfig,
     bus: Bus,
-    mut signals: mpsc::Receiver<Signal>,
-    heard: impl Fn(Heard) + Send + Sync + Clone + 'static,
+    signals: mpsc::Receiver<Signal>,
+    spares: Spares,
+    heard: impl Fn(Heard),
 ) {
     let rank = config.rank;
-    let exit = match spawn(&command) {
+    let exit = match spares.take().map_or_else(|| Process::spawn(&command), Ok) {
         Err(reason) => Exit { not_started: Some(reason), ..Exit::default() },
-        Ok(mut child) => {
-            let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-            let lines = stdout.map(|out| tokio::spawn(listen(out, heard.clone())));
-            let log = stderr.map(|err| tokio::spawn(forward(err, bus, config.work.job.clone(), rank)));
-            // Held to the end: the rank dies with it.
-            let _lifeline = configure(stdin, &config).await;
-            let status = reap(&mut child, &mut signals).await;
-            exit_of(status, lines, log).await
+        Ok(mut process) => {
+            let mut task = Attended::new(&config, bus, signals, &heard);
+            configure(&mut process.stdin, &config).await;
+            let status = task.attend(&mut process).await;
+            let exit = task.exit(status).await;
+            // A signal that came late would end the next task.
+            if exit.code == Some(0) && task.ready && !task.signalled {
+                spares.put(process);
+            }
+            exit
         }
     };
     heard(Heard::Exited { rank, exit });
 }
 
-fn spawn(command: &[String]) -> Result<Child, String> {
-    let (program, arguments) = command.split_first().ok_or("no command to start a rank with")?;
-    Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        // Its own group: an interrupt typed at the terminal is for the worker, which then drains its ranks.
-        .process_group(0)
-        .spawn()
-        .map_err(|e| format!("{program}: {e}"))
+impl Process {
+    fn spawn(command: &[String]) -> Result<Self, String> {
+        let (program, arguments) = command.split_first().ok_or("no command to start a rank with")?;
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            // Its own group: an interrupt typed at the terminal is for the worker, which then drains its ranks.
+            .process_group(0)
+            .spawn()
+            .map_err(|e| format!("{program}: {e}"))?;
+        let (Some(stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            return Err(format!("{program}: no pipes"));
+        };
+        let (lines, log) = (BufReader::new(stdout).lines(), BufReader::new(stderr).lines());
+        Ok(Self { child, stdin, lines, log })
+    }
 }
 
 /// Sends the configuration. A rank that does not read it ends by itself, or is found hung.
-async fn configure(stdin: Option<ChildStdin>, config: &RankConfig) -> Option<ChildStdin> {
-    let mut stdin = stdin?;
+async fn configure(stdin: &mut ChildStdin, config: &RankConfig) {
     let mut line = serde_json::to_vec(config).expect("invariant: a configuration serializes");
     line.push(b'\n');
     let written = timeout(PIPE_PATIENCE, async {
@@ -89,92 +164,156 @@ async fn configure(stdin: Option<ChildStdin>, config: &RankConfig) -> Option<Chi
         Ok(Err(error)) => tracing::warn!(rank = config.rank, %error, "a rank did not take its configuration"),
         Err(_) => tracing::warn!(rank = config.rank, "a rank does not read its configuration"),
     }
-    Some(stdin)
 }
 
-/// Waits for the process and signals it on request, never after it was reaped.
-async fn reap(child: &mut Child, signals: &mut mpsc::Receiver<Signal>) -> std::io::Result<ExitStatus> {
-    loop {
-        tokio::select! {
-            status = child.wait() => return status,
-            signal = signals.recv() => {
-                // The worker's actor is gone, and so is its claim on the process.
-                let signal = signal.unwrap_or(Signal::Kill);
-                if let Some(pid) = child.id() {
-                    let os = match signal {
-                        Signal::Term => OsSignal::SIGTERM,
-                        Signal::Kill => OsSignal::SIGKILL,
-                    };
-                    if let Err(error) = kill(Pid::from_raw(pid as i32), os) {
-                        tracing::warn!(pid, %error, "a rank could not be signalled");
+/// One task of a process, from its configuration to its end.
+struct Attended<'a, F> {
+    heard: &'a F,
+    signals: mpsc::Receiver<Signal>,
+    log: TaskLog,
+    /// It said that it waits for another task.
+    ready: bool,
+    signalled: bool,
+}
+
+impl<'a, F: Fn(Heard)> Attended<'a, F> {
+    fn new(config: &RankConfig, bus: Bus, signals: mpsc::Receiver<Signal>, heard: &'a F) -> Self {
+        let log = TaskLog::start(bus, config.work.job.clone(), config.rank);
+        Self { heard, signals, log, ready: false, signalled: false }
+    }
+
+    /// Listens and signals until the task has ended: None, or the process has. It is never signalled after it
+    /// was reaped.
+    async fn attend(&mut self, process: &mut Process) -> Option<std::io::Result<ExitStatus>> {
+        let (mut out, mut err) = (true, true);
+        loop {
+            if self.ready && self.log.ended {
+                return None;
+            }
+            tokio::select! {
+                status = process.child.wait() => {
+                    self.last_words(process, out, err).await;
+                    return Some(status);
+                }
+                signal = self.signals.recv() => {
+                    // The worker's actor is gone, and so is its claim on the process.
+                    let signal = signal.unwrap_or(Signal::Kill);
+                    self.signalled = true;
+                    send(&process.child, signal);
+                    if signal == Signal::Kill {
+                        let status = process.child.wait().await;
+                        self.last_words(process, out, err).await;
+                        return Some(status);
                     }
                 }
-                if signal == Signal::Kill {
-                    return child.wait().await;
-                }
+                line = process.lines.next_line(), if out => out = self.on_line(line),
+                line = process.log.next_line(), if err => err = self.on_log(line),
+            }
+        }
+    }
+
+    /// What it said last belongs to its end; a grandchild that holds a pipe open does not.
+    async fn last_words(&mut self, process: &mut Process, mut out: bool, mut err: bool) {
+        let until = tokio::time::Instant::now() + LAST_WORDS;
+        while out || err {
+            tokio::select! {
+                line = process.lines.next_line(), if out => out = self.on_line(line),
+                line = process.log.next_line(), if err => err = self.on_log(line),
+                () = tokio::time::sleep_until(until) => return,
+            }
+        }
+    }
+
+    /// False at the end of the lines.
+    fn on_line(&mut self, line: std::io::Result<Option<String>>) -> bool {
+        let Ok(Some(text)) = line else { return false };
+        if let Ok(line) = serde_json::from_str::<RankLine>(&text) {
+            self.ready |= line.ready;
+            (self.heard)(Heard::Line(line));
+        } else {
+            tracing::warn!(text, "a rank wrote something else than a sign of life to stdout");
+        }
+        true
+    }
+
+    fn on_log(&mut self, line: std::io::Result<Option<String>>) -> bool {
+        let Ok(Some(text)) = line else { return false };
+        self.log.push(&text);
+        true
+    }
+
+    async fn exit(&mut self, status: Option<std::io::Result<ExitStatus>>) -> Exit {
+        let log = self.log.finish().await;
+        match status {
+            None => Exit { code: Some(0), log, ..Exit::default() },
+            Some(Ok(status)) => Exit { code: status.code(), signal: status.signal(), log, not_started: None },
+            Some(Err(error)) => {
+                Exit { not_started: Some(format!("its end could not be awaited: {error}")), log, ..Exit::default() }
             }
         }
     }
 }
 
-async fn exit_of(
-    status: std::io::Result<ExitStatus>,
-    lines: Option<JoinHandle<()>>,
-    log: Option<JoinHandle<Vec<String>>>,
-) -> Exit {
-    // What it said last belongs to its end; a grandchild that holds the pipe open does not.
-    if let Some(lines) = lines {
-        let _ = timeout(LAST_WORDS, lines).await;
-    }
-    let log = match log {
-        Some(log) => timeout(LAST_WORDS * 2, log).await.ok().and_then(Result::ok).unwrap_or_default(),
-        None => Vec::new(),
+fn send(child: &Child, signal: Signal) {
+    let Some(pid) = child.id() else { return };
+    let os = match signal {
+        Signal::Term => OsSignal::SIGTERM,
+        Signal::Kill => OsSignal::SIGKILL,
     };
-    match status {
-        Ok(status) => Exit { code: status.code(), signal: status.signal(), log, not_started: None },
-        Err(error) => {
-            Exit { not_started: Some(format!("its end could not be awaited: {error}")), log, ..Exit::default() }
-        }
+    if let Err(error) = kill(Pid::from_raw(pid as i32), os) {
+        tracing::warn!(pid, %error, "a rank could not be signalled");
     }
 }
 
-async fn listen(stdout: ChildStdout, heard: impl Fn(Heard)) {
-    let mut lines = BufReader::new(stdout).lines();
-    while let Ok(Some(text)) = lines.next_line().await {
-        if let Ok(line) = serde_json::from_str::<RankLine>(&text) {
-            heard(Heard::Line(line));
-        } else {
-            tracing::warn!(text, "a rank wrote something else than a sign of life to stdout");
-        }
-    }
+/// The log of one task: to the bus, to the worker's own log, and its last lines kept.
+struct TaskLog {
+    rank: u32,
+    sender: Option<mpsc::Sender<LogLine>>,
+    publisher: JoinHandle<()>,
+    last: VecDeque<String>,
+    dropped: u64,
+    /// The process has written all that it will write about the task.
+    ended: bool,
 }
 
-/// Forwards the log to the bus and to the worker's own, and gives the last lines.
-async fn forward(stderr: ChildStderr, bus: Bus, job: JobId, rank: u32) -> Vec<String> {
-    let (sender, receiver) = mpsc::channel(LOG_CAPACITY);
-    let publisher = tokio::spawn(publish(receiver, bus, job, rank));
-    let mut last = VecDeque::with_capacity(LAST_LINES);
-    let mut dropped = 0u64;
-    let mut lines = BufReader::new(stderr).lines();
-    while let Ok(Some(text)) = lines.next_line().await {
+impl TaskLog {
+    fn start(bus: Bus, job: JobId, rank: u32) -> Self {
+        let (sender, receiver) = mpsc::channel(LOG_CAPACITY);
+        let publisher = tokio::spawn(publish(receiver, bus, job, rank));
+        let last = VecDeque::with_capacity(LAST_LINES);
+        Self { rank, sender: Some(sender), publisher, last, dropped: 0, ended: false }
+    }
+
+    fn push(&mut self, text: &str) {
+        if text == LOG_ENDS {
+            self.ended = true;
+            return;
+        }
         if text.trim().is_empty() {
-            continue;
+            return;
         }
-        let line = log_line(&text, &rfc3339(now_ms()));
-        relay(rank, &line);
-        if last.len() == LAST_LINES {
-            last.pop_front();
+        let line = log_line(text, &rfc3339(now_ms()));
+        relay(self.rank, &line);
+        if self.last.len() == LAST_LINES {
+            self.last.pop_front();
         }
-        last.push_back(format!("{} {}: {}", line.level, line.module, line.message));
+        self.last.push_back(format!("{} {}: {}", line.level, line.module, line.message));
         // Waiting for the bus here would hold the rank up as soon as the pipe is full.
-        dropped += u64::from(sender.try_send(line).is_err());
+        let sent = self.sender.as_ref().is_some_and(|sender| sender.try_send(line).is_ok());
+        self.dropped += u64::from(!sent);
     }
-    if dropped > 0 {
-        tracing::warn!(rank, dropped, "log lines of a rank went to this log only: the bus is too slow");
+
+    /// Gives the last lines.
+    async fn finish(&mut self) -> Vec<String> {
+        let (rank, dropped) = (self.rank, self.dropped);
+        if dropped > 0 {
+            tracing::warn!(rank, dropped, "log lines of a rank went to this log only: the bus is too slow");
+        }
+        self.sender = None;
+        // Lines that a slow bus still holds are given up.
+        let _ = timeout(LAST_WORDS, &mut self.publisher).await;
+        std::mem::take(&mut self.last).into()
     }
-    drop(sender);
-    let _ = timeout(LAST_WORDS, publisher).await;
-    last.into()
 }
 
 async fn publish(mut lines: mpsc::Receiver<LogLine>, bus: Bus, job: JobId, rank: u32) {

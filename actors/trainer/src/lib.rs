@@ -4,7 +4,7 @@
 //! - Publishes: `hb.trainer.<worker>`, `log.<job>.rank<N>`, reports to `svc.coordinator.report`; a rank:
 //!   `rdzv.<job>.join`, `svc.data_loader.open_feed`, events, reports.
 //! - Owns: its gang slots, its rank processes, the checkpoint folders of the jobs that it holds.
-//! - Invariants: a slot is free again only when its process is gone; an attempt is started once; a
+//! - Invariants: a slot is free again only when its process is gone, or has ended the task in order and waits; an attempt is started once; a
 //!   checkpoint is whole or refused; the bits of a model do not depend on interruptions.
 //! - A crash loses nothing: ranks die with their worker, the coordinator gives the task to the next
 //!   attempt, which goes on from the last reported checkpoint.

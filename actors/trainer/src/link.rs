@@ -1,6 +1,6 @@
-//! The line between a worker and the rank process it starts: one JSON line in on stdin (the
-//! [`RankConfig`]; its end is the worker's death), one JSON line out on stdout per sign of life
-//! ([`RankLine`]), and log lines in JSON on stderr.
+//! The line between a worker and the rank process it starts: one JSON line in on stdin for each task (the
+//! [`RankConfig`]; the end of stdin is the worker's death), one JSON line out on stdout per sign of life
+//! ([`RankLine`]), and log lines in JSON on stderr, those of a task ended by [`LOG_ENDS`].
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -12,8 +12,11 @@ use messages::work::Work;
 use messages::{Fence, Tenant, WireError, WorkerId};
 use serde::{Deserialize, Serialize};
 
+/// The last line on stderr of a task whose process waits for another.
+pub const LOG_ENDS: &str = r#"{"log":"ends"}"#;
+
 /// How to reach the bus. Travels over a pipe, never in arguments or the environment.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Connection {
     pub url: String,
     pub login: Login,
@@ -22,7 +25,7 @@ pub struct Connection {
 }
 
 /// Credentials of the bus, as they travel to a rank.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "login", rename_all = "snake_case")]
 pub enum Login {
     None,
@@ -121,6 +124,10 @@ pub struct RankLine {
     /// Why it ends, where it could not tell the coordinator by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<WireError>,
+    /// The coordinator knows how the task ended, nothing of it is left here, and the process waits for
+    /// another configuration.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ready: bool,
 }
 
 /// One line of a rank's stderr as a log line. A line that is no JSON (a panic, the C library) is an error.
@@ -161,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_sign_of_life_is_one_short_line() {
-        let line = RankLine { rank: 0, step: 12, progress: 40, phase: Phase::Training, error: None };
+        let line = RankLine { rank: 0, step: 12, progress: 40, phase: Phase::Training, error: None, ready: false };
         let text = serde_json::to_string(&line).expect("serializes");
         assert_eq!(text, r#"{"rank":0,"step":12,"progress":40,"state":"training"}"#);
         assert_eq!(serde_json::from_str::<RankLine>(&text).expect("parses"), line);

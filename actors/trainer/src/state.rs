@@ -194,9 +194,14 @@ impl State {
             Offer::Start { work, fence, generation, ranks, world_size } => {
                 self.start(work, fence, generation, &ranks, world_size, trace, now)
             }
-            Offer::Release { job, task, attempt, .. } => {
+            Offer::Release { job, task, attempt, done, .. } => {
                 self.reserved.retain(|k, _| !(k.job == job && k.task == task && k.attempt <= attempt));
-                let effects = self.stop_matching(now, |k, _| k.job == job && k.task == task && k.attempt <= attempt);
+                let mut effects =
+                    self.stop_matching(now, |k, _| k.job == job && k.task == task && k.attempt <= attempt);
+                if done {
+                    // The ranks have reported and end by themselves, within the grace.
+                    effects.clear();
+                }
                 (OfferAnswer::Released, effects)
             }
         }

@@ -47,7 +47,7 @@ fn start(job: &str, attempt: u32, fence: u64, ranks: &[u32]) -> Offer {
 
 fn release(job: &str, attempt: u32) -> Offer {
     let GangKey { job, task, attempt } = key(job, attempt);
-    Offer::Release { job, task, attempt, reason: "r".into() }
+    Offer::Release { job, task, attempt, reason: "r".into(), done: false }
 }
 
 fn state(slots: u32) -> State {
@@ -55,7 +55,7 @@ fn state(slots: u32) -> State {
 }
 
 fn line(rank: u32, step: u64, phase: Phase) -> RankLine {
-    RankLine { rank, step, progress: step + 1, phase, error: None }
+    RankLine { rank, step, progress: step + 1, phase, error: None, ready: false }
 }
 
 fn exit_code(code: i32) -> Exit {

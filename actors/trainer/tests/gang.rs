@@ -38,6 +38,8 @@ fn main() -> ExitCode {
         }
         a_killed_rank_is_named_and_the_next_attempt_goes_on(&expected).await;
         println!("test a_killed_rank_is_named_and_the_next_attempt_goes_on ... ok");
+        a_process_is_used_again_while_it_lives(&expected).await;
+        println!("test a_process_is_used_again_while_it_lives ... ok");
         a_stopped_rank_is_hung().await;
         println!("test a_stopped_rank_is_hung ... ok");
         a_cancelled_task_ends_within_two_seconds().await;
@@ -121,6 +123,35 @@ async fn a_killed_rank_is_named_and_the_next_attempt_goes_on(expected: &str) {
     let (model, checkpoints) = until_done(&mut platform).await;
     assert_eq!((model.blake3.as_str(), checkpoints.len()), (expected, 3));
     platform.end().await;
+}
+
+/// The process of a task that ended in order does the next one too, to the same bits; a dead one is not asked.
+async fn a_process_is_used_again_while_it_lives(expected: &str) {
+    let mut platform = Platform::start(Sabotage::None).await;
+    let mut pids = Vec::new();
+    for attempt in 1..=3 {
+        pids.push(platform.start_gang(attempt, None).await);
+        let (model, _) = until_done(&mut platform).await;
+        assert_eq!(model.blake3, expected);
+        platform.slots_are_free(2).await;
+        if attempt == 2 {
+            kill(Pid::from_raw(pids[1] as i32), Signal::SIGKILL).expect("killed");
+            ends(pids[1]).await;
+        }
+    }
+    assert_eq!(pids[0], pids[1]);
+    assert_ne!(pids[1], pids[2]);
+    platform.end().await;
+}
+
+/// Waits until a process is dead, reaped or not.
+async fn ends(pid: u32) {
+    let begun = Instant::now();
+    let lives = || std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z"));
+    while lives() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "{pid} lives");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 async fn a_stopped_rank_is_hung() {

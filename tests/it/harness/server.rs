@@ -57,16 +57,26 @@ asyncio.run(main(*sys.argv[1:]))
 
 impl Server {
     pub fn start() -> Self {
+        Self::start_with(false)
+    }
+
+    /// With every write flushed to the disk before it is acknowledged, or by the server's default.
+    pub fn start_with(sync_always: bool) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let folder = tempfile::Builder::new().prefix("within-nats-").tempdir().expect("a temporary folder");
-        let config = EmbeddedConfig::new(nats_server(), folder.path().join("nats"));
+        let config = EmbeddedConfig { sync_always, ..EmbeddedConfig::new(nats_server(), folder.path().join("nats")) };
         let inner = runtime.block_on(EmbeddedServer::start(config)).expect("the server starts");
         Self { inner, runtime, _folder: folder }
     }
 
     pub fn url(&self) -> String {
         self.inner.url()
+    }
+
+    /// The process of the server.
+    pub fn pid(&self) -> u32 {
+        self.inner.pid().expect("it runs")
     }
 
     /// Kills the server; what it has stored stays.

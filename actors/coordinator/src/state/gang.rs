@@ -296,9 +296,12 @@ impl State {
     }
 
     pub(super) fn release(&mut self, job: &JobId, task: &TaskId, attempt: u32, members: &[WorkerId], reason: &str) {
+        let record = self.jobs.get(job).and_then(|entry| entry.record.task(task));
+        let done = record.is_some_and(|t| t.attempt == attempt && t.state == TaskState::Done);
         for worker in members {
             self.unreserve(worker, job);
-            let offer = Offer::Release { job: job.clone(), task: task.clone(), attempt, reason: reason.to_owned() };
+            let reason = reason.to_owned();
+            let offer = Offer::Release { job: job.clone(), task: task.clone(), attempt, reason, done };
             self.offer(worker, job, task, attempt, offer);
         }
     }

@@ -3,6 +3,7 @@
 //! The SQL is what SQLite and PostgreSQL both know; what is SQLite's own (opening, locking, journal)
 //! is in [`open`].
 
+mod batch;
 mod open;
 mod read;
 #[cfg(test)]

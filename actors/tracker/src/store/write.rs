@@ -1,16 +1,15 @@
 //! Writing: batches of row sets, each all or nothing, the stream's position moved in the same transaction.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 
-use messages::event::MetricValue;
 use messages::rpc::RunStatus;
 use messages::{ArtifactRef, UnixMs};
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{Connection, Row as _};
 
-use super::{stored, wire};
+use super::{batch, stored, wire};
 use crate::error::{Error, ErrorKind};
-use crate::row::{Guard, MetricRow, Row, RowSet};
+use crate::row::{Guard, Row, RowSet};
 
 /// What became of a batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -26,11 +25,51 @@ pub struct Writer {
     connection: SqliteConnection,
     /// Lease token of this writer, once it has taken over.
     token: i64,
+    /// What this writer has committed; no other writes while its token stands.
+    known: Known,
+}
+
+/// Runs and fences that need not be written again.
+#[derive(Default)]
+struct Known {
+    /// The highest fence of each task, by run.
+    runs: HashMap<String, HashMap<String, i64>>,
+}
+
+impl Known {
+    /// Runs remembered; beyond, all are forgotten and learned again.
+    const MOST: usize = 4_096;
+
+    fn has_run(&self, run: &str) -> bool {
+        self.runs.contains_key(run)
+    }
+
+    fn fence(&self, run: &str, task: &str) -> Option<i64> {
+        self.runs.get(run)?.get(task).copied()
+    }
+
+    /// A run that stands, and the fence of a task of it, if rows came under one.
+    fn add(&mut self, run: &str, guard: Option<&Guard>) {
+        let tasks = self.runs.entry(run.to_owned()).or_default();
+        if let Some(guard) = guard {
+            tasks.insert(guard.task.clone(), stored(guard.fence.0));
+        }
+    }
+
+    /// After the transaction that wrote `fresh`.
+    fn learn(&mut self, fresh: Known) {
+        if self.runs.len() + fresh.runs.len() > Self::MOST {
+            self.runs.clear();
+        }
+        for (run, tasks) in fresh.runs {
+            self.runs.entry(run).or_default().extend(tasks);
+        }
+    }
 }
 
 impl Writer {
     pub(super) fn new(connection: SqliteConnection) -> Self {
-        Self { connection, token: 0 }
+        Self { connection, token: 0, known: Known::default() }
     }
 
     /// Becomes the writer of the projection of `stream`, under the token of a lease just acquired: a
@@ -38,6 +77,7 @@ impl Writer {
     /// sequence whose rows are written.
     pub async fn take_over(&mut self, stream: &str, token: u64) -> Result<u64, Error> {
         self.token = stored(token);
+        self.known = Known::default();
         let failed = |error| Error::database("take over the projection", error);
         let row = sqlx::query(
             "INSERT INTO projection (stream, position, writer_token) VALUES ($1, 0, $2)
@@ -72,8 +112,10 @@ impl Writer {
         if moved.rows_affected() == 0 {
             return Err(fenced(stream));
         }
-        let applied = write_sets(&mut tx, sets).await.map_err(failed)?;
+        let mut fresh = Known::default();
+        let applied = write_sets(&mut tx, &self.known, &mut fresh, sets).await.map_err(failed)?;
         tx.commit().await.map_err(failed)?;
+        self.known.learn(fresh);
         Ok(applied)
     }
 
@@ -113,8 +155,11 @@ impl Writer {
         if writer.is_none() {
             return Err(fenced(stream));
         }
-        let applied = write_sets(&mut tx, std::slice::from_ref(set)).await.map_err(failed)?;
+        let mut fresh = Known::default();
+        let sets = std::slice::from_ref(set);
+        let applied = write_sets(&mut tx, &self.known, &mut fresh, sets).await.map_err(failed)?;
         tx.commit().await.map_err(failed)?;
+        self.known.learn(fresh);
         Ok(applied.refused == 0)
     }
 
@@ -128,38 +173,61 @@ fn fenced(stream: &str) -> Error {
     Error::new(ErrorKind::Fenced, format!("another tracker writes the projection of {stream}"))
 }
 
-async fn write_sets(tx: &mut SqliteConnection, sets: &[RowSet]) -> Result<Applied, sqlx::Error> {
+/// Writes sets; what is `known` is not written again, what is learned goes to `fresh`.
+async fn write_sets(
+    tx: &mut SqliteConnection,
+    known: &Known,
+    fresh: &mut Known,
+    sets: &[RowSet],
+) -> Result<Applied, sqlx::Error> {
     let mut applied = Applied::default();
-    let mut known: BTreeSet<&str> = BTreeSet::new();
     for set in sets {
-        if known.insert(&set.run) {
+        if !known.has_run(&set.run) && !fresh.has_run(&set.run) {
             ensure_run(tx, &set.run).await?;
         }
-        if let Some(guard) = &set.guard
-            && !raise_fence(tx, &set.run, guard).await?
-        {
-            applied.refused += 1;
-            continue;
+        fresh.add(&set.run, None);
+        if let Some(guard) = &set.guard {
+            let fence = stored(guard.fence.0);
+            let raised = fresh.fence(&set.run, &guard.task).or(known.fence(&set.run, &guard.task));
+            if raised != Some(fence) && !raise_fence(tx, &set.run, guard).await? {
+                applied.refused += 1;
+                continue;
+            }
+            fresh.add(&set.run, Some(guard));
         }
         let fence = set.guard.as_ref().map_or(0, |guard| stored(guard.fence.0));
-        for row in &set.rows {
-            write_row(tx, &set.run, fence, row).await?;
-        }
+        write_rows(tx, &set.run, fence, &set.rows).await?;
         applied.written += 1;
     }
     Ok(applied)
 }
 
-async fn write_row(tx: &mut SqliteConnection, run: &str, fence: i64, row: &Row) -> Result<(), sqlx::Error> {
+/// Writes the rows of a set; neighbors of one kind in one statement, as each statement is a round trip to
+/// the thread of the database.
+async fn write_rows(tx: &mut SqliteConnection, run: &str, fence: i64, rows: &[Row]) -> Result<(), sqlx::Error> {
+    for group in rows.chunk_by(|left, right| std::mem::discriminant(left) == std::mem::discriminant(right)) {
+        match &group[0] {
+            Row::Param { .. } => batch::params(tx, run, group).await?,
+            Row::Tag { .. } => batch::tags(tx, run, group).await?,
+            Row::Metric(_) => batch::metrics(tx, run, fence, group).await?,
+            Row::Artifact { .. } => batch::artifacts(tx, run, group).await?,
+            Row::Run { .. } | Row::End { .. } => {
+                for row in group {
+                    write_run_row(tx, run, row).await?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn write_run_row(tx: &mut SqliteConnection, run: &str, row: &Row) -> Result<(), sqlx::Error> {
     match row {
         Row::Run { experiment, name, start, plan } => {
             write_run(tx, run, experiment.as_deref(), name.as_deref(), *start, plan.as_ref()).await
         }
         Row::End { status, at } => end_run(tx, run, *status, *at).await,
-        Row::Param { key, value } => write_param(tx, run, key, value).await,
-        Row::Tag { key, value } => write_tag(tx, run, key, value).await,
-        Row::Metric(metric) => write_metric(tx, run, fence, metric).await,
-        Row::Artifact { kind, name, artifact } => write_artifact(tx, run, kind, name, artifact).await,
+        Row::Param { .. } | Row::Tag { .. } | Row::Metric(_) | Row::Artifact { .. } => Ok(()),
     }
 }
 
@@ -261,122 +329,4 @@ async fn end_run(tx: &mut SqliteConnection, run: &str, status: RunStatus, at: Un
         .execute(tx)
         .await
         .map(drop)
-}
-
-async fn write_param(tx: &mut SqliteConnection, run: &str, key: &str, value: &str) -> Result<(), sqlx::Error> {
-    sqlx::query("INSERT INTO params (run_id, key, value) VALUES ($1, $2, $3) ON CONFLICT (run_id, key) DO NOTHING")
-        .bind(run)
-        .bind(key)
-        .bind(value)
-        .execute(tx)
-        .await
-        .map(drop)
-}
-
-async fn write_tag(tx: &mut SqliteConnection, run: &str, key: &str, value: &str) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO tags (run_id, key, value) VALUES ($1, $2, $3)
-         ON CONFLICT (run_id, key) DO UPDATE SET value = excluded.value",
-    )
-    .bind(run)
-    .bind(key)
-    .bind(value)
-    .execute(tx)
-    .await
-    .map(drop)
-}
-
-async fn write_artifact(
-    tx: &mut SqliteConnection,
-    run: &str,
-    kind: &str,
-    name: &str,
-    artifact: &ArtifactRef,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO artifacts (run_id, kind, name, uri, blake3, size_bytes) VALUES ($1, $2, $3, $4, $5, $6)
-         ON CONFLICT (run_id, kind, name) DO UPDATE SET
-            uri = excluded.uri, blake3 = excluded.blake3, size_bytes = excluded.size_bytes",
-    )
-    .bind(run)
-    .bind(kind)
-    .bind(name)
-    .bind(&artifact.uri)
-    .bind(&artifact.blake3)
-    .bind(stored(artifact.size_bytes))
-    .execute(tx)
-    .await
-    .map(drop)
-}
-
-/// The step of a point that names none: after all that the run has; none where its source has spoken.
-async fn last_step(tx: &mut SqliteConnection, run: &str, metric: &MetricRow) -> Result<Option<i64>, sqlx::Error> {
-    let spoken = sqlx::query("SELECT 1 FROM metrics WHERE run_id = $1 AND key = $2 AND source = $3")
-        .bind(run)
-        .bind(&metric.key)
-        .bind(&metric.source)
-        .fetch_optional(&mut *tx)
-        .await?;
-    if spoken.is_some() {
-        return Ok(None);
-    }
-    let last = sqlx::query("SELECT COALESCE(MAX(step), 0) FROM latest_metrics WHERE run_id = $1")
-        .bind(run)
-        .fetch_one(tx)
-        .await?;
-    last.try_get(0).map(Some)
-}
-
-async fn write_metric(tx: &mut SqliteConnection, run: &str, fence: i64, metric: &MetricRow) -> Result<(), sqlx::Error> {
-    let step = match metric.step {
-        Some(step) => stored(step),
-        None => match last_step(tx, run, metric).await? {
-            Some(step) => step,
-            None => return Ok(()),
-        },
-    };
-    let reason = match &metric.value {
-        MetricValue::Defined(_) => None,
-        MetricValue::Undefined { reason, .. } => Some(reason.as_str()),
-    };
-    let written = sqlx::query(
-        "INSERT INTO metrics (run_id, key, step, source, epoch, timestamp_ms, value, value_is_null_reason, fence)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-         ON CONFLICT (run_id, key, step, source) DO UPDATE SET
-            epoch = excluded.epoch, timestamp_ms = excluded.timestamp_ms, value = excluded.value,
-            value_is_null_reason = excluded.value_is_null_reason, fence = excluded.fence
-         WHERE excluded.fence >= metrics.fence",
-    )
-    .bind(run)
-    .bind(&metric.key)
-    .bind(step)
-    .bind(&metric.source)
-    .bind(i64::from(metric.epoch))
-    .bind(stored(metric.timestamp))
-    .bind(metric.value.get())
-    .bind(reason)
-    .bind(fence)
-    .execute(&mut *tx)
-    .await?;
-    if written.rows_affected() == 0 {
-        return Ok(());
-    }
-    sqlx::query(
-        "INSERT INTO latest_metrics (run_id, key, step, epoch, timestamp_ms, value, value_is_null_reason)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)
-         ON CONFLICT (run_id, key) DO UPDATE SET
-            step = excluded.step, epoch = excluded.epoch, timestamp_ms = excluded.timestamp_ms,
-            value = excluded.value, value_is_null_reason = excluded.value_is_null_reason
-         WHERE (excluded.step, excluded.timestamp_ms) >= (latest_metrics.step, latest_metrics.timestamp_ms)",
-    )
-    .bind(run)
-    .bind(&metric.key)
-    .bind(step)
-    .bind(i64::from(metric.epoch))
-    .bind(stored(metric.timestamp))
-    .bind(metric.value.get())
-    .bind(reason)
-    .execute(tx)
-    .await
-    .map(drop)
 }

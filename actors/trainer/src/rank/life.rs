@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -24,31 +25,72 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// How long the last line may take; a worker that does not read does not hold its rank up.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// Reads the configuration, and from then on ends the process when stdin ends.
-pub fn config_from_stdin() -> Result<RankConfig, String> {
-    let (tell, told) = channel();
-    std::thread::Builder::new()
-        .name("stdin".into())
-        .spawn(move || {
+/// Configurations from the worker, one a task.
+pub struct Configs {
+    lines: tokio::sync::mpsc::Receiver<std::io::Result<String>>,
+    busy: Arc<AtomicBool>,
+}
+
+impl Configs {
+    /// Begins to read stdin. Its end ends a process that works, at once: the worker is dead, or wants this
+    /// process dead, and nothing may be done in its name any more.
+    pub fn from_stdin() -> std::io::Result<Self> {
+        let (tell, lines) = tokio::sync::mpsc::channel(1);
+        let busy = Arc::new(AtomicBool::new(false));
+        let working = Arc::clone(&busy);
+        std::thread::Builder::new().name("stdin".into()).spawn(move || {
             let mut stdin = BufReader::new(std::io::stdin());
-            let mut line = String::new();
-            let read = stdin.by_ref().take(MAX_CONFIG_BYTES).read_line(&mut line);
-            if tell.send(read.map(|_| line).map_err(|e| e.to_string())).is_err() {
-                return;
+            loop {
+                let mut line = String::new();
+                let read = stdin.by_ref().take(MAX_CONFIG_BYTES).read_line(&mut line);
+                if matches!(read, Ok(0)) {
+                    break;
+                }
+                working.store(true, Ordering::SeqCst);
+                let failed = read.is_err();
+                if tell.blocking_send(read.map(|_| line)).is_err() || failed {
+                    break;
+                }
             }
-            let mut rest = [0u8; 256];
-            while stdin.read(&mut rest).is_ok_and(|n| n > 0) {}
-            // The worker is dead, or wants this process dead: nothing may be done in its name any more.
-            std::process::exit(i32::from(EXIT_INFRASTRUCTURE));
-        })
-        .map_err(|e| e.to_string())?;
-    let line = told.recv_timeout(CONFIG_PATIENCE).map_err(|_| "no configuration on stdin".to_owned())??;
-    serde_json::from_str(&line).map_err(|e| format!("configuration on stdin: {e}"))
+            if working.load(Ordering::SeqCst) {
+                std::process::exit(i32::from(EXIT_INFRASTRUCTURE));
+            }
+        })?;
+        Ok(Self { lines, busy })
+    }
+
+    /// The first: the worker sends it at once.
+    pub async fn first(&mut self) -> Result<RankConfig, String> {
+        match tokio::time::timeout(CONFIG_PATIENCE, self.next()).await {
+            Ok(Some(config)) => config,
+            Ok(None) | Err(_) => Err("no configuration on stdin".to_owned()),
+        }
+    }
+
+    /// The next; None when the worker wants no more of this process.
+    pub async fn next(&mut self) -> Option<Result<RankConfig, String>> {
+        let line = self.lines.recv().await?.map_err(|e| e.to_string());
+        Some(line.and_then(|line| serde_json::from_str(&line).map_err(|e| format!("configuration on stdin: {e}"))))
+    }
+
+    /// Nothing is done in the worker's name until the next configuration.
+    pub fn idle(&self) {
+        self.busy.store(false, Ordering::SeqCst);
+    }
+}
+
+/// What the last line of a task says.
+#[derive(Debug, Default)]
+pub struct LastLine {
+    /// Why it ends, if the coordinator does not know of it.
+    pub error: Option<WireError>,
+    /// The process waits for another task.
+    pub ready: bool,
 }
 
 /// Writes signs of life to the worker.
 pub struct Reporter {
-    end: Sender<Option<WireError>>,
+    end: Sender<LastLine>,
     done: Receiver<()>,
     _thread: JoinHandle<()>,
 }
@@ -64,20 +106,20 @@ impl Reporter {
         Ok(Self { end, done, _thread: thread })
     }
 
-    /// Writes the last line, with the error if the coordinator does not know of it.
-    pub fn finish(self, error: Option<WireError>) {
-        if self.end.send(error).is_ok() {
+    /// Writes the last line.
+    pub fn finish(self, last: LastLine) {
+        if self.end.send(last).is_ok() {
             let _ = self.done.recv_timeout(LAST_WORDS);
         }
     }
 }
 
-fn write_lines(rank: u32, vitals: &Vitals, mut out: impl Write, ended: &Receiver<Option<WireError>>) {
+fn write_lines(rank: u32, vitals: &Vitals, mut out: impl Write, ended: &Receiver<LastLine>) {
     let mut last: Option<(u64, u64, Phase)> = None;
     let mut written_at = Instant::now();
     loop {
         let end = match ended.recv_timeout(SHORTEST) {
-            Ok(error) => Some(error),
+            Ok(end) => Some(end),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return,
         };
@@ -86,15 +128,12 @@ fn write_lines(rank: u32, vitals: &Vitals, mut out: impl Write, ended: &Receiver
             continue;
         }
         let (step, progress, phase) = now;
-        let line = RankLine {
-            rank,
-            step,
-            progress,
-            phase: if end.is_some() { Phase::Ended } else { phase },
-            error: end.clone().flatten(),
-        };
+        let ends = end.is_some();
+        let phase = if ends { Phase::Ended } else { phase };
+        let LastLine { error, ready } = end.unwrap_or_default();
+        let line = RankLine { rank, step, progress, phase, error, ready };
         let text = serde_json::to_string(&line).expect("invariant: a sign of life serializes");
-        if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() || end.is_some() {
+        if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() || ends {
             return;
         }
         (last, written_at) = (Some(now), Instant::now());
@@ -115,8 +154,8 @@ mod tests {
         vitals.step(5);
         let mut lines = BufReader::new(reader).lines();
         let first: RankLine = serde_json::from_str(&lines.next().expect("a line").expect("read")).expect("parses");
-        assert_eq!((first.rank, first.phase, first.error), (2, Phase::Training, None));
-        reporter.finish(Some(WireError::new(Code::BusUnavailable, "gone")));
+        assert_eq!((first.rank, first.phase, first.error, first.ready), (2, Phase::Training, None, false));
+        reporter.finish(LastLine { error: Some(WireError::new(Code::BusUnavailable, "gone")), ready: false });
         let last = lines.map(|l| l.expect("read")).last().expect("a last line");
         let last: RankLine = serde_json::from_str(&last).expect("parses");
         assert_eq!((last.phase, last.step, last.error.map(|e| e.code)), (Phase::Ended, 5, Some(Code::BusUnavailable)));

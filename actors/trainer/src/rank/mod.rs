@@ -1,5 +1,6 @@
 //! The rank process: `within rank`. Its runtime only moves messages; training runs on a thread of its
-//! own and is connected by bounded channels.
+//! own and is connected by bounded channels. A process whose task ended in order waits for another, so that
+//! small jobs do not pay for a process and a connection each; any other end is its own end too.
 //!
 //! Exit codes: 0, the coordinator knows how it ended (or no longer cares); 3, it could not be told; 101, a
 //! bug. stdout belongs to the worker ([`crate::link::RankLine`]); logs go to stderr as JSON lines, which
@@ -25,15 +26,15 @@ use messages::gang::{Join, Joined};
 use messages::plan::JobPlan;
 use messages::rpc::{ReportAnswer, ReportBody};
 use messages::work::{TaskOutput, WorkInput};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::link::{Connection, Phase, RankConfig};
+use crate::link::{Connection, LOG_ENDS, Phase, RankConfig};
 use crate::model_file;
 use crate::train::{BatchSource, Outbox, Outcome, Outgoing, Ports, Stop, StopReason, TrainJob, Trained, train};
 use crate::vitals::Vitals;
 use feed::FeedContext;
-use life::{EXIT_INFRASTRUCTURE, Reporter, config_from_stdin};
+use life::{Configs, EXIT_INFRASTRUCTURE, LastLine, Reporter};
 use telling::Teller;
 
 /// Exit code of a panic, as the standard library's.
@@ -52,39 +53,126 @@ enum End {
     Bug,
 }
 
-/// Runs a rank: configuration on stdin, see the module. Blocks until it ends.
+/// Tasks after which a process ends, however little it holds.
+const MOST_TASKS: u32 = 1_000;
+/// A process that holds more than this, in bytes, gives its memory back by ending.
+const MOST_RESIDENT: u64 = 256 << 20;
+
+/// Runs ranks, one after the other, as configurations come on stdin; see the module. Blocks until the
+/// worker wants no more, or something went wrong.
 pub fn rank_main() -> ExitCode {
-    let config = match config_from_stdin() {
-        Ok(config) => config,
-        Err(reason) => {
-            tracing::error!("{reason}");
-            return ExitCode::from(EXIT_INFRASTRUCTURE);
-        }
-    };
-    let vitals = Arc::new(Vitals::default());
-    let started = Reporter::start(config.rank, vitals.clone(), std::io::stdout());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let (reporter, runtime) = match (started, runtime) {
-        (Ok(reporter), Ok(runtime)) => (reporter, runtime),
+    let (mut configs, runtime) = match (Configs::from_stdin(), runtime) {
+        (Ok(configs), Ok(runtime)) => (configs, runtime),
         (Err(error), _) | (_, Err(error)) => {
             tracing::error!("cannot start: {error}");
             return ExitCode::from(EXIT_INFRASTRUCTURE);
         }
     };
-    let end = runtime.block_on(run(config, vitals));
+    let code = runtime.block_on(serve(&mut configs));
     // Reads and writes that a dead disk holds up must not hold the process up.
     runtime.shutdown_timeout(Duration::from_millis(200));
+    ExitCode::from(code)
+}
+
+/// One task after the other; gives the exit code.
+async fn serve(configs: &mut Configs) -> u8 {
+    let mut terminate = match signal(SignalKind::terminate()) {
+        Ok(terminate) => terminate,
+        Err(error) => {
+            tracing::error!("cannot watch for SIGTERM: {error}");
+            return EXIT_INFRASTRUCTURE;
+        }
+    };
+    let mut link = Link::default();
+    let mut config = configs.first().await;
+    for task in 1.. {
+        let config_now = match config {
+            Ok(config) => config,
+            Err(reason) => {
+                tracing::error!("{reason}");
+                return EXIT_INFRASTRUCTURE;
+            }
+        };
+        let vitals = Arc::new(Vitals::default());
+        let reporter = match Reporter::start(config_now.rank, vitals.clone(), std::io::stdout()) {
+            Ok(reporter) => reporter,
+            Err(error) => {
+                tracing::error!("cannot start: {error}");
+                return EXIT_INFRASTRUCTURE;
+            }
+        };
+        match run(config_now, vitals, &mut link, &mut terminate).await {
+            End::Told if task < MOST_TASKS && resident() < MOST_RESIDENT => {
+                configs.idle();
+                eprintln!("{LOG_ENDS}");
+                reporter.finish(LastLine { error: None, ready: true });
+            }
+            end => {
+                link.close().await;
+                return finish(reporter, end);
+            }
+        }
+        config = tokio::select! {
+            next = configs.next() => match next {
+                Some(next) => next,
+                None => break,
+            },
+            _ = terminate.recv() => break,
+        };
+    }
+    link.close().await;
+    0
+}
+
+/// The last line of a process that ends with its task; gives the exit code.
+fn finish(reporter: Reporter, end: End) -> u8 {
     match end {
         End::Told => {
-            reporter.finish(None);
-            ExitCode::SUCCESS
+            reporter.finish(LastLine::default());
+            0
         }
         End::Untold(error) => {
             tracing::error!(%error, "the rank ends without the coordinator's knowledge");
-            reporter.finish(Some(error));
-            ExitCode::from(EXIT_INFRASTRUCTURE)
+            reporter.finish(LastLine { error: Some(error), ready: false });
+            EXIT_INFRASTRUCTURE
         }
-        End::Bug => ExitCode::from(EXIT_BUG),
+        End::Bug => EXIT_BUG,
+    }
+}
+
+/// Resident memory of this process, in bytes; the most where it cannot be read.
+fn resident() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
+    pages.map_or(u64::MAX, |pages| pages.saturating_mul(4096))
+}
+
+/// The connection to the bus, kept from task to task while it is whole.
+#[derive(Default)]
+struct Link {
+    open: Option<(Connection, Bus)>,
+}
+
+impl Link {
+    async fn bus(&mut self, config: &RankConfig) -> Result<Bus, WireError> {
+        match &self.open {
+            Some((to, bus)) if *to == config.connection && bus.disconnected_for().is_none() => {
+                return Ok(bus.clone());
+            }
+            _ => self.close().await,
+        }
+        let name = format!("rank/{}/{}", config.worker, std::process::id());
+        let bus = Bus::connect(config.connection.bus_config(name)).await.map_err(|e| e.to_wire())?;
+        self.open = Some((config.connection.clone(), bus.clone()));
+        Ok(bus)
+    }
+
+    async fn close(&mut self) {
+        if let Some((_, bus)) = self.open.take() {
+            bus.close().await;
+        }
     }
 }
 
@@ -122,16 +210,12 @@ impl Connection {
     }
 }
 
-async fn run(config: RankConfig, vitals: Arc<Vitals>) -> End {
+async fn run(config: RankConfig, vitals: Arc<Vitals>, link: &mut Link, terminate: &mut SignalStream) -> End {
     let stop = Stop::default();
-    if let Err(error) = watch_sigterm(stop.clone()) {
-        return End::Untold(WireError::new(Code::InternalError, format!("cannot watch for SIGTERM: {error}")));
-    }
     vitals.enter(Phase::Starting);
-    let name = format!("rank/{}/{}/{}", config.worker, config.work.job, config.rank);
-    let bus = match Bus::connect(config.connection.bus_config(name)).await {
+    let bus = match link.bus(&config).await {
         Ok(bus) => bus,
-        Err(error) => return End::Untold(error.to_wire()),
+        Err(error) => return End::Untold(error),
     };
     let teller = Teller {
         bus: bus.clone(),
@@ -143,22 +227,26 @@ async fn run(config: RankConfig, vitals: Arc<Vitals>) -> End {
         trace: config.trace.clone(),
         vitals: vitals.clone(),
     };
+    let work = async {
+        tokio::select! {
+            prepared = prepare(&config, &bus, &vitals) => match prepared {
+                Ok(prepared) => train_and_tell(&config, prepared, &teller, &stop).await,
+                Err(error) => Ok(Some(failed(error))),
+            },
+            () = stop.asked() => Ok(Some(stopped(stop.reason()))),
+        }
+    };
     let result = tokio::select! {
-        prepared = prepare(&config, &bus, &vitals) => match prepared {
-            Ok(prepared) => train_and_tell(&config, prepared, &teller, &stop).await,
-            Err(error) => Ok(Some(failed(error))),
-        },
-        () = stop.asked() => Ok(Some(stopped(stop.reason()))),
+        result = work => result,
+        never = give_back_on(terminate, &stop) => match never {},
     };
     vitals.enter(Phase::Reporting);
-    let end = match result {
+    match result {
         Ok(Some(Some(body))) => tell_end(&teller, body).await,
         Ok(Some(None)) => End::Told,
         Ok(None) => End::Bug,
         Err(error) => End::Untold(error),
-    };
-    bus.close().await;
-    end
+    }
 }
 
 /// The last report, if there is one to make.
@@ -193,15 +281,15 @@ async fn tell_end(teller: &Teller, body: ReportBody) -> End {
     }
 }
 
-fn watch_sigterm(stop: Stop) -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::spawn(async move {
-        if terminate.recv().await.is_some() {
-            tracing::info!("SIGTERM: the task is given back at the next step");
-            stop.ask(StopReason::Drain { reason: "the worker drains".into() });
+/// SIGTERM asks the task to stop; never ends.
+async fn give_back_on(terminate: &mut SignalStream, stop: &Stop) -> std::convert::Infallible {
+    loop {
+        if terminate.recv().await.is_none() {
+            return std::future::pending().await;
         }
-    });
-    Ok(())
+        tracing::info!("SIGTERM: the task is given back at the next step");
+        stop.ask(StopReason::Drain { reason: "the worker drains".into() });
+    }
 }
 
 /// Plan, manifest and store of a rank that has joined.
