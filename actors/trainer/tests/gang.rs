@@ -133,7 +133,7 @@ async fn a_process_is_used_again_while_it_lives(expected: &str) {
         pids.push(platform.start_gang(attempt, None).await);
         let (model, _) = until_done(&mut platform).await;
         assert_eq!(model.blake3, expected);
-        platform.slots_are_free(2).await;
+        platform.slots_are_free_for(attempt + 1, 2).await;
         if attempt == 2 {
             kill(Pid::from_raw(pids[1] as i32), Signal::SIGKILL).expect("killed");
             ends(pids[1]).await;

@@ -260,11 +260,15 @@ impl Platform {
 
     /// Waits until so many slots can be reserved by a later attempt.
     pub async fn slots_are_free(&self, slots: u32) {
+        self.slots_are_free_for(9, slots).await;
+    }
+
+    pub async fn slots_are_free_for(&self, attempt: u32, slots: u32) {
         let begun = Instant::now();
-        let mut answer = self.reserve(9, slots).await;
+        let mut answer = self.reserve(attempt, slots).await;
         while matches!(answer, OfferAnswer::Declined { .. }) {
             assert!(begun.elapsed() < PATIENCE, "{answer:?}");
-            answer = self.reserve(9, slots).await;
+            answer = self.reserve(attempt, slots).await;
         }
     }
 
