@@ -12,6 +12,7 @@ use super::{Effect, Input, State};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Worker {
     pub host: String,
+    pub pid: u32,
     pub build: String,
     pub fingerprint: String,
     pub slots: u32,
@@ -38,13 +39,16 @@ impl State {
     pub(super) fn on_heartbeat(&mut self, beat: Heartbeat, now: UnixMs) {
         let key = (beat.role, beat.worker.clone());
         let mut known = self.workers.remove(&key);
-        if let Some(worker) = known.take_if(|w| w.sequence > beat.sequence && w.seen <= now) {
+        // Another process of the same name counts its heartbeats from the beginning.
+        let same = |w: &Worker| (w.pid, &w.host) == (beat.pid, &beat.host);
+        if let Some(worker) = known.take_if(|w| same(w) && w.sequence > beat.sequence && w.seen <= now) {
             self.workers.insert(key, worker); // reordered
             return;
         }
         let opened = known.as_ref().is_none_or(|w| w.slots != beat.slots || w.draining != beat.draining);
         let worker = Worker {
             host: beat.host,
+            pid: beat.pid,
             build: beat.build,
             fingerprint: beat.fingerprint,
             slots: beat.slots,
