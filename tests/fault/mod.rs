@@ -4,6 +4,14 @@
 //! Here is what the faults share: worker processes against a server of their own, a job that is long enough to be
 //! disturbed, seeded moments in its life, and the outcome.
 
+mod ahead;
+mod cancel;
+mod capacity;
+mod checkpoint;
+mod deliveries;
+mod disk;
+mod drain;
+mod leaders;
 mod random;
 mod roles;
 
@@ -203,6 +211,12 @@ impl Platform {
     pub fn ranks(&self) -> Vec<u32> {
         let workers = self.workers.values();
         workers.flat_map(|worker| children(worker.running.pid(), " rank")).map(|seen| seen.pid).collect()
+    }
+
+    /// The worker that has a rank process.
+    pub fn trains(&self) -> Option<String> {
+        let mut workers = self.workers.values();
+        workers.find(|worker| !children(worker.running.pid(), " rank").is_empty()).map(|worker| worker.name.clone())
     }
 
     /// Who holds a lease.

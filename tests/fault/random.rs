@@ -132,6 +132,7 @@ impl Cluster {
 
 #[test]
 fn random_faults_lose_nothing_and_change_no_bit() {
+    let whole = Instant::now();
     let (seed, faults) = (setting("WITHIN_SEED", 1), setting("WITHIN_FAULTS", FAULTS));
     let mut cluster = Cluster::start(seed);
     cluster.submit("undisturbed").wait().expect(0);
@@ -162,7 +163,7 @@ fn random_faults_lose_nothing_and_change_no_bit() {
         .collect();
     let counts = json!({
         "seed": seed, "faults": faults, "jobs": jobs, "lost": lost, "twice": twice.len(), "hung": hung.len(),
-        "hash_mismatch": differing.len(),
+        "hash_mismatch": differing.len(), "seconds": whole.elapsed().as_secs(),
     });
     println!("{counts}");
     if let Some(path) = std::env::var_os("WITHIN_FAULT_REPORT") {

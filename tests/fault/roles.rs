@@ -25,6 +25,7 @@ fn order(platform: &Platform, role: &str, random: &mut Random) -> [String; 2] {
     let first = match role {
         "coordinator" => platform.holder(LEASE_COORDINATOR),
         "tracker" => platform.holder(LEASE_TRACKER),
+        "trainer" => platform.trains(),
         _ => None,
     };
     let a_first = first.map_or_else(|| random.below(2) == 0, |holder| holder == a);
