@@ -7,10 +7,8 @@
 
 use serde_json::json;
 
-use super::{Platform, TIMINGS};
-use crate::harness::{script, text, wait_for};
-
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+use super::{EPOCHS, Platform, TIMINGS};
+use crate::harness::{script, text};
 
 #[test]
 fn messages_one_version_ahead() {
@@ -21,9 +19,9 @@ fn messages_one_version_ahead() {
         ("evaluator", "evaluator"),
         ("rest", "tracker,notifier"),
     ];
-    let mut platform = Platform::start(TIMINGS, &crew);
+    let mut platform = Platform::start(TIMINGS, EPOCHS, &crew);
     platform.succeeded(platform.submit("plain"));
-    let output = platform.record("plain")["tasks"][0]["output"].clone();
+    let output = platform.task("plain", "prepare")["output"].clone();
 
     // A newer worker takes a task, keeps its lease for longer than it may be silent, and reports.
     platform.drain("loader");
@@ -42,7 +40,7 @@ fn messages_one_version_ahead() {
     // A newer coordinator queued the work.
     platform.drain("evaluator");
     let job = platform.submit("newer_work");
-    in_queue(&platform, "newer_work", "evaluate");
+    platform.reaches("newer_work", "evaluate", &["queued"]);
     let subject = "within.v1.default.work.evaluator.newer_work.evaluate";
     script(&platform.server, "ahead.py", &[json!({ "do": "rewrite", "work": subject })]);
     platform.boot(&[("evaluator", "evaluator")]);
@@ -51,7 +49,7 @@ fn messages_one_version_ahead() {
     // A newer coordinator led, and the older one leads again.
     platform.drain("trainer");
     let job = platform.submit("newer_record");
-    in_queue(&platform, "newer_record", "train");
+    platform.reaches("newer_record", "train", &["queued"]);
     platform.drain("lead");
     script(&platform.server, "ahead.py", &[json!({ "do": "rewrite", "record": "newer_record" })]);
     assert_eq!(platform.record("newer_record")["schema"], 2);
@@ -60,13 +58,4 @@ fn messages_one_version_ahead() {
 
     assert!(platform.server.dead_letters().is_empty());
     platform.check(&["plain", "by_the_next", "newer_work", "newer_record"]);
-}
-
-/// Waits until a task is queued.
-fn in_queue(platform: &Platform, job: &str, task: &str) {
-    wait_for(&format!("{task} of {job} is queued"), PATIENCE, || {
-        let record = platform.record(job);
-        let tasks = record["tasks"].as_array().cloned().unwrap_or_default();
-        tasks.iter().any(|found| found["id"] == task && found["state"] == "queued").then_some(())
-    });
 }

@@ -6,8 +6,8 @@ use messages::rpc::{Claim, ClaimAnswer};
 use messages::{JobId, TaskId, WorkerId};
 use nix::sys::signal::Signal;
 
-use super::{Platform, TIMINGS};
-use crate::harness::{PATIENCE, Running, artifacts, children, gone, spec, text, wait_for};
+use super::{EPOCHS, Platform, TIMINGS};
+use crate::harness::{PATIENCE, Running, artifacts, children, gone, spec, text};
 
 /// Cancelling is done within this time, whatever the job does.
 const CANCEL_WITHIN: Duration = Duration::from_secs(2);
@@ -33,18 +33,6 @@ fn cancel(platform: &Platform, job: Running, id: &str, state: &str) {
     assert!(open.clone().count() > 0 && open.clone().all(|task| task["state"] == "cancelled"), "{record:#}");
 }
 
-/// Waits until a task of the job is in this state.
-fn is_in(platform: &Platform, job: &str, task: &str, states: &[&str]) {
-    wait_for(&format!("{task} of {job} is {states:?}"), PATIENCE, || {
-        let record = platform.record(job);
-        let tasks = record["tasks"].as_array().cloned().unwrap_or_default();
-        tasks
-            .iter()
-            .any(|found| found["id"] == task && states.iter().any(|state| found["state"] == *state))
-            .then_some(())
-    });
-}
-
 /// Takes a task's lease and does nothing with it, as a worker that hangs.
 fn hold(platform: &Platform, job: &str, task: &str) {
     let claim = Claim {
@@ -60,16 +48,16 @@ fn hold(platform: &Platform, job: &str, task: &str) {
 
 #[test]
 fn cancelled_in_every_state() {
-    let mut platform = Platform::start(TIMINGS, &[("lead", "coordinator")]);
+    let mut platform = Platform::start(TIMINGS, EPOCHS, &[("lead", "coordinator")]);
     platform.sandbox.write("short.yaml", spec("table.csv", 2, ""));
     let mut job = platform.submit("queued");
     job.line("accepted", |line| line["event"] == "accepted");
-    is_in(&platform, "queued", "prepare", &["queued"]);
+    platform.reaches("queued", "prepare", &["queued"]);
     cancel(&platform, job, "queued", "no worker is up");
 
     // Its worker has the task and stands still.
     let job = platform.submit("preparing");
-    is_in(&platform, "preparing", "prepare", &["queued"]);
+    platform.reaches("preparing", "prepare", &["queued"]);
     hold(&platform, "preparing", "prepare");
     cancel(&platform, job, "preparing", "preparing");
 
@@ -77,7 +65,7 @@ fn cancelled_in_every_state() {
     let mut training = platform.submit_spec("job.yaml", "training", &[ENDLESS]);
     training.line("progress", |line| line["event"] == "progress");
     let job = platform.submit_spec("job.yaml", "waiting", &[ENDLESS]);
-    is_in(&platform, "waiting", "train", &["queued"]);
+    platform.reaches("waiting", "train", &["queued"]);
     cancel(&platform, job, "waiting", "waiting for slots");
     let ranks = children(platform.worker("trainer").running.pid(), " rank");
     assert_eq!(ranks.len(), 1, "{ranks:?}");
@@ -96,9 +84,9 @@ fn cancelled_in_every_state() {
 
     for (id, task, state) in [("evaluating", "evaluate", "evaluating"), ("recording", "record", "recording")] {
         let job = platform.submit_spec("short.yaml", id, &[]);
-        is_in(&platform, id, task, &["queued"]);
+        platform.reaches(id, task, &["queued"]);
         hold(&platform, id, task);
-        is_in(&platform, id, task, &["leased", "running"]);
+        platform.reaches(id, task, &["leased", "running"]);
         cancel(&platform, job, id, state);
         if task == "evaluate" {
             platform.boot(&[("evaluator", "evaluator")]);

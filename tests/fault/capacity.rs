@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Platform, TIMINGS};
+use super::{EPOCHS, Platform, TIMINGS};
 use crate::harness::{Running, text, wait_for};
 
 /// Seconds of the short deadline.
@@ -17,9 +17,7 @@ const REST: &str = "coordinator,data_loader,evaluator,tracker,notifier";
 /// Waits until the job's record says what its train task waits for.
 fn waits_for(platform: &Platform, job: &str) -> String {
     wait_for("the job's state says what it waits for", Duration::from_secs(30), || {
-        let record = platform.record(job);
-        let tasks = record["tasks"].as_array().cloned().unwrap_or_default();
-        tasks.iter().find(|task| task["id"] == "train").and_then(|task| task["waiting"].as_str().map(str::to_owned))
+        platform.task(job, "train")["waiting"].as_str().map(str::to_owned)
     })
 }
 
@@ -40,7 +38,7 @@ fn fails_in_time(begun: Instant, job: Running) -> Value {
 
 #[test]
 fn a_worker_that_starts_late() {
-    let mut platform = Platform::start(TIMINGS, &[("rest", REST)]);
+    let mut platform = Platform::start(TIMINGS, EPOCHS, &[("rest", REST)]);
     let short = format!("limits.deadline_s={DEADLINE_S}");
     let mut late = platform.submit("late");
     let begun = Instant::now();
@@ -53,20 +51,23 @@ fn a_worker_that_starts_late() {
     let last = fails_in_time(begun, hopeless);
     assert!(text(&last, "/message").contains("train waits: no trainer is up"), "{last}");
 
-    // One slot comes up: enough for one job and not for the other.
-    let begun = Instant::now();
-    let wide = platform.submit_spec("job.yaml", "wide", &[&short, "resources.world_size=2"]);
+    // One slot comes up, and another job takes it for good.
     platform.boot(&[("trainer", "trainer")]);
     platform.succeeded(late);
-    let record = platform.record("late");
-    let waiting = record["tasks"].as_array().expect("tasks").iter().any(|task| task.get("waiting").is_some());
-    assert!(!waiting, "{record:#}");
-    let last = fails_in_time(begun, wide);
-    assert!(text(&last, "/message").contains("2 trainer slots are needed, 1 exist"), "{last}");
+    assert_eq!(platform.task("late", "train")["waiting"], Value::Null);
+    let mut endless = platform.submit_spec("job.yaml", "endless", &["training.epochs=1000000"]);
+    endless.line("progress", |line| line["event"] == "progress");
+    let begun = Instant::now();
+    let crowded = platform.submit_spec("job.yaml", "crowded", &[&short]);
+    assert_eq!(waits_for(&platform, "crowded"), "too many trainer slots are in use");
+    let last = fails_in_time(begun, crowded);
+    assert!(text(&last, "/message").contains("train waits: too many trainer slots are in use"), "{last}");
+    platform.sandbox.within(&["jobs", "cancel", "endless"]).expect(0);
+    endless.wait().expect(1);
 
     let ended = platform.terminal_events();
     let counts: Vec<_> = ended.iter().map(|(job, events)| (job.as_str(), events.len())).collect();
-    assert_eq!(counts, [("hopeless", 1), ("late", 1), ("wide", 1)]);
-    let rows = [("hopeless", "FAILED"), ("late", "FINISHED"), ("wide", "FAILED")];
+    assert_eq!(counts, [("crowded", 1), ("endless", 1), ("hopeless", 1), ("late", 1)]);
+    let rows = [("crowded", "FAILED"), ("endless", "KILLED"), ("hopeless", "FAILED"), ("late", "FINISHED")];
     platform.tracked(&rows.map(|(job, status)| (job.to_owned(), status.to_owned())));
 }

@@ -5,16 +5,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Moment, Platform, TIMINGS};
+use super::{LONG, Moment, Platform, TIMINGS};
 use crate::harness::{Running, file_of, text};
 
 const REST: &str = "coordinator,data_loader,evaluator,tracker,notifier";
 
 /// Folder of the checkpoint that the coordinator knows of.
 fn newest(platform: &Platform, job: &str) -> PathBuf {
-    let record = platform.record(job);
-    let train = record["tasks"].as_array().expect("tasks").iter().find(|task| task["id"] == "train").expect("train");
-    file_of(&train["checkpoint"]["uri"])
+    file_of(&platform.task(job, "train")["checkpoint"]["uri"])
 }
 
 fn flip(file: &Path) {
@@ -39,7 +37,7 @@ fn beginning(job: &mut Running, attempt: usize) -> String {
 
 #[test]
 fn torn_checkpoints_are_refused() {
-    let mut platform = Platform::start(TIMINGS, &[("rest", REST), ("trainer", "trainer")]);
+    let mut platform = Platform::start(TIMINGS, LONG, &[("rest", REST), ("trainer", "trainer")]);
     let mut job = platform.submit("torn");
     let damages: [(&str, fn(&Path)); 4] = [
         ("a flipped bit", |folder| flip(&folder.join("optimizer.safetensors"))),

@@ -13,8 +13,8 @@ use messages::subject::{HEADER_CONTENT_TYPE, HEADER_MSG_ID, STREAM_WORK};
 use messages::{Envelope, Fence, JobId, TaskId, WireError, WorkerId};
 use serde_json::Value;
 
-use super::{ALL, Moment, Platform, TIMINGS};
-use crate::harness::{PATIENCE, python_json, text, wait_for};
+use super::{ALL, EPOCHS, LONG, Moment, Platform, TIMINGS};
+use crate::harness::{PATIENCE, python_json, wait_for};
 
 fn job_id(name: &str) -> JobId {
     JobId::new(name).expect("a job id")
@@ -44,7 +44,7 @@ fn count(platform: &Platform, bus: &Bus, job: &str, event: &str) -> usize {
 /// once with another content.
 #[test]
 fn a_submission_again_and_again() {
-    let platform = Platform::start(TIMINGS, &[("one", ALL), ("two", ALL)]);
+    let platform = Platform::start(TIMINGS, LONG, &[("one", ALL), ("two", ALL)]);
     let bus = platform.bus();
     let spec = std::fs::read_to_string(platform.sandbox.path("job.yaml")).expect("reads");
     let payload = |set: &[&str]| {
@@ -83,7 +83,7 @@ fn a_submission_again_and_again() {
 /// Every work message is copied by hand while its task runs, and all of them again when the job has ended.
 #[test]
 fn work_messages_again() {
-    let platform = Platform::start(TIMINGS, &[("one", ALL), ("two", ALL), ("three", ALL)]);
+    let platform = Platform::start(TIMINGS, EPOCHS, &[("one", ALL), ("two", ALL), ("three", ALL)]);
     let bus = platform.bus();
     let mut work = platform.server.block_on(bus.subscribe(&bus.subjects().work_all())).expect("subscribes");
     let publish = |message: &RawMessage| {
@@ -171,19 +171,18 @@ impl Stale<'_> {
 #[test]
 fn reports_of_a_lower_fence() {
     let mut platform =
-        Platform::start(TIMINGS, &[("rest", "coordinator,data_loader,evaluator,tracker"), ("dies", "trainer")]);
+        Platform::start(TIMINGS, LONG, &[("rest", "coordinator,data_loader,evaluator,tracker"), ("dies", "trainer")]);
     let bus = platform.bus();
     let mut job = platform.submit("passed_on");
     Moment::Checkpoint(4).reach(&mut job);
-    let before = platform.record("passed_on");
-    let train = before["tasks"].as_array().expect("tasks").iter().find(|task| task["id"] == "train").expect("train");
+    let train = platform.task("passed_on", "train");
     let fence: Fence = serde_json::from_value(train["fence"].clone()).expect("a fence");
     let checkpoint = serde_json::from_value(train["checkpoint"].clone()).expect("a checkpoint");
-    let prepared = serde_json::from_value(before["tasks"][0]["output"].clone()).expect("an output");
+    let prepared = serde_json::from_value(platform.task("passed_on", "prepare")["output"].clone()).expect("an output");
     drop(platform.take("dies"));
     platform.boot(&[("lives", "trainer")]);
     job.line("another attempt", |line| line["event"] == "task_started" && line["worker"] == "lives");
-    job.line("its beginning", |line| line["event"] == "hook" && text(line, "/detail").contains("resumed"));
+    job.line("its beginning", |line| line["detail"].as_str().is_some_and(|detail| detail.contains("resumed")));
 
     let worker = WorkerId::new("dies").expect("a worker id");
     let stale = Stale { platform: &platform, bus: &bus, job: job_id("passed_on"), fence, worker };

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::{Moment, Platform, TIMINGS, signal};
+use super::{LONG, Moment, Platform, TIMINGS, signal};
 use crate::harness::{Running, Worker};
 
 /// `drain_grace_ms` of the timings, with what the system needs to start and end a process.
@@ -27,7 +27,7 @@ fn drain_and_restart(platform: &mut Platform, name: &str, roles: &str) {
 #[test]
 fn sigterm_under_load() {
     let crew = [("lead", "coordinator"), ("spare", "coordinator"), ("one", WORK), ("two", WORK)];
-    let mut platform = Platform::start(TIMINGS, &crew);
+    let mut platform = Platform::start(TIMINGS, LONG, &crew);
     let jobs = ["j1", "j2", "j3", "j4"];
     let mut running = submit_all(&platform, &jobs);
     Moment::Checkpoint(3).reach(&mut running[0]);
@@ -57,7 +57,7 @@ fn sigterm_under_load() {
 #[test]
 fn a_second_signal_ends_at_once() {
     let mut platform =
-        Platform::start(TIMINGS, &[("rest", "coordinator,data_loader,evaluator,tracker"), ("slow", "trainer")]);
+        Platform::start(TIMINGS, LONG, &[("rest", "coordinator,data_loader,evaluator,tracker"), ("slow", "trainer")]);
     let mut job = platform.submit("cut_short");
     Moment::Checkpoint(2).reach(&mut job);
     for rank in platform.ranks() {
@@ -94,7 +94,7 @@ fn a_rolling_restart() {
         ("tracker", "tracker"),
         ("notifier", "notifier"),
     ];
-    let mut platform = Platform::start(TIMINGS, &crew);
+    let mut platform = Platform::start(TIMINGS, LONG, &crew);
     let jobs = ["j1", "j2", "j3", "j4"];
     let mut running = submit_all(&platform, &jobs);
     Moment::Checkpoint(1).reach(&mut running[0]);

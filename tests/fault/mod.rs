@@ -16,7 +16,7 @@ mod random;
 mod roles;
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use bus::{Bus, From};
@@ -37,8 +37,9 @@ pub const TIMINGS: &str = "timings: {ack_wait_ms: 3000, heartbeat_ms: 300, worke
 pub const LONG_PAUSE: Duration = Duration::from_millis(3_500);
 /// A disturbed job has to end within this.
 pub const JOB_DEADLINE: Duration = Duration::from_secs(90);
-/// Epochs of the job, and so checkpoints.
+/// Epochs of the job, and so checkpoints: of one that is over soon, and of one that lasts for some seconds.
 pub const EPOCHS: u32 = 30;
+pub const LONG: u32 = 200;
 pub const ALL: &str = "coordinator,data_loader,trainer,evaluator,tracker,notifier";
 
 /// splitmix64: what a test does follows from the seed, but for the timing of the machine.
@@ -71,21 +72,23 @@ pub fn signal(pid: u32, signal: Signal) {
 }
 
 /// The table and the job that is disturbed.
-fn write_job(sandbox: &Sandbox) {
+fn write_job(sandbox: &Sandbox, epochs: u32) {
     sandbox.write("table.csv", table(2_000));
     let more = "  checkpoint: {keep_best: 2}\nlimits: {max_attempts: 8}\n";
-    sandbox.write("job.yaml", spec("table.csv", EPOCHS, more));
+    sandbox.write("job.yaml", spec("table.csv", epochs, more));
 }
 
 /// BLAKE3 of the weights of the job when nothing disturbs it.
-pub fn undisturbed() -> &'static str {
-    static HASH: OnceLock<String> = OnceLock::new();
-    HASH.get_or_init(|| {
+pub fn undisturbed(epochs: u32) -> String {
+    static HASHES: Mutex<BTreeMap<u32, String>> = Mutex::new(BTreeMap::new());
+    let mut hashes = HASHES.lock().expect("not poisoned");
+    let hash = hashes.entry(epochs).or_insert_with(|| {
         let sandbox = Sandbox::new();
-        write_job(&sandbox);
+        write_job(&sandbox, epochs);
         let ended = sandbox.within(&["run", "job.yaml", "--json", "--id", "undisturbed"]).expect(0);
         text(&ended.last(), "/model/blake3").to_owned()
-    })
+    });
+    hash.clone()
 }
 
 /// BLAKE3 of the weights that an event announces.
@@ -140,17 +143,19 @@ pub struct Platform {
     pub workers: BTreeMap<String, Worker>,
     pub sandbox: Sandbox,
     pub server: Server,
+    /// Of its job.
+    epochs: u32,
 }
 
 impl Platform {
-    /// Starts the workers: names and their roles.
-    pub fn start(timings: &str, workers: &[(&str, &str)]) -> Self {
+    /// Starts the workers: names and their roles. `job.yaml` has so many epochs.
+    pub fn start(timings: &str, epochs: u32, workers: &[(&str, &str)]) -> Self {
         let server = Server::start();
         let sandbox = Sandbox::at(&server, "default");
         let database = sandbox.outside("tracker.db");
         sandbox.share_store(&format!("tracker_database: 'sqlite://{}'\n{timings}", database.display()));
-        write_job(&sandbox);
-        let mut platform = Self { workers: BTreeMap::new(), sandbox, server };
+        write_job(&sandbox, epochs);
+        let mut platform = Self { workers: BTreeMap::new(), sandbox, server, epochs };
         platform.boot(workers);
         platform
     }
@@ -232,16 +237,34 @@ impl Platform {
         lines.lines().filter(|line| line.contains(part)).map(str::to_owned).collect()
     }
 
-    /// The record of a job, as `jobs show` gives it.
+    /// The record of a job, as `jobs show` gives it; null before it is accepted.
     pub fn record(&self, job: &str) -> Value {
-        self.sandbox.within(&["jobs", "show", job, "--json"]).expect(0).last()["record"].take()
+        let shown = self.sandbox.within(&["jobs", "show", job, "--json"]);
+        let code = shown.code;
+        assert!(matches!(code, Some(0 | 2)), "{shown:?}");
+        if code == Some(0) { shown.last()["record"].take() } else { Value::Null }
+    }
+
+    /// A task of the record; null where there is none.
+    pub fn task(&self, job: &str, task: &str) -> Value {
+        let record = self.record(job);
+        let mut tasks = record["tasks"].as_array().cloned().unwrap_or_default().into_iter();
+        tasks.find(|found| found["id"] == task).unwrap_or_default()
+    }
+
+    /// Waits until a task is in one of these states.
+    pub fn reaches(&self, job: &str, task: &str, states: &[&str]) {
+        wait_for(&format!("{task} of {job} is {states:?}"), PATIENCE, || {
+            let found = self.task(job, task);
+            states.iter().any(|state| found["state"] == *state).then_some(())
+        });
     }
 
     /// The watched job ended in time, and well; its lines.
     pub fn succeeded(&self, job: Running) -> Ended {
         assert!(ends_in_time(&job), "a job hangs");
         let ended = job.wait().expect(0);
-        assert_eq!(text(&ended.last(), "/model/blake3"), undisturbed(), "{}", ended.stdout);
+        assert_eq!(text(&ended.last(), "/model/blake3"), undisturbed(self.epochs), "{}", ended.stdout);
         ended
     }
 
@@ -252,13 +275,13 @@ impl Platform {
 
     /// These jobs, and no others, ended: once each, with the undisturbed weights, and stand in the tracker once.
     pub fn check(&self, jobs: &[&str]) {
-        let terminal = self.terminal_events();
+        let (terminal, weights) = (self.terminal_events(), undisturbed(self.epochs));
         let mut expected = jobs.to_vec();
         expected.sort_unstable();
         assert_eq!(terminal.keys().map(String::as_str).collect::<Vec<_>>(), expected);
         for (job, events) in &terminal {
             let [event] = &events[..] else { panic!("{job} ended {} times: {events:#?}", events.len()) };
-            assert_eq!(blake3_of(event), Some(undisturbed()), "{job}: {event:#?}");
+            assert_eq!(blake3_of(event), Some(weights.as_str()), "{job}: {event:#?}");
         }
         let rows = expected.iter().map(|job| ((*job).to_owned(), "FINISHED".to_owned())).collect::<Vec<_>>();
         self.tracked(&rows);

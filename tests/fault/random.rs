@@ -11,7 +11,8 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::{
-    ALL, Moment, Random, TIMINGS, blake3_of, ends_in_time, pass, runs, setting, terminal_events, undisturbed, write_job,
+    ALL, EPOCHS, Moment, Random, TIMINGS, blake3_of, ends_in_time, pass, runs, setting, terminal_events, undisturbed,
+    write_job,
 };
 use crate::harness::{Running, Sandbox, Server, children, wait_for};
 
@@ -56,7 +57,7 @@ impl Cluster {
         let server = Server::start();
         let sandbox = Sandbox::at(&server, "default");
         sandbox.share_store(TIMINGS);
-        write_job(&sandbox);
+        write_job(&sandbox, EPOCHS);
         let mut cluster = Self { nodes: Vec::new(), sandbox, server, random: Random(seed), booted: 0 };
         for _ in 0..NODES {
             cluster.boot();
@@ -153,13 +154,14 @@ fn random_faults_lose_nothing_and_change_no_bit() {
         println!("{id}: {fault:?} at {moment:?}, ended {:.1} s later", begun.elapsed().as_secs_f64());
     }
 
+    let weights = undisturbed(EPOCHS);
     let terminal = terminal_events(&cluster.server);
     let jobs = faults + 1;
     let lost = jobs - terminal.len().min(jobs as usize) as u64;
     let twice: Vec<_> = terminal.iter().filter(|(_, events)| events.len() != 1).collect();
     let differing: Vec<_> = terminal
         .iter()
-        .filter(|(_, events)| events.iter().any(|event| blake3_of(event) != Some(undisturbed())))
+        .filter(|(_, events)| events.iter().any(|event| blake3_of(event) != Some(weights.as_str())))
         .collect();
     let counts = json!({
         "seed": seed, "faults": faults, "jobs": jobs, "lost": lost, "twice": twice.len(), "hung": hung.len(),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use messages::subject::{LEASE_COORDINATOR, LEASE_TRACKER};
 use nix::sys::signal::Signal;
 
-use super::{ALL, LONG_PAUSE, Moment, Platform, Random, TIMINGS, pass, setting};
+use super::{ALL, EPOCHS, LONG, LONG_PAUSE, Moment, Platform, Random, TIMINGS, pass, setting};
 use crate::harness::{Running, text};
 
 const ROLES: [&str; 6] = ["coordinator", "data_loader", "trainer", "evaluator", "tracker", "notifier"];
@@ -16,7 +16,7 @@ fn crew() -> Platform {
     let names: Vec<_> =
         ROLES.iter().flat_map(|role| ["a", "b"].map(|which| (format!("{role}-{which}"), *role))).collect();
     let workers: Vec<_> = names.iter().map(|(name, role)| (name.as_str(), *role)).collect();
-    Platform::start(TIMINGS, &workers)
+    Platform::start(TIMINGS, EPOCHS, &workers)
 }
 
 /// The processes of a role in the order in which they are hit: who leads, or trains, comes first.
@@ -85,7 +85,7 @@ fn at(job: &mut Running, checkpoints: usize) {
 #[test]
 fn ranks_and_the_server() {
     let mut random = Random(setting("WITHIN_SEED", 1));
-    let mut platform = Platform::start(TIMINGS, &[("one", ALL), ("two", ALL)]);
+    let mut platform = Platform::start(TIMINGS, LONG, &[("one", ALL), ("two", ALL)]);
     for (job, kind, expected) in [
         ("killed", Signal::SIGKILL, ("worker_died", "SIGKILL")),
         ("stopped", Signal::SIGSTOP, ("worker_hung", "no progress")),

@@ -5,6 +5,8 @@
 //! offers, answers) is kept in `after` and leaves only when the commit has succeeded.
 
 mod adopt;
+#[cfg(test)]
+mod capacity_tests;
 mod fleet;
 mod gang;
 mod lifecycle;

@@ -24,11 +24,7 @@ impl Actor for Panics {
     type State = ();
     type Arguments = (bool, CancellationToken);
 
-    async fn pre_start(
-        &self,
-        me: ActorRef<bool>,
-        (panics, drain): Self::Arguments,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn pre_start(&self, me: ActorRef<bool>, (panics, drain): Self::Arguments) -> Result<(), ActorProcessingErr> {
         if panics {
             me.cast(true)?;
         }

@@ -8,6 +8,15 @@ use messages::{JobId, UnixMs, WorkerId};
 
 use super::{Effect, Input, State};
 
+/// Why a task cannot begin now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Lack {
+    /// Nobody is there who could ever take it.
+    Missing(String),
+    /// It has to wait for its turn.
+    Busy(String),
+}
+
 /// A role of a worker.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Worker {
@@ -148,16 +157,17 @@ impl State {
     }
 
     /// Why nobody can take a queue task; none if somebody can.
-    pub(super) fn why_no_worker(&self, role: Role) -> Option<String> {
-        self.alive(role).next().is_none().then(|| format!("no {role} is up"))
+    pub(super) fn why_no_worker(&self, role: Role) -> Option<Lack> {
+        self.alive(role).next().is_none().then(|| Lack::Missing(format!("no {role} is up")))
     }
 
-    /// Why a gang of this size can never be placed as things stand; none if it only has to wait.
-    pub(super) fn why_no_gang(&self, world_size: u32) -> Option<String> {
+    /// Why a gang of this size cannot be placed as things stand; none if it can.
+    pub(super) fn why_no_gang(&self, world_size: u32) -> Option<Lack> {
         let slots: u32 = self.alive(Role::Trainer).map(|(_, w)| w.slots).sum();
         match slots {
-            0 => Some("no trainer is up".into()),
-            n if n < world_size => Some(format!("{world_size} trainer slots are needed, {n} exist")),
+            0 => Some(Lack::Missing("no trainer is up".into())),
+            n if n < world_size => Some(Lack::Missing(format!("{world_size} trainer slots are needed, {n} exist"))),
+            _ if self.open_slots() < world_size => Some(Lack::Busy("too many trainer slots are in use".into())),
             _ => None,
         }
     }

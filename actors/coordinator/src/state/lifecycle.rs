@@ -7,6 +7,7 @@ use messages::subject::event_msg_id;
 use messages::work::{TaskOutput, Work, WorkInput};
 use messages::{JobId, TaskId, UnixMs, WireError, WorkerId};
 
+use super::fleet::Lack;
 use super::{After, Effect, Entry, State};
 
 /// A queued task's message is published again after so many ack waits without a claim: a repetition
@@ -286,7 +287,7 @@ impl State {
             if task.not_before.is_some_and(|at| at > now) {
                 continue;
             }
-            let reason = if task.role == Role::Trainer {
+            let lack = if task.role == Role::Trainer {
                 let Some(entry) = self.jobs.get(job) else { return };
                 if entry.gang.is_some() {
                     continue;
@@ -300,18 +301,27 @@ impl State {
                 }
                 self.why_no_worker(task.role)
             };
-            self.note_unservable(job, &task, reason, now);
+            self.note_lack(job, &task, lack, now);
         }
     }
 
-    /// Says once that a task waits and for what; gives up when nobody came for the claim time-out.
-    fn note_unservable(&mut self, job: &JobId, task: &TaskRecord, reason: Option<String>, now: UnixMs) {
+    /// Says once that a task waits and for what; gives up when nobody came for the claim time-out. A task that
+    /// waits for its turn says so too, and goes on waiting.
+    fn note_lack(&mut self, job: &JobId, task: &TaskRecord, lack: Option<Lack>, now: UnixMs) {
         let (claim_ms, say_ms) = (self.timings.claim_timeout_ms, self.timings.heartbeat_ms);
         let Some(entry) = self.jobs.get_mut(job) else { return };
-        let Some(reason) = reason else {
-            entry.unservable_since.remove(&task.id);
-            entry.wait_for(&task.id, None);
-            return;
+        let reason = match lack {
+            Some(Lack::Missing(reason)) => reason,
+            Some(Lack::Busy(reason)) => {
+                entry.unservable_since.remove(&task.id);
+                if now.saturating_sub(task.since) >= say_ms {
+                    entry.wait_for(&task.id, Some(reason));
+                }
+                return;
+            }
+            // What waits for its turn may not get this one: the lease tidies up.
+            None if entry.unservable_since.remove(&task.id).is_none() => return,
+            None => return entry.wait_for(&task.id, None),
         };
         let since = *entry.unservable_since.entry(task.id.clone()).or_insert(now);
         let waited_ms = now.saturating_sub(since);
