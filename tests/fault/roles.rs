@@ -19,17 +19,25 @@ fn crew() -> Platform {
     Platform::start(TIMINGS, EPOCHS, &workers)
 }
 
-/// The processes of a role in the order in which they are hit: who leads, or trains, comes first.
-fn order(platform: &Platform, role: &str, random: &mut Random) -> [String; 2] {
+/// The process of a role that is hit next: who leads, or trains, else one by chance; nobody twice.
+fn victim(platform: &Platform, role: &str, hit: Option<&str>, random: &mut Random) -> String {
     let [a, b] = ["a", "b"].map(|which| format!("{role}-{which}"));
-    let first = match role {
+    let busy = match role {
         "coordinator" => platform.holder(LEASE_COORDINATOR),
         "tracker" => platform.holder(LEASE_TRACKER),
         "trainer" => platform.trains(),
         _ => None,
     };
-    let a_first = first.map_or_else(|| random.below(2) == 0, |holder| holder == a);
-    if a_first { [a, b] } else { [b, a] }
+    match hit {
+        Some(first) => {
+            if first == a {
+                b
+            } else {
+                a
+            }
+        }
+        None => busy.unwrap_or(if random.below(2) == 0 { a } else { b }),
+    }
 }
 
 /// One job for each role; both processes of the role are hit in it.
@@ -40,13 +48,14 @@ fn hit_each_role(fault: &str, mut hit: impl FnMut(&mut Platform, &str, &str)) {
     for role in ROLES {
         let mut job = platform.submit(role);
         let moments = [Moment::any(&mut random, 10), Moment::Checkpoint(12 + random.below(15) as usize)];
-        let mut said = Vec::new();
+        let (mut said, mut first) = (Vec::new(), None);
         let begun = Instant::now();
         for moment in moments {
             moment.reach(&mut job);
-            let [victim, _] = order(&platform, role, &mut random);
-            hit(&mut platform, &victim, role);
-            said.push(format!("{victim} at {moment:?}"));
+            let name = victim(&platform, role, first.as_deref(), &mut random);
+            hit(&mut platform, &name, role);
+            said.push(format!("{name} at {moment:?}"));
+            first = Some(name);
         }
         let ended = platform.succeeded(job);
         println!("{fault} of {}: the job ended after {:.1} s", said.join(", "), begun.elapsed().as_secs_f64());
