@@ -15,6 +15,9 @@ fn newest(platform: &Platform, job: &str) -> PathBuf {
     file_of(&platform.task(job, "train")["checkpoint"]["uri"])
 }
 
+/// What is done to a checkpoint's folder, in words and in fact.
+type Damage = (&'static str, fn(&Path));
+
 fn flip(file: &Path) {
     let mut bytes = std::fs::read(file).expect("reads");
     let middle = bytes.len() / 2;
@@ -39,7 +42,7 @@ fn beginning(job: &mut Running, attempt: usize) -> String {
 fn torn_checkpoints_are_refused() {
     let mut platform = Platform::start(TIMINGS, LONG, &[("rest", REST), ("trainer", "trainer")]);
     let mut job = platform.submit("torn");
-    let damages: [(&str, fn(&Path)); 4] = [
+    let damages: [Damage; 4] = [
         ("a flipped bit", |folder| flip(&folder.join("optimizer.safetensors"))),
         ("a file cut short", |folder| truncate(&folder.join("state.json"), 2)),
         ("an empty manifest", |folder| truncate(&folder.join("MANIFEST.json"), 0)),

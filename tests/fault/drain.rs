@@ -38,7 +38,9 @@ fn sigterm_under_load() {
     // Everything at once, as when a machine is shut down; the jobs stay in the store.
     let begun = Instant::now();
     let all: Vec<Worker> = std::mem::take(&mut platform.workers).into_values().collect();
-    all.iter().for_each(|worker| worker.running.signal(Signal::SIGTERM));
+    for worker in &all {
+        worker.running.signal(Signal::SIGTERM);
+    }
     for worker in all {
         let ended = worker.running.wait();
         assert_eq!(ended.code, Some(0), "{}\n{}", worker.name, ended.stderr);

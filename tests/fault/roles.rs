@@ -67,7 +67,7 @@ fn hit_each_role(fault: &str, mut hit: impl FnMut(&mut Platform, &str, &str)) {
 
 #[test]
 fn kill_9_of_each_role() {
-    hit_each_role("kill -9", |platform, victim, role| platform.kill_and_restart(victim, role));
+    hit_each_role("kill -9", Platform::kill_and_restart);
 }
 
 #[test]
