@@ -10,6 +10,7 @@ suites := $(sort $(basename $(notdir $(wildcard */benches/*.rs actors/*/benches/
 
 SEED ?= 1
 FAULTS ?= 200
+SCHEDULES ?= 1000000
 
 # Shell fragments: a recipe that needs them fails with them.
 server := WITHIN_NATS_SERVER="$$(scripts/provision-nats)" && export WITHIN_NATS_SERVER
@@ -32,14 +33,16 @@ test: ## Format, lints and every test
 
 accept: ## The full figures: data sets, peers, long matrices, benches
 	@$(server) && $(python) && $(binary) && set -x && \
-	PROPTEST_RNG_SEED=$$(date +%s) cargo test --workspace --exclude within-tests && \
-	WITHIN_ACCEPT=1 cargo test -p within-tests --test it -- --nocapture
+	PROPTEST_RNG_SEED=$$(date +%s) WITHIN_SCHEDULES=$(SCHEDULES) cargo test --workspace --exclude within-tests && \
+	WITHIN_ACCEPT=1 WITHIN_SEED=$(SEED) WITHIN_FAULTS=1100 cargo test -p within-tests --test it -- --nocapture
 	@set -e; for suite in $(suites); do $(MAKE) --no-print-directory bench SUITE=$$suite; done
 
-fault: ## Random faults on a running platform (SEED=1 FAULTS=200)
+# Each of the two says how long it took; the line of counts comes last.
+fault: ## Simulated schedules, then random faults on a running platform (SEED=1 SCHEDULES=1000000 FAULTS=200)
 	@$(server) && $(python) && $(binary) && mkdir -p "$(target)" && \
+	WITHIN_SEED=$(SEED) WITHIN_SCHEDULES=$(SCHEDULES) cargo test -p within-coordinator every_schedule -- --nocapture && \
 	WITHIN_SEED=$(SEED) WITHIN_FAULTS=$(FAULTS) WITHIN_FAULT_REPORT="$(target)/fault.json" \
-	cargo test -p within-tests --test it fault:: -- --nocapture && \
+	cargo test -p within-tests --test it fault::random -- --nocapture && \
 	cat "$(target)/fault.json"
 
 bench: ## One suite of figures, also as JSON in the build folder (SUITE=...)

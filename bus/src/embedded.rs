@@ -177,7 +177,14 @@ impl EmbeddedServer {
     /// Starts it again, stopping it first if it runs: the same port, store and credentials.
     pub async fn restart(&mut self) -> Result<()> {
         self.stop().await?;
-        self.launch().await
+        // A client that looks for the server can meet itself on its port, and so hold the port for a moment.
+        let until = Instant::now() + READY_WITHIN;
+        loop {
+            match self.launch().await {
+                Err(_) if is_taken(self.port) && Instant::now() < until => sleep(LOOK).await,
+                launched => return launched,
+            }
+        }
     }
 
     async fn launch(&mut self) -> Result<()> {
@@ -342,6 +349,11 @@ fn random_hex(bytes: usize) -> Result<String> {
         .flat_map(|byte| [byte >> 4, byte & 15])
         .filter_map(|digit| char::from_digit(digit.into(), 16))
         .collect())
+}
+
+/// Whether somebody holds the port.
+fn is_taken(port: u16) -> bool {
+    std::net::TcpListener::bind(("127.0.0.1", port)).is_err()
 }
 
 /// Whether a server greets there.

@@ -174,6 +174,9 @@ pub struct TaskRecord {
     /// Not to be queued again before this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<UnixMs>,
+    /// What a queued task waits for, when nobody is there who could take it: "no trainer is up".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<TaskOutput>,
     /// The last failure, kept over retries.

@@ -446,6 +446,7 @@ fn record() -> JobRecord {
         gang: Some(Gang { generation: 1, members: vec![member] }),
         since: NOW,
         not_before: Some(NOW + 1),
+        waiting: None,
         output: Some(TaskOutput::Prepared {
             dataset: artifact("manifest.json"),
             rows_train: 64,

@@ -2,12 +2,11 @@
 //! request/reply, and messages that nobody can read.
 
 use std::fmt::Write as _;
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::harness::{PATIENCE, Sandbox, Server, Worker, number, python, root, table, text, wait_for};
+use crate::harness::{PATIENCE, Sandbox, Server, Worker, number, python, root, script, table, text, wait_for};
 
 /// A platform with one worker that does everything.
 fn platform() -> (Server, Sandbox, Worker) {
@@ -27,24 +26,6 @@ fn object(epochs: u32) -> Value {
         "model": { "type": "mlp", "hidden_layers": [8] },
         "training": { "epochs": epochs, "batch_size": 32 },
     })
-}
-
-/// Runs a script of tests/python with lines of JSON in, and gives its lines out.
-fn script(server: &Server, name: &str, lines: &[Value]) -> Vec<Value> {
-    let (user, password) = server.user();
-    let mut command = Command::new(python());
-    command.arg(root().join("tests/python").join(name)).args([&server.url(), &user, &password, "default"]);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("python runs");
-    let mut input = child.stdin.take().expect("invariant: piped");
-    for line in lines {
-        writeln!(input, "{line}").expect("writes");
-    }
-    drop(input);
-    let output = child.wait_with_output().expect("ends");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).expect("UTF-8");
-    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -6,6 +6,7 @@ mod bad_input;
 mod clients;
 mod commands;
 mod datasets;
+#[path = "../fault/mod.rs"]
 mod fault;
 mod harness;
 mod resume;

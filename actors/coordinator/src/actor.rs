@@ -149,8 +149,17 @@ impl Actor for Coordinator {
 }
 
 impl Running {
+    /// A leader that slept through its lease must not act on what it knew: what waits for it here was
+    /// meant for its successor. So the clock is asked before each input, and not only before each write.
+    async fn leads(&mut self) -> bool {
+        if self.tenure.as_ref().is_some_and(|tenure| !tenure.holds()) {
+            self.step_down("the lease has run out by this process's own clock").await;
+        }
+        self.tenure.is_some()
+    }
+
     async fn step(&mut self, input: Input) {
-        if self.tenure.is_none() {
+        if !self.leads().await {
             // Before it leads, a coordinator learns of workers, and does nothing about them.
             if let Input::Heartbeat(mut beat) = input {
                 beat.held.clear();
@@ -163,7 +172,7 @@ impl Running {
     }
 
     async fn ask(&mut self, waiter: Waiter, make: Box<dyn FnOnce(Token) -> Input + Send>) {
-        if self.tenure.is_none() {
+        if !self.leads().await {
             answer(waiter, Answer::Error(WireError::new(Code::NotLeader, "this coordinator does not lead"))).await;
             return;
         }
@@ -191,7 +200,8 @@ impl Running {
     }
 
     async fn step_down(&mut self, reason: &str) {
-        if self.tenure.take().is_some() {
+        if let Some(tenure) = self.tenure.take() {
+            tenure.end();
             if self.env.drain.is_cancelled() {
                 info!(reason, "this coordinator gives the lead back");
             } else {
@@ -219,6 +229,11 @@ impl Running {
     }
 }
 
+/// Pause before a submission that could not be decided comes again: half a second, then doubled, up to 16 s.
+fn again_after(delivered: u64) -> Duration {
+    Duration::from_millis(500 << delivered.saturating_sub(1).min(5))
+}
+
 /// Tells whoever waits. An answer that cannot be delivered is asked for again.
 pub(crate) async fn answer(waiter: Waiter, answer: Answer) {
     match waiter {
@@ -232,7 +247,7 @@ pub(crate) async fn answer(waiter: Waiter, answer: Answer) {
         },
         Waiter::Stream(message) => {
             let done = match answer {
-                Answer::Error(error) if error.retry => message.nak(Duration::from_millis(500)).await,
+                Answer::Error(error) if error.retry => message.nak(again_after(message.delivered)).await,
                 _ => message.ack().await,
             };
             if let Err(error) = done {

@@ -8,7 +8,7 @@ use bus::role::RoleEnv;
 use bus::{ErrorKind, Once, now_ms};
 use messages::event::Event;
 use messages::trace::TraceParent;
-use messages::{JobId, UnixMs};
+use messages::{Fence, JobId, UnixMs};
 use ractor::ActorRef;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -32,6 +32,7 @@ pub(crate) struct Outgoing {
     pub(crate) id: String,
     pub(crate) at: UnixMs,
     pub(crate) event: Event,
+    pub(crate) fence: Option<(Fence, u32)>,
     pub(crate) trace: Option<TraceParent>,
     pub(crate) outbox: bool,
 }
@@ -79,11 +80,11 @@ impl Lanes {
 }
 
 async fn publish(env: &RoleEnv, actor: &ActorRef<Msg>, outgoing: Outgoing) {
-    let Outgoing { job, id, at, event, trace, outbox } = outgoing;
+    let Outgoing { job, id, at, event, fence, trace, outbox } = outgoing;
     let once = if event.is_terminal() || outbox { Once::OnSubject } else { Once::ById };
     let mut tries = 0;
     loop {
-        match env.bus.publish_event(&job, &id, event.clone(), None, trace.clone(), at, once).await {
+        match env.bus.publish_event(&job, &id, event.clone(), fence, trace.clone(), at, once).await {
             Ok(_) => break,
             Err(error) => {
                 tries += 1;
@@ -119,6 +120,7 @@ pub(crate) fn rejection(
         id: messages::subject::event_msg_id(job, event.name(), 0),
         at: now_ms(),
         event,
+        fence: None,
         trace,
         outbox: false,
     }

@@ -71,12 +71,13 @@ impl Executor {
                 });
             }
             Effect::PublishOutbox { job, entry, trace } => {
-                let event = Outgoing { job, id: entry.id, at: entry.at, event: entry.event, trace, outbox: true };
+                let event =
+                    Outgoing { job, id: entry.id, at: entry.at, event: entry.event, fence: None, trace, outbox: true };
                 self.lanes.send(event).await;
             }
-            Effect::Emit { job, id, event, trace } => {
+            Effect::Emit { job, id, event, fence, trace } => {
                 let id = format!("evt.{job}.{id}");
-                let event = Outgoing { job, id, at: bus::now_ms(), event: *event, trace, outbox: false };
+                let event = Outgoing { job, id, at: bus::now_ms(), event: *event, fence, trace, outbox: false };
                 self.lanes.send(event).await;
             }
             Effect::Offer { worker, job, task, attempt, offer, trace } => {

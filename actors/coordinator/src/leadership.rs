@@ -24,17 +24,18 @@ pub(crate) struct Tenure {
 
 impl Tenure {
     fn new(token: u64, until: Duration) -> Self {
-        let tenure = Self { token, origin: Instant::now(), held_until_ms: Arc::new(AtomicU64::new(0)) };
-        tenure.extend(until);
-        tenure
+        Self { token, origin: Instant::now(), held_until_ms: Arc::new(AtomicU64::new(until.as_millis() as u64)) }
     }
 
-    fn extend(&self, until: Duration) {
-        let at = self.origin.elapsed() + until;
-        self.held_until_ms.store(at.as_millis() as u64, Ordering::Release);
+    /// False: it has ended before, and stays so.
+    fn extend(&self, until: Duration) -> bool {
+        let at = (self.origin.elapsed() + until).as_millis() as u64;
+        let prolong = |held_until| (held_until > 0).then_some(at);
+        self.held_until_ms.fetch_update(Ordering::AcqRel, Ordering::Acquire, prolong).is_ok()
     }
 
-    fn end(&self) {
+    /// For good: nothing is written in this tenure any more.
+    pub(crate) fn end(&self) {
         self.held_until_ms.store(0, Ordering::Release);
     }
 
@@ -69,10 +70,15 @@ pub(crate) fn spawn(env: RoleEnv, actor: ActorRef<Msg>) {
                 Some(current) => {
                     let asked_at = Instant::now();
                     match keeper.renew().await {
+                        // Counted from the asking, not from the answer.
+                        Ok(true) if current.extend((ttl * 2 / 3).saturating_sub(asked_at.elapsed())) => ttl / 3,
                         Ok(true) => {
-                            // Counted from the asking, not from the answer.
-                            current.extend((ttl * 2 / 3).saturating_sub(asked_at.elapsed()));
-                            ttl / 3
+                            // The actor has stepped down meanwhile: it may stand again, as anybody else.
+                            tenure = None;
+                            if let Err(error) = keeper.release().await {
+                                warn!(%error, "the lease was not released; it runs out by itself");
+                            }
+                            ttl / 12
                         }
                         outcome => {
                             let lost = matches!(outcome, Ok(false)) || !current.holds();
@@ -146,9 +152,9 @@ mod tests {
     #[test]
     fn a_tenure_ends_by_itself() {
         let tenure = Tenure::new(1, Duration::from_secs(60));
-        assert!(tenure.holds());
+        assert!(tenure.extend(Duration::from_secs(60)) && tenure.holds());
         tenure.end();
-        assert!(!tenure.holds());
+        assert!(!tenure.extend(Duration::from_secs(60)) && !tenure.holds());
         assert!(!Tenure::new(1, Duration::ZERO).holds());
     }
 }

@@ -174,7 +174,10 @@ async fn submit(env: &RoleEnv, actor: &ActorRef<Msg>, envelope: Envelope<Submit>
             let _ = actor.cast(Msg::Ask { waiter, make });
         }
         // The store is out of reach: the submitter, or the stream, tries again.
-        Err(refusal) if refusal.error.retry => answer(waiter, Answer::Error(refusal.error)).await,
+        Err(refusal) if refusal.error.retry => {
+            warn!(%job, error = %refusal.error, "a submission could not be stored and is put off");
+            answer(waiter, Answer::Error(refusal.error)).await;
+        }
         Err(refusal) => {
             info!(%job, error = %refusal.error, "rejected");
             let submitted = Submitted {

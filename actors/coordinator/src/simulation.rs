@@ -21,6 +21,7 @@ fn first_seed() -> u64 {
 #[test]
 fn every_schedule_ends_once_with_nothing_left_over() {
     let (first, count) = (first_seed(), schedules());
+    let begun = std::time::Instant::now();
     let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let failures: Vec<String> = std::thread::scope(|scope| {
         let runs: Vec<_> = (0..threads)
@@ -35,6 +36,7 @@ fn every_schedule_ends_once_with_nothing_left_over() {
             .collect();
         runs.into_iter().filter_map(|run| run.join().expect("invariant: a schedule does not panic")).collect()
     });
+    println!("{count} schedules from seed {first} in {:.1} s", begun.elapsed().as_secs_f64());
     assert!(failures.is_empty(), "{} (again with WITHIN_SEED=<seed> WITHIN_SCHEDULES=1)", failures.join("; "));
 }
 

@@ -5,6 +5,8 @@
 //! offers, answers) is kept in `after` and leaves only when the commit has succeeded.
 
 mod adopt;
+#[cfg(test)]
+mod capacity_tests;
 mod fleet;
 mod gang;
 mod lifecycle;
@@ -146,6 +148,8 @@ pub enum Effect {
         job: JobId,
         id: String,
         event: Box<Event>,
+        /// Of the lease that it begins, with the attempt.
+        fence: Option<(Fence, u32)>,
         trace: Option<TraceParent>,
     },
     Offer {
@@ -396,10 +400,7 @@ impl State {
             }
             After::Answer { token, answer } => self.answer(token, answer),
             After::StartGang { task } => self.start_gang(job, &task),
-            After::Emit { id, event } => {
-                let trace = self.jobs.get(job).and_then(|e| e.record.traceparent.clone());
-                self.effects.push(Effect::Emit { job: job.clone(), id, event: Box::new(event), trace });
-            }
+            After::Emit { id, event } => self.emit(job, id, event),
             After::Stop { worker, task, fence, reason } => {
                 let control = Control::StopTask { job: job.clone(), task, fence, reason };
                 self.effects.push(Effect::Control { worker, control });
@@ -408,6 +409,19 @@ impl State {
                 self.release(job, &task, attempt, &members, &reason);
             }
         }
+    }
+
+    fn emit(&mut self, job: &JobId, id: String, event: Event) {
+        let Some(entry) = self.jobs.get(job) else { return };
+        // From the beginning of an attempt on, nothing counts that is said in the name of an earlier one.
+        let fence = match &event {
+            Event::TaskStarted { task, attempt, .. } => {
+                entry.record.task(task).and_then(|task| task.fence).map(|fence| (fence, *attempt))
+            }
+            _ => None,
+        };
+        let trace = entry.record.traceparent.clone();
+        self.effects.push(Effect::Emit { job: job.clone(), id, event: Box::new(event), fence, trace });
     }
 
     fn answer(&mut self, token: Token, answer: Answer) {

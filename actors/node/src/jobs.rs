@@ -182,9 +182,10 @@ fn print_record(record: &JobRecord) {
     }
     for task in &record.tasks {
         let worker = task.worker.as_ref().map(|w| format!(" on {w}")).unwrap_or_default();
+        let waiting = task.waiting.as_ref().map(|why| format!("; waits: {why}")).unwrap_or_default();
         let error = task.error.as_ref().map(|e| format!("; last error: {}", e.message)).unwrap_or_default();
         print_line(&format!(
-            "task       {:<10} {:<9} attempt {}{worker}{error}",
+            "task       {:<10} {:<9} attempt {}{worker}{waiting}{error}",
             task.id.as_str(),
             task.state.as_str(),
             task.attempt

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use bus::role::RoleEnv;
+use futures::future::BoxFuture;
 use messages::WireError;
 use messages::error::Code;
 use messages::job::Role;
@@ -15,13 +16,46 @@ use tracing::{error, info, warn};
 
 use crate::roles::{self, Settings};
 
-/// First pause before a restart; doubles with each one.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// Longest pause before a restart.
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// So many restarts within the window, and the role is given up.
-const MAX_RESTARTS: u32 = 5;
-const WINDOW: Duration = Duration::from_secs(300);
+/// When a role that failed is started again, and when it is given up.
+#[derive(Debug, Clone, Copy)]
+struct Policy {
+    /// Before the first restart; doubles with each one.
+    first_pause: Duration,
+    longest_pause: Duration,
+    /// So many restarts within the window, and the role is given up.
+    max_restarts: u32,
+    window: Duration,
+}
+
+const POLICY: Policy = Policy {
+    first_pause: Duration::from_millis(250),
+    longest_pause: Duration::from_secs(15),
+    max_restarts: 5,
+    window: Duration::from_secs(300),
+};
+
+/// Failures of one role within a window.
+#[derive(Debug, Clone, Copy)]
+struct Failures {
+    since: Instant,
+    count: u32,
+}
+
+impl Policy {
+    /// Counts a failure. The pause before the next start; none: the role is given up.
+    fn pause(&self, failures: &mut Failures, now: Instant) -> Option<Duration> {
+        if now.duration_since(failures.since) > self.window {
+            *failures = Failures { since: now, count: 0 };
+        }
+        failures.count += 1;
+        let doubled = self.first_pause * 2u32.saturating_pow(failures.count - 1).min(1 << 16);
+        (failures.count <= self.max_restarts).then_some(doubled.min(self.longest_pause))
+    }
+}
+
+/// Starts a role, which drains when the token is cancelled, as a child of the supervisor.
+type Starter =
+    Box<dyn Fn(Role, CancellationToken, ActorCell) -> BoxFuture<'static, Result<ActorCell, WireError>> + Send + Sync>;
 
 enum Msg {
     Start(Role),
@@ -37,20 +71,23 @@ const STAGES: [&[Role]; 3] =
 struct Supervisor;
 
 struct Arguments {
-    env: RoleEnv,
-    settings: Settings,
+    starter: Starter,
+    /// Of the whole process.
+    drain: CancellationToken,
+    policy: Policy,
     roles: Vec<Role>,
     done: oneshot::Sender<Result<(), WireError>>,
     ready: watch::Sender<bool>,
 }
 
 struct Crewed {
-    env: RoleEnv,
-    settings: Settings,
+    starter: Starter,
+    drain: CancellationToken,
+    policy: Policy,
     children: HashMap<ActorId, Role>,
     /// Roles that must be up for the process to be ready.
     wanted: Vec<Role>,
-    restarts: BTreeMap<Role, (Instant, u32)>,
+    failures: BTreeMap<Role, Failures>,
     done: Option<oneshot::Sender<Result<(), WireError>>>,
     ready: watch::Sender<bool>,
     /// The stage that drains now, and what tells each stage to.
@@ -68,10 +105,23 @@ pub struct Crew {
 
 /// Starts the roles. They drain when `env.drain` is cancelled.
 pub async fn start(env: RoleEnv, settings: Settings, roles: Vec<Role>) -> Result<Crew, WireError> {
+    let drain = env.drain.clone();
+    let starter: Starter = Box::new(move |role, drain, supervisor| {
+        let (env, settings) = (RoleEnv { drain, ..env.clone() }, settings.clone());
+        Box::pin(async move { roles::start(role, &env, &settings, supervisor).await })
+    });
+    supervise(starter, drain, POLICY, roles).await
+}
+
+async fn supervise(
+    starter: Starter,
+    drain: CancellationToken,
+    policy: Policy,
+    roles: Vec<Role>,
+) -> Result<Crew, WireError> {
     let (done_sender, done) = oneshot::channel();
     let (ready_sender, ready) = watch::channel(false);
-    let drain = env.drain.clone();
-    let arguments = Arguments { env, settings, roles, done: done_sender, ready: ready_sender };
+    let arguments = Arguments { starter, drain: drain.clone(), policy, roles, done: done_sender, ready: ready_sender };
     let (actor, _) = Actor::spawn(None, Supervisor, arguments)
         .await
         .map_err(|error| WireError::new(Code::InternalError, format!("supervisor: {error}")))?;
@@ -92,11 +142,12 @@ impl Actor for Supervisor {
             me.cast(Msg::Start(*role))?;
         }
         Ok(Crewed {
-            env: arguments.env,
-            settings: arguments.settings,
+            starter: arguments.starter,
+            drain: arguments.drain,
+            policy: arguments.policy,
             children: HashMap::new(),
             wanted: arguments.roles,
-            restarts: BTreeMap::new(),
+            failures: BTreeMap::new(),
             done: Some(arguments.done),
             ready: arguments.ready,
             stage: None,
@@ -133,8 +184,7 @@ impl Actor for Supervisor {
 impl Crewed {
     async fn start(&mut self, me: &ActorRef<Msg>, role: Role) {
         let stage = STAGES.iter().position(|roles| roles.contains(&role)).unwrap_or_default();
-        let env = RoleEnv { drain: self.drains[stage].clone(), ..self.env.clone() };
-        match roles::start(role, &env, &self.settings, me.get_cell()).await {
+        match (self.starter)(role, self.drains[stage].clone(), me.get_cell()).await {
             Ok(cell) => {
                 info!(%role, "role is up");
                 self.children.insert(cell.get_id(), role);
@@ -160,19 +210,15 @@ impl Crewed {
 
     fn restart(&mut self, me: &ActorRef<Msg>, role: Role, reason: &str) {
         let now = Instant::now();
-        let entry = self.restarts.entry(role).or_insert((now, 0));
-        if now.duration_since(entry.0) > WINDOW {
-            *entry = (now, 0);
-        }
-        entry.1 += 1;
-        let count = entry.1;
+        let failures = self.failures.entry(role).or_insert(Failures { since: now, count: 0 });
+        let pause = self.policy.pause(failures, now);
         metrics::counter!("within_role_restarts_total", "role" => role.as_str()).increment(1);
-        if count > MAX_RESTARTS {
-            let message = format!("{role} failed {count} times within {} s; the last time: {reason}", WINDOW.as_secs());
+        let Some(pause) = pause else {
+            let (count, window_s) = (failures.count, self.policy.window.as_secs());
+            let message = format!("{role} failed {count} times within {window_s} s; the last time: {reason}");
             self.give_up(me, role, WireError::new(Code::InternalError, message));
             return;
-        }
-        let pause = (FIRST_PAUSE * 2u32.pow(count - 1)).min(LONGEST_PAUSE);
+        };
         warn!(%role, reason, pause_ms = pause.as_millis() as u64, "role failed; it is started again");
         let me = me.clone();
         tokio::spawn(async move {
@@ -186,13 +232,13 @@ impl Crewed {
         if let Some(done) = self.done.take() {
             let _ = done.send(Err(error));
         }
-        self.env.drain.cancel();
+        self.drain.cancel();
         self.drain(me, 0);
     }
 
     /// Roles see their token themselves, and may end before our own message about it comes.
     fn is_draining(&self) -> bool {
-        self.env.drain.is_cancelled()
+        self.drain.is_cancelled()
     }
 
     /// Tells a stage to drain; the next one follows when nobody of it is left.
@@ -213,3 +259,7 @@ impl Crewed {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "supervisor_tests.rs"]
+mod tests;

@@ -42,7 +42,7 @@ pub fn project(envelope: &Envelope<Event>, stored_at: UnixMs, plan: Option<&JobP
     let (guard, rows) = match &envelope.data {
         Event::Accepted(accepted) => (None, accepted_rows(accepted, at, envelope, plan)),
         Event::TaskStarted { task, attempt, worker, .. } => (
-            None,
+            guard(task),
             vec![
                 Row::tag(format!("within.{task}.worker"), worker.as_str()),
                 Row::tag(format!("within.{task}.attempt"), attempt.to_string()),

@@ -35,6 +35,7 @@ fn record(name: &str) -> JobRecord {
             gang: None,
             since: 1,
             not_before: None,
+            waiting: None,
             failures: 0,
             output: None,
             error: None,

@@ -9,6 +9,7 @@ mod table;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -69,6 +70,24 @@ pub fn python_json(script: &str, arguments: &[&str]) -> Value {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{err}");
     serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}{err}"))
+}
+
+/// Runs a script of tests/python with lines of JSON in, and gives its lines out.
+pub fn script(server: &Server, name: &str, lines: &[Value]) -> Vec<Value> {
+    let (user, password) = server.user();
+    let mut command = std::process::Command::new(python());
+    command.arg(root().join("tests/python").join(name)).args([&server.url(), &user, &password, "default"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("python runs");
+    let mut input = child.stdin.take().expect("invariant: piped");
+    for line in lines {
+        writeln!(input, "{line}").expect("writes");
+    }
+    drop(input);
+    let output = child.wait_with_output().expect("ends");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
 /// One GET over a plain connection: status and body.

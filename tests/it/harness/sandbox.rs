@@ -86,13 +86,15 @@ impl Sandbox {
     /// Starts a worker and waits until all its roles are up. `name` is also the name of its home, so that
     /// workers share nothing but the artifact store (see [`Sandbox::share_store`]).
     pub fn worker(&self, name: &str, roles: &str, more: &[&str]) -> Worker {
+        self.launch(name, roles, more).ready()
+    }
+
+    /// The same, not yet waited for (see [`Worker::ready`]).
+    pub fn launch(&self, name: &str, roles: &str, more: &[&str]) -> Worker {
         let home = self.outside(name);
         let mut command = self.command(&["worker", "--json", "--name", name, "--roles", roles]);
         command.args(more).arg("--home").arg(&home);
-        let mut running = Running::start(command);
-        let started = running.line("worker_started", |line| line["event"] == "worker_started");
-        running.line("worker_ready", |line| line["event"] == "worker_ready");
-        Worker { running, started, name: name.to_owned() }
+        Worker { running: Running::start(command), started: Value::Null, name: name.to_owned() }
     }
 
     /// Writes a `within.yaml` by which every process of this folder uses one artifact store.
@@ -126,12 +128,19 @@ pub fn artifacts(store: &Path) -> Vec<String> {
 /// A worker process that is up.
 pub struct Worker {
     pub running: Running,
-    /// Its first line.
+    /// Its first line, once it is ready.
     pub started: Value,
     pub name: String,
 }
 
 impl Worker {
+    /// Waits until all its roles are up.
+    pub fn ready(mut self) -> Self {
+        self.started = self.running.line("worker_started", |line| line["event"] == "worker_started");
+        self.running.line("worker_ready", |line| line["event"] == "worker_ready");
+        self
+    }
+
     /// Where /metrics, /healthz and /readyz are.
     pub fn http(&self) -> &str {
         super::text(&self.started, "/http")

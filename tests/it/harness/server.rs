@@ -42,7 +42,7 @@ async def main(url, user, password, stream):
     js = nc.jetstream()
     state = (await js.stream_info(stream)).state
     out = []
-    for sequence in range(state.first_seq, state.last_seq + 1):
+    for sequence in range(max(state.first_seq, 1), state.last_seq + 1):
         try:
             message = await js.get_msg(stream, sequence)
         except nats.js.errors.NotFoundError:

@@ -8,10 +8,20 @@ use messages::{JobId, UnixMs, WorkerId};
 
 use super::{Effect, Input, State};
 
+/// Why a task cannot begin now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Lack {
+    /// Nobody is there who could ever take it.
+    Missing(String),
+    /// It has to wait for its turn.
+    Busy(String),
+}
+
 /// A role of a worker.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Worker {
     pub host: String,
+    pub pid: u32,
     pub build: String,
     pub fingerprint: String,
     pub slots: u32,
@@ -38,13 +48,16 @@ impl State {
     pub(super) fn on_heartbeat(&mut self, beat: Heartbeat, now: UnixMs) {
         let key = (beat.role, beat.worker.clone());
         let mut known = self.workers.remove(&key);
-        if let Some(worker) = known.take_if(|w| w.sequence > beat.sequence && w.seen <= now) {
+        // Another process of the same name counts its heartbeats from the beginning.
+        let same = |w: &Worker| (w.pid, &w.host) == (beat.pid, &beat.host);
+        if let Some(worker) = known.take_if(|w| same(w) && w.sequence > beat.sequence && w.seen <= now) {
             self.workers.insert(key, worker); // reordered
             return;
         }
         let opened = known.as_ref().is_none_or(|w| w.slots != beat.slots || w.draining != beat.draining);
         let worker = Worker {
             host: beat.host,
+            pid: beat.pid,
             build: beat.build,
             fingerprint: beat.fingerprint,
             slots: beat.slots,
@@ -144,16 +157,17 @@ impl State {
     }
 
     /// Why nobody can take a queue task; none if somebody can.
-    pub(super) fn why_no_worker(&self, role: Role) -> Option<String> {
-        self.alive(role).next().is_none().then(|| format!("no {role} is up"))
+    pub(super) fn why_no_worker(&self, role: Role) -> Option<Lack> {
+        self.alive(role).next().is_none().then(|| Lack::Missing(format!("no {role} is up")))
     }
 
-    /// Why a gang of this size can never be placed as things stand; none if it only has to wait.
-    pub(super) fn why_no_gang(&self, world_size: u32) -> Option<String> {
+    /// Why a gang of this size cannot be placed as things stand; none if it can.
+    pub(super) fn why_no_gang(&self, world_size: u32) -> Option<Lack> {
         let slots: u32 = self.alive(Role::Trainer).map(|(_, w)| w.slots).sum();
         match slots {
-            0 => Some("no trainer is up".into()),
-            n if n < world_size => Some(format!("{world_size} trainer slots are needed, {n} exist")),
+            0 => Some(Lack::Missing("no trainer is up".into())),
+            n if n < world_size => Some(Lack::Missing(format!("{world_size} trainer slots are needed, {n} exist"))),
+            _ if self.open_slots() < world_size => Some(Lack::Busy("too many trainer slots are in use".into())),
             _ => None,
         }
     }

@@ -193,13 +193,7 @@ impl State {
                 .map_or_else(|| unreachable!("invariant: a gang has members"), |m| m.worker.clone()),
         };
         let (attempt, generation, members) = (task.attempt, gang.generation, gang.members.clone());
-        let trace = entry.record.traceparent.clone();
-        self.effects.push(Effect::Emit {
-            job: job.clone(),
-            id: format!("task_started.{id}.{attempt}"),
-            event: Box::new(event),
-            trace,
-        });
+        self.emit(job, format!("task_started.{id}.{attempt}"), event);
         let mut first = 0;
         for member in members {
             let ranks = (first..first + member.slots).collect();

@@ -7,6 +7,7 @@ use messages::subject::event_msg_id;
 use messages::work::{TaskOutput, Work, WorkInput};
 use messages::{JobId, TaskId, UnixMs, WireError, WorkerId};
 
+use super::fleet::Lack;
 use super::{After, Effect, Entry, State};
 
 /// A queued task's message is published again after so many ack waits without a claim: a repetition
@@ -21,12 +22,22 @@ impl Entry {
         task.fence = None;
         task.since = now;
         task.not_before = None;
+        task.waiting = None;
         set(task);
         self.unservable_since.remove(id);
         self.dirty = true;
         if self.record.state == JobState::Accepted {
             self.record.state = JobState::Running;
             self.record.since = now;
+        }
+    }
+
+    /// Records what a queued task waits for, so that it shows in the job's state.
+    fn wait_for(&mut self, id: &TaskId, reason: Option<String>) {
+        let changed = self.record.task_mut(id).filter(|task| task.waiting != reason);
+        if let Some(task) = changed {
+            task.waiting = reason;
+            self.dirty = true;
         }
     }
 
@@ -46,9 +57,7 @@ impl State {
             return;
         }
         if now >= entry.record.deadline_at {
-            let waited = detail(&entry.record);
-            let error = WireError::new(Code::DeadlineExceeded, format!("the job's deadline has passed; {waited}"))
-                .with_hint("raise limits.deadline_s, or see `within jobs events`");
+            let error = deadline_passed(&entry.record);
             self.fail_job(job, error, now);
             return;
         }
@@ -211,6 +220,7 @@ impl State {
             self.free_gang(job, &id, &reason);
             let Some(task) = self.jobs.get_mut(job).and_then(|e| e.record.task_mut(&id)) else { return };
             task.state = TaskState::Cancelled;
+            task.waiting = None;
             task.since = now;
         }
         let Some(entry) = self.jobs.get_mut(job) else { return };
@@ -277,7 +287,7 @@ impl State {
             if task.not_before.is_some_and(|at| at > now) {
                 continue;
             }
-            let reason = if task.role == Role::Trainer {
+            let lack = if task.role == Role::Trainer {
                 let Some(entry) = self.jobs.get(job) else { return };
                 if entry.gang.is_some() {
                     continue;
@@ -291,30 +301,40 @@ impl State {
                 }
                 self.why_no_worker(task.role)
             };
-            self.note_unservable(job, &task, reason, now);
+            self.note_lack(job, &task, lack, now);
         }
     }
 
-    /// Says once that a task waits and for what; gives up when nobody came for the claim time-out.
-    fn note_unservable(&mut self, job: &JobId, task: &TaskRecord, reason: Option<String>, now: UnixMs) {
+    /// Says once that a task waits and for what; gives up when nobody came for the claim time-out. A task that
+    /// waits for its turn says so too, and goes on waiting.
+    fn note_lack(&mut self, job: &JobId, task: &TaskRecord, lack: Option<Lack>, now: UnixMs) {
         let (claim_ms, say_ms) = (self.timings.claim_timeout_ms, self.timings.heartbeat_ms);
         let Some(entry) = self.jobs.get_mut(job) else { return };
-        let Some(reason) = reason else {
-            entry.unservable_since.remove(&task.id);
-            return;
+        let reason = match lack {
+            Some(Lack::Missing(reason)) => reason,
+            Some(Lack::Busy(reason)) => {
+                entry.unservable_since.remove(&task.id);
+                if now.saturating_sub(task.since) >= say_ms {
+                    entry.wait_for(&task.id, Some(reason));
+                }
+                return;
+            }
+            // What waits for its turn may not get this one: the lease tidies up.
+            None if entry.unservable_since.remove(&task.id).is_none() => return,
+            None => return entry.wait_for(&task.id, None),
         };
         let since = *entry.unservable_since.entry(task.id.clone()).or_insert(now);
         let waited_ms = now.saturating_sub(since);
         if waited_ms >= claim_ms {
-            let error = WireError::new(Code::NoCapacity, format!("task {} waited {waited_ms} ms: {reason}", task.id))
-                .with_hint(format!("start one: within worker --roles {}", task.role));
-            let error = WireError { retry: false, ..error };
+            let error = no_capacity(format!("task {} waited {waited_ms} ms: {reason}", task.id), task.role);
             self.fail_job(job, error, now);
-        } else if waited_ms >= say_ms && entry.announced.insert((task.id.clone(), task.attempt)) {
-            let event = Event::Waiting { task: task.id.clone(), reason };
-            let trace = entry.record.traceparent.clone();
-            let id = format!("waiting.{}.{}", task.id, task.attempt);
-            self.effects.push(Effect::Emit { job: job.clone(), id, event: Box::new(event), trace });
+        } else if waited_ms >= say_ms {
+            entry.wait_for(&task.id, Some(reason.clone()));
+            if entry.announced.insert((task.id.clone(), task.attempt)) {
+                let event = Event::Waiting { task: task.id.clone(), reason };
+                entry.after.push(After::Emit { id: format!("waiting.{}.{}", task.id, task.attempt), event });
+                entry.dirty = true;
+            }
         }
     }
 
@@ -332,6 +352,21 @@ impl State {
             .unwrap_or(now + coarse_ms);
         self.wakes.insert((entry.wake_at, job.clone()));
     }
+}
+
+/// The deadline has passed: what it passed over is the reason, a lack of workers before anything else.
+fn deadline_passed(record: &JobRecord) -> WireError {
+    let message = format!("the job's deadline has passed; {}", detail(record));
+    match record.tasks.iter().find(|task| task.waiting.is_some()) {
+        Some(task) => no_capacity(message, task.role),
+        None => WireError::new(Code::DeadlineExceeded, message)
+            .with_hint("raise limits.deadline_s, or see `within jobs events`"),
+    }
+}
+
+fn no_capacity(message: String, role: Role) -> WireError {
+    let error = WireError::new(Code::NoCapacity, message).with_hint(format!("start one: within worker --roles {role}"));
+    WireError { retry: false, ..error }
 }
 
 fn requeue(task: &mut TaskRecord) {
@@ -418,6 +453,7 @@ pub(crate) fn detail(record: &JobRecord) -> String {
         .iter()
         .filter(|t| !t.state.is_terminal() && t.state != TaskState::Waiting)
         .map(|t| match (&t.worker, &t.error) {
+            _ if t.waiting.is_some() => format!("{} waits: {}", t.id, t.waiting.as_deref().unwrap_or_default()),
             (Some(worker), _) => format!("{} {} on {worker}", t.id, t.state.as_str()),
             (None, Some(e)) => format!("{} {} after {}", t.id, t.state.as_str(), Class::as_str(e.class)),
             (None, None) => format!("{} {}", t.id, t.state.as_str()),

@@ -226,6 +226,7 @@ fn new_record(submission: &Submission, now: UnixMs) -> JobRecord {
             gang: None,
             since: now,
             not_before: None,
+            waiting: None,
             output: None,
             error: None,
             checkpoint: None,
