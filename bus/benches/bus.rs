@@ -154,6 +154,7 @@ async fn main() {
     let config = BusConfig {
         url: server.url(),
         credentials: server.credentials(),
+        tls: within_bus::Tls::default(),
         tenant: Tenant::default(),
         name: "bench".into(),
         timings: Timings::default(),

@@ -53,7 +53,7 @@ pub struct Stored {
 /// A publish into a stream.
 #[derive(Debug, Clone)]
 pub(crate) struct StreamPublish {
-    /// Name of the stream, for the metric; a scoped name is not needed.
+    /// Name of the stream or bucket without the tenant, for the metric.
     pub(crate) stream: &'static str,
     pub(crate) subject: String,
     pub(crate) headers: HeaderMap,
@@ -99,7 +99,14 @@ impl Bus {
                     metrics::counter!("within_bus_published_total", "stream" => publish.stream).increment(1);
                     return Ok(stored);
                 }
-                Err(error) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unreachable) => error,
+                // Nobody listens: JetStream starts, or there is no such stream, which waiting does not heal.
+                Err(error) if error.kind() == ErrorKind::Unreachable => {
+                    if self.lacks_stream(publish.stream).await {
+                        return Err(error);
+                    }
+                    error
+                }
+                Err(error) if error.kind() == ErrorKind::Timeout => error,
                 Err(error) => return Err(error),
             };
             if Instant::now() + pause >= until {
@@ -174,6 +181,7 @@ impl Bus {
     /// Hands a submission to the stream on `job.submit`. Stored means that it will be decided; the
     /// outcome is an event. [`ErrorKind::Full`] means: try later.
     pub async fn submit(&self, envelope: &Envelope<Submit>) -> Result<Stored> {
+        self.has_room().await?;
         let subject = self.subjects().job_submit();
         self.publish_stored(&StreamPublish::of(STREAM_WORK, subject, envelope)).await
     }

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::link::Action;
 use crate::role::RoleEnv;
 
 /// What changes from heartbeat to heartbeat.
@@ -48,8 +49,15 @@ pub fn spawn(env: &RoleEnv, role: Role, pulse: impl Fn() -> Pulse + Send + Sync 
         let mut ticks = interval(Duration::from_millis(env.bus.timings().heartbeat_ms.max(1)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut drain_seen = false;
+        let mut denials = env.bus.inner.link.denials();
+        let own = env.bus.subjects().hb(role, &env.identity.worker);
         loop {
             tokio::select! {
+                denied = denials.wait(Action::Publish, |subject| subject == own) => {
+                    // Who is not heard of is taken for lost.
+                    env.bus.cannot_run(role, &env.bus.denied(&denied.subject));
+                    return;
+                }
                 _ = ticks.tick() => {}
                 () = notify.notified() => {}
                 () = env.drain.cancelled(), if !drain_seen => {}

@@ -20,8 +20,6 @@ pub const BUCKET_RDZV: &str = "WITHIN_RDZV";
 
 /// Durable consumer of submissions and cancellations.
 pub const CONSUMER_SUBMIT: &str = "coordinator_submit";
-/// Durable consumer of the tracker's projection.
-pub const CONSUMER_TRACKER: &str = "tracker_projection";
 /// Durable consumer of the notifier.
 pub const CONSUMER_NOTIFIER: &str = "notifier_notices";
 

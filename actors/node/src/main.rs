@@ -81,6 +81,7 @@ fn report(cli: &Cli, failure: &Failure) {
     if cli.global.json {
         let mut line = serde_json::json!({
             "event": "failed", "class": wire.class, "code": wire.code, "message": wire.message, "hint": wire.hint,
+            "retry": wire.retry,
         });
         if let Failure::Spec(errors) = failure {
             line["errors"] = serde_json::json!(errors);

@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 pub struct Connection {
     pub url: String,
     pub login: Login,
+    #[serde(default)]
+    pub tls: bus::Tls,
     pub tenant: Tenant,
     pub timings: Timings,
 }
@@ -183,6 +185,7 @@ mod tests {
         let connection = Connection {
             url: "nats://u:hunter2@h".into(),
             login: Login::UserPassword { user: "u".into(), password: "hunter2".into() },
+            tls: bus::Tls::default(),
             tenant: Tenant::default(),
             timings: Timings::default(),
         };

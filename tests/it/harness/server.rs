@@ -102,6 +102,7 @@ impl Server {
         let config = BusConfig {
             url: self.url(),
             credentials: self.inner.credentials(),
+            tls: bus::Tls::default(),
             tenant: Tenant::new(tenant).expect("a tenant"),
             name: "test".into(),
             timings: Timings::default(),

@@ -101,6 +101,7 @@ impl Connection {
                 }
                 bus::Credentials::File(path) => Login::File { path: path.clone() },
             },
+            tls: config.tls.clone(),
             tenant: config.tenant.clone(),
             timings: config.timings,
         }
@@ -115,6 +116,7 @@ impl Connection {
                 Login::UserPassword { user, password } => bus::Credentials::UserPassword { user, password },
                 Login::File { path } => bus::Credentials::File(path),
             },
+            tls: self.tls.clone(),
             tenant: self.tenant.clone(),
             name,
             timings: self.timings,

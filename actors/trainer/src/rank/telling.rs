@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bus::{Bus, Once};
+use bus::{Bus, ErrorKind, Once, Trouble};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use messages::error::Code;
@@ -69,12 +69,21 @@ impl Teller {
 
     async fn publish(&self, id: &str, at: UnixMs, event: &Event) -> Result<(), WireError> {
         let mut tries = 0;
+        let mut trouble = Trouble::default();
         loop {
             let fence = Some((self.fence, self.attempt));
             let stored =
                 self.bus.publish_event(&self.job, id, event.clone(), fence, self.trace.clone(), at, Once::ById);
             match stored.await {
                 Ok(_) => return Ok(()),
+                // Nobody is to blame, and training waits: until there is room, or the job's deadline ends it.
+                Err(error) if error.kind() == ErrorKind::Full && !matches!(event, Event::Progress(_)) => {
+                    if trouble.is_new(&error) {
+                        tracing::warn!(%error, event = event.name(), "training waits for room in the event stream");
+                    }
+                    self.vitals.progress();
+                    trouble.pause().await;
+                }
                 Err(error) => {
                     tries += 1;
                     let error = error.to_wire();
