@@ -391,7 +391,7 @@ fn connect_error(url: &str, credentials: &Credentials, error: async_nats::Connec
             format!("TLS failed: {cause}; expected a certificate for this host that `ca` vouches for, and one of ours where the server wants it"),
         ),
         ConnectErrorKind::ServerParse => (ErrorKind::Other, format!("not a server address: {cause}")),
-        ConnectErrorKind::Io | ConnectErrorKind::MaxReconnects => {
+        ConnectErrorKind::Io | ConnectErrorKind::Tls | ConnectErrorKind::MaxReconnects => {
             (ErrorKind::Unreachable, format!("{cause}; is nats-server running there?"))
         }
     };

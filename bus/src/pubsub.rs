@@ -100,8 +100,8 @@ impl Bus {
 
     /// Ends when the server has processed everything sent before.
     pub(crate) async fn round_trip(&self) -> Result<()> {
-        // Nobody listens on a fresh inbox: the server says so at once, and answers in order.
-        let subject = self.inner.client.new_inbox();
+        // The server says at once that nobody listens, and answers in order.
+        let subject = self.subjects().nobody();
         match self.ask(&subject, HeaderMap::new(), Bytes::new(), self.request_timeout()).await {
             Ok(_) => Ok(()),
             // "No responders", or "not allowed": an answer of the server either way.

@@ -157,6 +157,11 @@ impl Subjects {
         format!("{}.hb.>", self.root)
     }
 
+    /// Nobody listens here: the server's "no responders" comes after everything that was sent before.
+    pub fn nobody(&self) -> String {
+        format!("{}.nobody", self.root)
+    }
+
     pub fn dlq(&self, role: Role, job: &str) -> String {
         format!("{}.dlq.{role}.{job}", self.root)
     }
