@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// New jobs are taken while the event stream is filled to less than this, in percent.
 pub(crate) const OPEN_BELOW_PERCENT: u64 = 90;
 /// How long an answer of the server is believed.
-const FRESH: Duration = Duration::from_secs(1);
+const FRESH: Duration = Duration::from_millis(100);
 
 /// What was last seen.
 #[derive(Debug, Default)]
@@ -20,8 +20,8 @@ pub(crate) struct Room {
 }
 
 impl Bus {
-    /// [`ErrorKind::Full`] while the event stream has no room for another job. Asks the server at most once
-    /// a second.
+    /// [`ErrorKind::Full`] while the event stream has no room for another job. Asks the server ten times a
+    /// second at most.
     pub async fn has_room(&self) -> Result<()> {
         let mut room = self.inner.room.lock().await;
         let refusal = match &room.seen {

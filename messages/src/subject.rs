@@ -23,6 +23,9 @@ pub const CONSUMER_SUBMIT: &str = "coordinator_submit";
 /// Durable consumer of the notifier.
 pub const CONSUMER_NOTIFIER: &str = "notifier_notices";
 
+/// The server itself answers here, whoever else listens: what was sent before has been processed then.
+pub const SERVER_USER_INFO: &str = "$SYS.REQ.USER.INFO";
+
 /// Header of the deduplication window; the event's id.
 pub const HEADER_MSG_ID: &str = "Nats-Msg-Id";
 /// Header of the trace; look-up is case-sensitive.
@@ -155,11 +158,6 @@ impl Subjects {
 
     pub fn hb_all(&self) -> String {
         format!("{}.hb.>", self.root)
-    }
-
-    /// Nobody listens here: the server's "no responders" comes after everything that was sent before.
-    pub fn nobody(&self) -> String {
-        format!("{}.nobody", self.root)
     }
 
     pub fn dlq(&self, role: Role, job: &str) -> String {

@@ -29,7 +29,7 @@ fn sandbox(server: &Secured) -> Sandbox {
 
 #[test]
 fn a_job_runs_with_workers_that_have_only_their_role_s_user() {
-    let server = Secured::start(&["acme"]);
+    let server = Secured::start();
     let sandbox = sandbox(&server);
     let creds = |user: &str| server.seed("default", user).display().to_string();
     let workers: Vec<_> = ROLES.iter().map(|role| sandbox.worker(role, role, &["--creds", &creds(role)])).collect();
@@ -137,7 +137,7 @@ fn strangers(server: &Secured) {
 /// The other tenant's file is made as the README says, and is as good.
 #[test]
 fn another_tenant_s_account_works_alike() {
-    let server = Secured::start(&["acme"]);
+    let server = Secured::start();
     let sandbox = sandbox(&server);
     let creds = |user: &str| server.seed("acme", user).display().to_string();
     let of = |user: &str| ["--tenant".to_owned(), "acme".to_owned(), "--creds".to_owned(), creds(user)];
@@ -159,7 +159,7 @@ fn another_tenant_s_account_works_alike() {
 /// A worker with another role's user ends at once, says which role and which subject, and does not begin again.
 #[test]
 fn a_role_without_its_permissions_ends_the_process() {
-    let server = Secured::start(&[]);
+    let server = Secured::start();
     let sandbox = sandbox(&server);
     let creds = |user: &str| server.seed("default", user).display().to_string();
     let _coordinator = sandbox.worker("coordinator", "coordinator", &["--creds", &creds("coordinator")]);

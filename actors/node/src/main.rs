@@ -52,7 +52,7 @@ fn run(cli: &Cli) -> Result<u8, Failure> {
     let config = Config::load(&cli.global)?;
     // What goes wrong with a job is shown as its events; the log need not say it again.
     let default = match cli.command {
-        Command::Worker(_) => "info",
+        Command::Worker(_) => logging::DEFAULT,
         _ => "warn,within_data_loader=error,within_evaluator=error,trainer=error",
     };
     let filter = logging::install(&config.home, config.log.as_deref(), default, config.json).map_err(Failure::Usage)?;

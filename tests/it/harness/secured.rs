@@ -28,23 +28,22 @@ pub struct Secured {
 }
 
 impl Secured {
-    /// Starts it with the accounts of these tenants; the first is `default`, of whom the others are copies
-    /// with other names, made as deploy/nats/README.md says.
-    pub fn start(others: &[&str]) -> Self {
+    /// Starts it with the accounts of two tenants: `default`, and `acme`, made of it as deploy/nats/README.md
+    /// says.
+    pub fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("within-secured-").tempdir().expect("a temporary folder");
         let path = folder.path();
         certificates(path);
         let mut keys = BTreeMap::new();
-        for tenant in ["default"].iter().chain(others) {
+        for (tenant, scope) in [("default", ""), ("acme", "ACME_")] {
             for user in USERS {
                 let key = nkeys::KeyPair::new_user();
                 std::fs::write(path.join(format!("{tenant}.{user}.nk")), key.seed().expect("a seed")).expect("writes");
-                let scope = if *tenant == "default" { String::new() } else { format!("{}_", tenant.to_uppercase()) };
                 keys.insert(format!("WITHIN_NKEY_{scope}{}", user.to_uppercase()), key.public_key());
             }
         }
         keys.insert("WITHIN_NKEY_OPERATOR".into(), nkeys::KeyPair::new_user().public_key());
-        let config = write_config(path, others);
+        let config = write_config(path);
         // The wrapper asks the kernel for the server's death with this thread.
         let server = Command::new(within_bin())
             .args(["die-with-parent", &std::process::id().to_string(), "--"])
@@ -118,29 +117,22 @@ fn replaced(text: String, changes: &[(&str, &str)]) -> String {
 }
 
 /// The deployed files with other paths and a free port; returns the path of the main one.
-fn write_config(folder: &Path, others: &[&str]) -> PathBuf {
+fn write_config(folder: &Path) -> PathBuf {
     let deployed = |name: &str| std::fs::read_to_string(root().join("deploy/nats").join(name)).expect("deployed");
     let shown = folder.display().to_string();
-    let mut include = "include \"tenant-default.conf\"".to_owned();
     std::fs::write(folder.join("tenant-default.conf"), deployed("tenant-default.conf")).expect("writes");
-    for tenant in others {
-        include.push_str(&format!("\n  include \"tenant-{tenant}.conf\""));
-        let streams = ["WORK", "EVT", "LOG", "DLQ", "JOB", "LEASE", "RDZV"].map(|name| format!("WITHIN_{name}"));
-        let mut text = deployed("tenant-default.conf").replace("within.v1.default.", &format!("within.v1.{tenant}."));
-        for stream in streams {
-            text = text.replace(&stream, &format!("{stream}_{tenant}"));
-        }
-        text = text.replace("WITHIN_NKEY_", &format!("WITHIN_NKEY_{}_", tenant.to_uppercase()));
-        text = replaced(text, &[("\ndefault {", &format!("\n{tenant} {{"))]);
-        std::fs::write(folder.join(format!("tenant-{tenant}.conf")), text).expect("writes");
-    }
+    let readme = deployed("README.md");
+    let mut blocks = readme.split("```sh\n").filter_map(|rest| rest.split("```").next());
+    let command = blocks.find(|block| block.starts_with("sed ")).expect("the README's way to another tenant");
+    let status = Command::new("sh").args(["-c", command]).current_dir(folder).status().expect("sh runs");
+    assert!(status.success(), "{command}");
     let text = replaced(
         deployed("nats-server.conf"),
         &[
             ("\"0.0.0.0:4222\"", &format!("\"127.0.0.1:-1\"\nports_file_dir: \"{shown}\"")),
             ("/etc/within/nats", &shown),
             ("/var/lib/within/nats", &format!("{shown}/store")),
-            ("include \"tenant-default.conf\"", &include),
+            ("include \"tenant-default.conf\"", "include \"tenant-default.conf\"\n  include \"tenant-acme.conf\""),
         ],
     );
     let path = folder.join("nats-server.conf");

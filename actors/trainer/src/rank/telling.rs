@@ -47,6 +47,7 @@ impl Teller {
     pub async fn report(&self, body: ReportBody) -> Result<ReportAnswer, WireError> {
         let until = Instant::now() + self.patience();
         let each = Duration::from_millis(self.bus.timings().request_timeout_ms * 2);
+        let mut told = false;
         loop {
             self.vitals.progress();
             let report = Report {
@@ -60,7 +61,9 @@ impl Teller {
             match self.bus.request(report, Some(&self.job), each).await {
                 Err(error) if error.code == Code::Fenced => return Ok(ReportAnswer::Fenced { reason: error.message }),
                 Err(error) if error.retry && Instant::now() < until => {
-                    tracing::warn!(%error, "the coordinator does not answer");
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(%error, "the coordinator does not answer; asking on");
+                    }
                 }
                 answer => return answer,
             }
