@@ -111,8 +111,8 @@ fn told_once(lines: &[Value], worker: &str) {
 #[test]
 fn an_outage_is_told_once_not_spun_on_and_changes_no_bit() {
     let mut server = Server::start();
-    // In full with the default deadlines, and for a minute.
-    let (settings, outage) = if accept() { ("", 60) } else { (TIMINGS, 5) };
+    // In full with the default deadlines and for a minute, which is as long as anybody watches by default.
+    let (settings, outage) = if accept() { ("timings: {claim_timeout_ms: 300000}\n", 60) } else { (TIMINGS, 5) };
     let outage = Duration::from_secs(outage);
     let sandbox = sandbox(&server, settings);
     let workers = vec![sandbox.worker("rest", SOME_ROLES, &[]), sandbox.worker("trainer", "trainer", &[])];
