@@ -177,6 +177,7 @@ async fn measure(config: EmbeddedConfig, rows: &mut Rows) {
     let config = BusConfig {
         url: server.url(),
         credentials: server.credentials(),
+        tls: within_bus::Tls::default(),
         tenant: Tenant::default(),
         name: "bench".into(),
         timings: Timings::default(),

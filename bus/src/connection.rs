@@ -1,18 +1,21 @@
 //! The connection: made within a bounded time or refused with a clear error, remade for ever after.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use async_nats::{ConnectErrorKind, ConnectOptions, ServerAddr};
-use messages::Tenant;
 use messages::envelope::{Envelope, Payload};
+use messages::job::Role;
 use messages::subject::Subjects;
 use messages::timings::Timings;
+use messages::{Tenant, WireError};
+use serde::{Deserialize, Serialize};
 
 use crate::clock::now_ms;
 use crate::error::{Error, ErrorKind, Result};
 use crate::link::Link;
+use crate::room::Room;
 
 /// Oldest server that keeps what we ask of it; older ones drop configuration without an error.
 pub(crate) const MIN_SERVER: (u64, u64) = (2, 12);
@@ -22,10 +25,14 @@ const MAX_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
 const FRAME_OVERHEAD_BYTES: usize = 4 * 1024;
 /// Longest pause between two attempts to connect again.
 const MAX_RECONNECT_PAUSE: Duration = Duration::from_secs(2);
+/// How long closing waits for a connection that is lost.
+const CLOSE_UNCONNECTED: Duration = Duration::from_secs(1);
 /// Messages buffered for one subscription before the newest are dropped. Feeds stay below it by credit.
 const SUBSCRIPTION_CAPACITY: usize = 65_536;
 /// Commands buffered while the connection is down; a publish waits (bounded) beyond it.
 const COMMAND_CAPACITY: usize = 2_048;
+/// Characters of an nkey seed.
+const NKEY_SEED_LEN: usize = 58;
 
 /// How to reach NATS, and as whom.
 #[derive(Debug, Clone)]
@@ -33,6 +40,7 @@ pub struct BusConfig {
     /// `nats://HOST:PORT` or `tls://HOST:PORT`; several separated by commas.
     pub url: String,
     pub credentials: Credentials,
+    pub tls: Tls,
     pub tenant: Tenant,
     /// Who speaks: shown by the server, and the source of messages (`/within/<name>`).
     pub name: String,
@@ -47,8 +55,20 @@ pub enum Credentials {
         user: String,
         password: String,
     },
-    /// A `.creds` file: JWT and nkey seed.
+    /// A `.creds` file (JWT and nkey seed), or a file with the nkey seed of a user alone.
     File(PathBuf),
+}
+
+/// Files of TLS, in PEM. Without any, a server that wants TLS is checked against the system's certificates.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// Whom to trust, instead of the system's certificates.
+    pub ca: Option<PathBuf>,
+    /// The client's own certificate, where the server verifies clients.
+    pub cert: Option<PathBuf>,
+    /// Its private key.
+    pub key: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -76,6 +96,7 @@ pub struct ServerSummary {
 pub(crate) struct Inner {
     pub(crate) client: async_nats::Client,
     pub(crate) link: Arc<Link>,
+    pub(crate) room: tokio::sync::Mutex<Room>,
     subjects: Subjects,
     timings: Timings,
     tenant: Tenant,
@@ -116,6 +137,7 @@ impl Bus {
             inner: Arc::new(Inner {
                 client,
                 link,
+                room: tokio::sync::Mutex::default(),
                 subjects: Subjects::new(&config.tenant),
                 timings: config.timings,
                 tenant: config.tenant,
@@ -155,11 +177,15 @@ impl Bus {
     }
 
     /// Sends what is buffered, lets subscriptions end, and closes; bounded by
-    /// `timings.request_timeout_ms` twice. `drain` of the client alone returns before all is sent.
+    /// `timings.request_timeout_ms` twice, and by a second each where there is no connection.
+    /// `drain` of the client alone returns before all is sent.
     pub async fn close(&self) {
-        let limit = self.request_timeout();
+        let limit = match self.disconnected_for() {
+            Some(_) => self.request_timeout().min(CLOSE_UNCONNECTED),
+            None => self.request_timeout(),
+        };
         let mut closed = self.inner.link.closed();
-        if self.round_trip().await.is_err() {
+        if !matches!(tokio::time::timeout(limit, self.round_trip()).await, Ok(Ok(()))) {
             tracing::warn!(url = %self.inner.url, "closing without an answer from NATS: what was not sent is lost");
         }
         let wait = async {
@@ -174,6 +200,21 @@ impl Bus {
     /// Since when there is no connection; None while there is one.
     pub fn disconnected_for(&self) -> Option<Duration> {
         self.inner.link.down_for()
+    }
+
+    /// Says that `role` cannot run on this connection: nothing that waiting heals. The first one counts.
+    pub fn cannot_run(&self, role: Role, error: &Error) {
+        self.inner.link.give_up(role, error.to_wire());
+    }
+
+    /// Ends when a role of this process cannot run: which one, and why.
+    pub async fn given_up(&self) -> (Role, WireError) {
+        let mut given_up = self.inner.link.given_up();
+        let found = given_up.wait_for(Option::is_some).await.map(|found| found.clone());
+        match found {
+            Ok(Some(found)) => found,
+            _ => std::future::pending().await,
+        }
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -238,6 +279,7 @@ async fn options(config: &BusConfig, limit: Duration, link: Arc<Link>) -> Result
             link.on_event(&event);
             std::future::ready(())
         });
+    let options = secured(options, &config.tls)?;
     match &config.credentials {
         Credentials::None => Ok(options),
         Credentials::UserPassword { user, password } => Ok(options.user_and_password(user.clone(), password.clone())),
@@ -246,14 +288,44 @@ async fn options(config: &BusConfig, limit: Duration, link: Arc<Link>) -> Result
                 Error::new(
                     ErrorKind::Unauthorized,
                     format!(
-                        "credentials file {}: {error}; expected a .creds file with a JWT and an nkey seed",
+                        "credentials file {}: {error}; expected a .creds file with a JWT and an nkey seed, or a user's seed",
                         path.display()
                     ),
                 )
             };
             let text = tokio::fs::read_to_string(path).await.map_err(refuse)?;
-            options.credentials(&text).map_err(refuse)
+            match nkey_seed(&text) {
+                Some(seed) => Ok(options.nkey(seed.to_owned())),
+                None => options.credentials(&text).map_err(refuse),
+            }
         }
+    }
+}
+
+/// The seed of a user in a file that holds nothing else but comments, as `nk -gen user` writes it.
+pub fn nkey_seed(text: &str) -> Option<&str> {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let seed = lines.next().filter(|line| line.starts_with("SU") && line.len() == NKEY_SEED_LEN)?;
+    (lines.next().is_none() && seed.bytes().all(|byte| byte.is_ascii_alphanumeric())).then_some(seed)
+}
+
+/// TLS as it is configured. A file that cannot be read is named here; the client's own error names none.
+fn secured(mut options: ConnectOptions, tls: &Tls) -> Result<ConnectOptions> {
+    let readable = |what: &str, path: &Path| {
+        std::fs::File::open(path).map(|_| path.to_owned()).map_err(|error| {
+            Error::new(ErrorKind::Unauthorized, format!("TLS {what} {}: {error}; expected a PEM file", path.display()))
+        })
+    };
+    if let Some(ca) = &tls.ca {
+        options = options.add_root_certificates(readable("ca", ca)?).require_tls(true);
+    }
+    match (&tls.cert, &tls.key) {
+        (Some(cert), Some(key)) => {
+            let (cert, key) = (readable("cert", cert)?, readable("key", key)?);
+            Ok(options.add_client_certificate(cert, key).require_tls(true))
+        }
+        (None, None) => Ok(options),
+        _ => Err(Error::new(ErrorKind::Unauthorized, "TLS: expected both or none of cert and key")),
     }
 }
 
@@ -314,13 +386,31 @@ fn connect_error(url: &str, credentials: &Credentials, error: async_nats::Connec
             (ErrorKind::Unauthorized, what)
         }
         ConnectErrorKind::TimedOut => (ErrorKind::Unreachable, "no answer in time".to_owned()),
-        ConnectErrorKind::Tls => (ErrorKind::Unreachable, format!("TLS failed: {cause}")),
+        _ if error.kind() == ConnectErrorKind::Tls || is_tls(&error) => (
+            ErrorKind::Unauthorized,
+            format!(
+                "TLS failed: {cause}; expected a certificate for this host that `ca` vouches for, and one of ours where the server wants it"
+            ),
+        ),
         ConnectErrorKind::ServerParse => (ErrorKind::Other, format!("not a server address: {cause}")),
-        ConnectErrorKind::Io | ConnectErrorKind::MaxReconnects => {
+        ConnectErrorKind::Io | ConnectErrorKind::Tls | ConnectErrorKind::MaxReconnects => {
             (ErrorKind::Unreachable, format!("{cause}; is nats-server running there?"))
         }
     };
     Error::new(kind, format!("NATS at {url}: {text}")).because(error)
+}
+
+/// Whether the handshake failed: the client tells that as an error of reading or writing.
+fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// The innermost source's text.
@@ -364,6 +454,16 @@ mod tests {
         assert_eq!(redact("127.0.0.1:4222"), "127.0.0.1:4222");
         let credentials = Credentials::UserPassword { user: "u".into(), password: "secret".into() };
         assert!(!format!("{credentials:?}").contains("secret"));
+    }
+
+    #[test]
+    fn a_seed_alone_is_told_from_a_creds_file() {
+        let seed = format!("SU{}", "A".repeat(56));
+        assert_eq!(nkey_seed(&format!("# of the trainer\n{seed}\n")), Some(seed.as_str()));
+        for other in ["", "user:password", "-----BEGIN NATS USER JWT-----\nx", &format!("{seed}\n{seed}"), &seed[..50]]
+        {
+            assert_eq!(nkey_seed(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -401,6 +401,13 @@ impl Bus {
         Ok(Logs { replay: self.replay(STREAM_LOG, self.subjects().log_of(job), from).await? })
     }
 
+    /// Sequence of the first message stored at or after a time; the next one if there is none yet.
+    pub(crate) async fn first_since(&self, stream: &str, filter: String, at: UnixMs) -> Result<u64> {
+        let mut replay = Replay::new(self.clone(), self.subjects().scoped(stream), filter, ReplayFrom::Time(at));
+        replay.open().await?;
+        Ok(replay.position() + 1)
+    }
+
     async fn replay(&self, stream: &str, filter: String, from: From) -> Result<Replay> {
         let mut replay = Replay::new(self.clone(), self.subjects().scoped(stream), filter, from.replay());
         replay.open().await?;

@@ -53,7 +53,7 @@ pub struct Stored {
 /// A publish into a stream.
 #[derive(Debug, Clone)]
 pub(crate) struct StreamPublish {
-    /// Name of the stream, for the metric; a scoped name is not needed.
+    /// Name of the stream or bucket without the tenant, for the metric.
     pub(crate) stream: &'static str,
     pub(crate) subject: String,
     pub(crate) headers: HeaderMap,
@@ -99,7 +99,14 @@ impl Bus {
                     metrics::counter!("within_bus_published_total", "stream" => publish.stream).increment(1);
                     return Ok(stored);
                 }
-                Err(error) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unreachable) => error,
+                Err(error) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unreachable) => {
+                    // JetStream starts, or the network is slow; or there is no such stream, which waiting
+                    // does not heal.
+                    if self.disconnected_for().is_none() && self.lacks_stream(publish.stream).await {
+                        return Err(self.no_stream(publish));
+                    }
+                    error
+                }
                 Err(error) => return Err(error),
             };
             if Instant::now() + pause >= until {
@@ -112,16 +119,10 @@ impl Bus {
 
     async fn publish_once(&self, publish: &StreamPublish, limit: Duration) -> Result<Stored> {
         let subject = &publish.subject;
-        let answer = self.ask(subject, publish.headers.clone(), publish.payload.clone(), limit).await.map_err(|error| {
-            if error.kind() == ErrorKind::Unreachable {
-                Error::new(
-                    ErrorKind::Unreachable,
-                    format!("no stream at {} takes {subject}; is a coordinator running (it creates {}), and JetStream on?", self.url(), publish.stream),
-                )
-            } else {
-                error
-            }
-        })?;
+        let answer =
+            self.ask(subject, publish.headers.clone(), publish.payload.clone(), limit).await.map_err(|error| {
+                if error.kind() == ErrorKind::Unreachable { self.no_stream(publish) } else { error }
+            })?;
         let answer: Answer = serde_json::from_slice(&answer.payload).map_err(|error| {
             Error::new(
                 ErrorKind::Other,
@@ -133,6 +134,16 @@ impl Bus {
             None => Ok(Stored { sequence: answer.seq, duplicate: answer.duplicate }),
             Some(error) => Err(self.api_error(&format!("{} at {}, {subject}", publish.stream, self.url()), &error)),
         }
+    }
+
+    fn no_stream(&self, publish: &StreamPublish) -> Error {
+        let (url, subject, stream) = (self.url(), &publish.subject, publish.stream);
+        Error::new(
+            ErrorKind::Unreachable,
+            format!(
+                "no stream at {url} takes {subject}; is a coordinator running (it creates {stream}), and JetStream on?"
+            ),
+        )
     }
 
     /// Stores an event of a job. `id` is the event's id and the deduplication id. With
@@ -174,6 +185,7 @@ impl Bus {
     /// Hands a submission to the stream on `job.submit`. Stored means that it will be decided; the
     /// outcome is an event. [`ErrorKind::Full`] means: try later.
     pub async fn submit(&self, envelope: &Envelope<Submit>) -> Result<Stored> {
+        self.has_room().await?;
         let subject = self.subjects().job_submit();
         self.publish_stored(&StreamPublish::of(STREAM_WORK, subject, envelope)).await
     }

@@ -109,6 +109,7 @@ impl EmbeddedServer {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
         let store_dir = folder.canonicalize().map_err(failed)?;
         let lock = lock(&store_dir)?;
+        predecessor_ended(&store_dir).await?;
         let (user, password) = (random_hex(8)?, random_hex(24)?);
         let config = EmbeddedConfig { store_dir, ..config };
         let port = config.port.unwrap_or(0);
@@ -337,6 +338,29 @@ fn lock(folder: &Path) -> Result<File> {
         )),
         Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
     }
+}
+
+/// A killed owner's lock is free a moment before its server is dead; two servers on one store would
+/// destroy it.
+async fn predecessor_ended(folder: &Path) -> Result<()> {
+    let config = folder.join("nats-server.conf");
+    let Ok(pid) = std::fs::read_to_string(folder.join("nats-server.pid")) else { return Ok(()) };
+    let command_line = format!("/proc/{}/cmdline", pid.trim());
+    let runs = || {
+        let arguments = std::fs::read(&command_line).unwrap_or_default();
+        arguments.split(|byte| *byte == 0).any(|argument| argument == config.as_os_str().as_encoded_bytes())
+    };
+    let until = Instant::now() + STOP_WITHIN;
+    while runs() {
+        if Instant::now() >= until {
+            return Err(Error::new(
+                ErrorKind::Storage,
+                format!("NATS store {}: nats-server {} still uses it; stop that", folder.display(), pid.trim()),
+            ));
+        }
+        sleep(LOOK).await;
+    }
+    Ok(())
 }
 
 fn random_hex(bytes: usize) -> Result<String> {

@@ -83,6 +83,16 @@ impl Error {
             ErrorKind::ServerTooOld | ErrorKind::Closed => false,
             _ => wire.retry,
         };
+        let hint = match self.kind {
+            ErrorKind::Full => Some("try again later; `streams:` in within.yaml sets the limits"),
+            ErrorKind::Permission => Some("deploy/nats/tenant-default.conf has the subjects that each role needs"),
+            ErrorKind::Storage if self.code.is_none() => {
+                Some("see that it can be written and that nothing else uses it, or give another --home")
+            }
+            ErrorKind::Unauthorized => Some("give the right --creds and `nats.tls`, or ask whoever runs the server"),
+            _ => None,
+        };
+        wire.hint = hint.map(str::to_owned);
         wire
     }
 }

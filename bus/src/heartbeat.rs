@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use crate::link::Action;
 use crate::role::RoleEnv;
 
 /// Heartbeats out of turn are at least this far apart; what changed meanwhile is in the next.
@@ -52,8 +53,15 @@ pub fn spawn(env: &RoleEnv, role: Role, pulse: impl Fn() -> Pulse + Send + Sync 
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut drain_seen = false;
         let mut due = Instant::now();
+        let mut denials = env.bus.inner.link.denials();
+        let own = env.bus.subjects().hb(role, &env.identity.worker);
         loop {
             tokio::select! {
+                denied = denials.wait(Action::Publish, |subject| subject == own) => {
+                    // Who is not heard of is taken for lost.
+                    env.bus.cannot_run(role, &env.bus.denied(&denied.subject));
+                    return;
+                }
                 _ = ticks.tick() => {}
                 () = notify.notified() => sleep_until(due).await,
                 () = env.drain.cancelled(), if !drain_seen => {}

@@ -27,12 +27,15 @@ mod pubsub;
 mod pull;
 pub mod queue;
 pub mod role;
+mod room;
 mod topology;
+mod trouble;
 
 pub use clock::now_ms;
-pub use connection::{Bus, BusConfig, Credentials, ServerSummary};
+pub use connection::{Bus, BusConfig, Credentials, ServerSummary, Tls, nkey_seed};
 pub use consume::{DurableEvents, Events, From, Logs, StoredEvent, StoredLog, Submission, Submissions};
 pub use durable::{Once, Stored};
 pub use error::{Error, ErrorKind};
 pub use message::{Headers, Incoming, RawMessage, Requests, Subscription};
 pub use topology::{ConsumerSummary, Limits, StreamSummary};
+pub use trouble::Trouble;

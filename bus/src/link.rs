@@ -6,6 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use async_nats::{Event, ServerError};
+use messages::WireError;
+use messages::job::Role;
 use tokio::sync::{broadcast, watch};
 
 /// What was tried on a subject.
@@ -39,6 +41,8 @@ pub(crate) struct Link {
     epoch: watch::Sender<u64>,
     closed: watch::Sender<bool>,
     denied: broadcast::Sender<Denied>,
+    /// The role that cannot run on this connection.
+    given_up: watch::Sender<Option<(Role, WireError)>>,
     troubles: Mutex<Troubles>,
 }
 
@@ -49,6 +53,7 @@ impl Link {
             epoch: watch::Sender::new(0),
             closed: watch::Sender::new(false),
             denied: broadcast::Sender::new(256),
+            given_up: watch::Sender::new(None),
             troubles: Mutex::default(),
         }
     }
@@ -65,6 +70,18 @@ impl Link {
     /// Subscribe before publishing, so that no refusal is missed.
     pub(crate) fn denials(&self) -> Denials {
         Denials(self.denied.subscribe())
+    }
+
+    pub(crate) fn give_up(&self, role: Role, error: WireError) {
+        self.given_up.send_if_modified(|given_up| {
+            let first = given_up.is_none();
+            given_up.get_or_insert((role, error));
+            first
+        });
+    }
+
+    pub(crate) fn given_up(&self) -> watch::Receiver<Option<(Role, WireError)>> {
+        self.given_up.subscribe()
     }
 
     /// For how long the connection has been down, if it is.

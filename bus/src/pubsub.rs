@@ -7,7 +7,7 @@ use bytes::Bytes;
 use messages::envelope::{Encoding, Envelope, Payload, decode_any};
 use messages::error::Code;
 use messages::rpc::{Reply, Request};
-use messages::subject::{HEADER_CONTENT_TYPE, HEADER_MSG_ID, HEADER_TRACEPARENT};
+use messages::subject::{HEADER_CONTENT_TYPE, HEADER_MSG_ID, HEADER_TRACEPARENT, SERVER_USER_INFO};
 use messages::trace::TraceParent;
 use messages::{JobId, WireError};
 use serde::de::DeserializeOwned;
@@ -100,11 +100,9 @@ impl Bus {
 
     /// Ends when the server has processed everything sent before.
     pub(crate) async fn round_trip(&self) -> Result<()> {
-        // Nobody listens on a fresh inbox: the server says so at once, and answers in order.
-        let subject = self.inner.client.new_inbox();
-        match self.ask(&subject, HeaderMap::new(), Bytes::new(), self.request_timeout()).await {
+        match self.ask(SERVER_USER_INFO, HeaderMap::new(), Bytes::new(), self.request_timeout()).await {
             Ok(_) => Ok(()),
-            // "No responders", or "not allowed": an answer of the server either way.
+            // Also "no responders", or "not allowed": an answer of the server either way.
             Err(error) if matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Permission) => Ok(()),
             Err(error) => Err(error),
         }

@@ -350,6 +350,11 @@ impl Replay {
         self.pending == Some(0)
     }
 
+    /// The last sequence before what comes next; known once it is open.
+    pub(crate) fn position(&self) -> u64 {
+        self.position.unwrap_or_default()
+    }
+
     /// Creates the consumer, so that [`ReplayFrom::New`] begins now.
     pub(crate) async fn open(&mut self) -> Result<()> {
         if self.puller.is_some() {

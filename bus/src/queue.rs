@@ -25,9 +25,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Subscription;
 use crate::now_ms;
-use crate::pubsub::{FIRST_PAUSE, LONGEST_PAUSE};
+use crate::pubsub::FIRST_PAUSE;
 use crate::pull::{Acker, Delivery, Pulled, Puller};
 use crate::role::RoleEnv;
+use crate::trouble::Trouble;
 
 /// A finished task is reported for this long at most.
 const MAX_REPORT: Duration = Duration::from_mins(10);
@@ -329,18 +330,30 @@ impl Shared {
                 Ok(Pulled::Delivery(delivery)) => return Some((*delivery, permit)),
                 Ok(Pulled::Nothing) => {}
                 Ok(Pulled::Gone(reason)) => {
-                    trouble.tell(self.role, &reason);
+                    if trouble.is_new_state() {
+                        tracing::warn!(role = %self.role, reason, "no tasks can be pulled");
+                    }
                     if let Err(error) = self.env.bus.ensure_work_consumer(self.role).await {
-                        trouble.tell(self.role, &error.to_string());
+                        self.tell(trouble, &error);
                     }
                     trouble.pause().await;
                 }
                 Err(error) if error.kind() == ErrorKind::Closed => return None,
                 Err(error) => {
-                    trouble.tell(self.role, &error.to_string());
+                    self.tell(trouble, &error);
                     trouble.pause().await;
                 }
             }
+        }
+    }
+
+    /// Without the permission to pull, the role cannot run.
+    fn tell(&self, trouble: &mut Trouble, error: &Error) {
+        if error.kind() == ErrorKind::Permission {
+            self.env.bus.cannot_run(self.role, error);
+        }
+        if trouble.is_new(error) {
+            tracing::warn!(role = %self.role, %error, "no tasks can be pulled");
         }
     }
 
@@ -372,31 +385,6 @@ impl Shared {
             leases.stops.pop_front();
         }
         leases.stops.push_back((job, task, fence));
-    }
-}
-
-/// Trouble with pulling: logged once until it is over, with growing pauses.
-#[derive(Default)]
-struct Trouble {
-    told: Option<String>,
-    pause: Duration,
-}
-
-impl Trouble {
-    fn tell(&mut self, role: Role, what: &str) {
-        if self.told.as_deref() != Some(what) {
-            tracing::warn!(%role, what, "no tasks can be pulled");
-            self.told = Some(what.to_owned());
-        }
-    }
-
-    async fn pause(&mut self) {
-        self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-        sleep(self.pause).await;
-    }
-
-    fn over(&mut self) {
-        *self = Self::default();
     }
 }
 

@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
+use messages::UnixMs;
 use messages::job::Role;
 use messages::subject::{
-    BUCKET_JOB, BUCKET_LEASE, BUCKET_RDZV, CONSUMER_NOTIFIER, CONSUMER_SUBMIT, CONSUMER_TRACKER, STREAM_DLQ,
-    STREAM_EVT, STREAM_LOG, STREAM_WORK, consumer_work,
+    BUCKET_JOB, BUCKET_LEASE, BUCKET_RDZV, CONSUMER_NOTIFIER, CONSUMER_SUBMIT, STREAM_DLQ, STREAM_EVT, STREAM_LOG,
+    STREAM_WORK, consumer_work,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -17,11 +18,16 @@ use crate::Bus;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kv::{bucket_stream, bucket_subjects};
 use crate::pubsub::{FIRST_PAUSE, LONGEST_PAUSE};
+use crate::room::Fill;
 
 /// Messages of a queue that may be out, unacknowledged, over all workers.
 const MAX_ACK_PENDING: u64 = 1_024;
 /// Of a projection: what one reader may buffer.
 const PROJECTION_ACK_PENDING: u64 = 2_048;
+/// Events that end a job.
+const TERMINAL: [&str; 4] = ["rejected", "completed", "failed", "cancelled"];
+/// Created by earlier versions and pulled by none: the tracker reads by position.
+const RETIRED_CONSUMER: &str = "tracker_projection";
 /// How long the marker of an expired lease stays.
 const LEASE_MARKER: Duration = Duration::from_mins(1);
 
@@ -36,7 +42,6 @@ pub struct Limits {
     pub work_bytes: u64,
     pub event_messages: u64,
     pub event_bytes: u64,
-    pub event_max_age: Duration,
     pub log_bytes: u64,
     pub dead_letter_bytes: u64,
     pub dead_letter_max_age: Duration,
@@ -53,7 +58,6 @@ impl Default for Limits {
             work_bytes: 512 * MIB,
             event_messages: 50_000_000,
             event_bytes: 4 * 1024 * MIB,
-            event_max_age: 30 * DAY,
             log_bytes: 1024 * MIB,
             dead_letter_bytes: 256 * MIB,
             dead_letter_max_age: 7 * DAY,
@@ -125,6 +129,16 @@ struct ConsumerList {
     consumers: Option<Vec<ConsumerInfo>>,
 }
 
+#[derive(Deserialize)]
+struct Purged {
+    #[serde(default)]
+    purged: u64,
+}
+
+fn is_bucket(name: &str) -> bool {
+    [BUCKET_JOB, BUCKET_LEASE, BUCKET_RDZV].contains(&name)
+}
+
 fn nanos(duration: Duration) -> u64 {
     duration.as_nanos() as u64
 }
@@ -176,9 +190,8 @@ impl Bus {
             self.ensure_work_consumer(role).await?;
         }
         let events = scoped(STREAM_EVT);
-        self.ensure_consumer(&events, self.durable(CONSUMER_TRACKER, &self.event_filters(&[]), PROJECTION_ACK_PENDING))
-            .await?;
-        let terminal = self.event_filters(&["rejected", "completed", "failed", "cancelled"]);
+        self.drop_consumer(&events, RETIRED_CONSUMER).await?;
+        let terminal = self.event_filters(&TERMINAL);
         match self.consumer_info(&events, CONSUMER_NOTIFIER).await {
             // The notifier narrows or widens it as it is configured.
             Ok(_) => Ok(()),
@@ -296,7 +309,8 @@ impl Bus {
                 json!({
                     "retention": "limits", "discard": "new",
                     "max_msgs": limits.event_messages, "max_bytes": limits.event_bytes,
-                    "max_age": nanos(limits.event_max_age),
+                    // Age alone discards nothing: the tracker does, below its position.
+                    "max_age": 0,
                 }),
             ),
             stream(
@@ -368,6 +382,35 @@ impl Bus {
         ))
     }
 
+    /// Whether the server says that a stream (or a bucket's) does not exist. Not when it cannot be asked.
+    pub(crate) async fn lacks_stream(&self, name: &str) -> bool {
+        let scoped = self.subjects().scoped(name);
+        let name = if is_bucket(name) { bucket_stream(&scoped) } else { scoped };
+        matches!(self.stream_info(&name).await, Err(error) if error.kind() == ErrorKind::NotFound)
+    }
+
+    /// How full the event stream is.
+    pub(crate) async fn event_fill(&self) -> Result<Fill> {
+        let stream = self.subjects().scoped(STREAM_EVT);
+        let info = self.stream_info(&stream).await?;
+        let limit = |key: &str| info.config.get(key).and_then(Value::as_i64).and_then(|n| u64::try_from(n).ok());
+        let (max_messages, max_bytes) = (limit("max_msgs"), limit("max_bytes"));
+        Ok(Fill { stream, messages: info.state.messages, bytes: info.state.bytes, max_messages, max_bytes })
+    }
+
+    /// Discards the events that were stored before `before`, those after the sequence `projected` excepted.
+    /// Returns how many.
+    pub async fn discard_events(&self, before: UnixMs, projected: u64) -> Result<u64> {
+        let stream = self.subjects().scoped(STREAM_EVT);
+        let first = self.stream_info(&stream).await?.state.first_seq;
+        let kept = self.first_since(STREAM_EVT, self.subjects().evt_all(), before).await?.min(projected + 1);
+        if kept <= first {
+            return Ok(0);
+        }
+        let purged: Purged = self.api(&format!("STREAM.PURGE.{stream}"), &json!({ "seq": kept })).await?;
+        Ok(purged.purged)
+    }
+
     async fn stream_info(&self, name: &str) -> Result<Info> {
         self.api(&format!("STREAM.INFO.{name}"), &()).await
     }
@@ -420,6 +463,16 @@ impl Bus {
             many => config.insert("filter_subjects".into(), json!(many)),
         };
         config
+    }
+
+    async fn drop_consumer(&self, stream: &str, name: &str) -> Result<()> {
+        match self.consumer_info(stream, name).await {
+            Ok(_) => {
+                self.api::<serde::de::IgnoredAny>(&format!("CONSUMER.DELETE.{stream}.{name}"), &()).await.map(|_| ())
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     async fn ensure_consumer(&self, stream: &str, asked: Map<String, Value>) -> Result<()> {

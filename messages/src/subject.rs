@@ -20,10 +20,11 @@ pub const BUCKET_RDZV: &str = "WITHIN_RDZV";
 
 /// Durable consumer of submissions and cancellations.
 pub const CONSUMER_SUBMIT: &str = "coordinator_submit";
-/// Durable consumer of the tracker's projection.
-pub const CONSUMER_TRACKER: &str = "tracker_projection";
 /// Durable consumer of the notifier.
 pub const CONSUMER_NOTIFIER: &str = "notifier_notices";
+
+/// The server itself answers here, whoever else listens: what was sent before has been processed then.
+pub const SERVER_USER_INFO: &str = "$SYS.REQ.USER.INFO";
 
 /// Header of the deduplication window; the event's id.
 pub const HEADER_MSG_ID: &str = "Nats-Msg-Id";

@@ -9,7 +9,10 @@ mod datasets;
 #[path = "../fault/mod.rs"]
 mod fault;
 mod harness;
+mod heal;
+mod permissions;
 mod resume;
 mod roles;
 mod run;
+mod subscriber;
 mod tidy;

@@ -9,7 +9,7 @@ use messages::error::Code;
 use messages::job::JobRecord;
 use messages::rpc::Cancel;
 use messages::{JobId, WireError};
-use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -19,6 +19,9 @@ use crate::events::Outgoing;
 use crate::execute::Executor;
 use crate::leadership::Tenure;
 use crate::state::{Answer, Effect, Input, State, Token};
+
+/// Before a submission comes again that found the event stream full.
+const FULL_PAUSE: Duration = Duration::from_secs(2);
 
 /// Who waits for an answer.
 pub(crate) enum Waiter {
@@ -83,9 +86,14 @@ pub(crate) struct Running {
 
 /// Starts the actor and the tasks that feed it.
 pub(crate) async fn spawn(env: RoleEnv, config: Config, supervisor: ActorCell) -> Result<ActorCell, WireError> {
-    let (actor, _) = Actor::spawn_linked(None, Coordinator, (env, config), supervisor)
-        .await
-        .map_err(|error| WireError::new(Code::InternalError, format!("coordinator: {error}")))?;
+    let (actor, _) =
+        Actor::spawn_linked(None, Coordinator, (env, config), supervisor).await.map_err(|error| match &error {
+            SpawnErr::StartupFailed(cause) => cause.downcast_ref::<bus::Error>().map_or_else(
+                || WireError::new(Code::InternalError, format!("coordinator: {cause}")),
+                bus::Error::to_wire,
+            ),
+            _ => WireError::new(Code::InternalError, format!("coordinator: {error}")),
+        })?;
     Ok(actor.get_cell())
 }
 
@@ -247,6 +255,7 @@ pub(crate) async fn answer(waiter: Waiter, answer: Answer) {
         },
         Waiter::Stream(message) => {
             let done = match answer {
+                Answer::Error(error) if error.code == Code::Overloaded => message.nak(FULL_PAUSE).await,
                 Answer::Error(error) if error.retry => message.nak(again_after(message.delivered)).await,
                 _ => message.ack().await,
             };

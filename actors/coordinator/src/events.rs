@@ -5,8 +5,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use bus::role::RoleEnv;
-use bus::{ErrorKind, Once, now_ms};
+use bus::{ErrorKind, Once, Trouble, now_ms};
 use messages::event::Event;
+use messages::job::Role;
 use messages::trace::TraceParent;
 use messages::{Fence, JobId, UnixMs};
 use ractor::ActorRef;
@@ -21,8 +22,6 @@ use crate::state::Input;
 const LANES: usize = 8;
 /// Events waiting in one lane; beyond, the actor waits.
 const LANE_CAPACITY: usize = 4_096;
-/// Pause between two tries of a publication.
-const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// A mere notice is given up after so many tries; an outbox entry never is.
 const NOTICE_TRIES: u32 = 5;
 
@@ -83,19 +82,23 @@ async fn publish(env: &RoleEnv, actor: &ActorRef<Msg>, outgoing: Outgoing) {
     let Outgoing { job, id, at, event, fence, trace, outbox } = outgoing;
     let once = if event.is_terminal() || outbox { Once::OnSubject } else { Once::ById };
     let mut tries = 0;
+    let mut trouble = Trouble::default();
     loop {
         match env.bus.publish_event(&job, &id, event.clone(), fence, trace.clone(), at, once).await {
             Ok(_) => break,
             Err(error) => {
                 tries += 1;
-                if tries == 1 {
+                if trouble.is_new(&error) {
                     warn!(%job, event = event.name(), %error, "an event could not be stored; trying again");
+                }
+                if error.kind() == ErrorKind::Permission {
+                    env.bus.cannot_run(Role::Coordinator, &error);
                 }
                 let give_up = if outbox { error.kind() == ErrorKind::Closed } else { tries >= NOTICE_TRIES };
                 if give_up {
                     return;
                 }
-                tokio::time::sleep(RETRY_PAUSE).await;
+                trouble.pause().await;
             }
         }
     }

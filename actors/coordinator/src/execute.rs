@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bus::jobs::JobStore;
 use bus::role::RoleEnv;
-use bus::{ErrorKind, Incoming};
+use bus::{Bus, ErrorKind, Incoming, Trouble};
 use messages::error::Code;
 use messages::gang::{Offer, OfferAnswer};
-use messages::job::JobRecord;
+use messages::job::{JobRecord, Role};
 use messages::rpc::{JobList, JobSummary};
 use messages::trace::TraceParent;
 use messages::{Envelope, JobId, WireError};
@@ -23,8 +23,6 @@ use crate::state::{Effect, Input};
 
 /// Commits and publications that are under way at once.
 const PARALLEL: usize = 128;
-/// Pause between two tries of a commit or a publication.
-const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// How long the events that are on their way may take at the end.
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
 
@@ -59,14 +57,14 @@ impl Executor {
                 let (bus, permits, tenure) = (self.env.bus.clone(), Arc::clone(&self.permits), self.tenure.clone());
                 tokio::spawn(async move {
                     let _permit = permits.acquire().await;
+                    let mut trouble = Trouble::default();
                     while tenure.as_ref().is_some_and(Tenure::holds) {
-                        match bus.publish_work(role, &work, trace.clone()).await {
-                            Ok(_) => return,
-                            Err(error) => {
-                                warn!(job = %work.job, task = %work.task, %error, "work could not be queued; trying again")
-                            }
+                        let Err(error) = bus.publish_work(role, &work, trace.clone()).await else { return };
+                        if trouble.is_new(&error) {
+                            warn!(job = %work.job, task = %work.task, %error, "work could not be queued; trying again");
                         }
-                        tokio::time::sleep(RETRY_PAUSE).await;
+                        end_if_denied(&bus, &error);
+                        trouble.pause().await;
                     }
                 });
             }
@@ -103,10 +101,11 @@ impl Executor {
 
     fn commit(&self, record: JobRecord, revision: u64) {
         let (store, actor, permits) = (self.store.clone(), self.actor.clone(), Arc::clone(&self.permits));
-        let tenure = self.tenure.clone();
+        let (bus, tenure) = (self.env.bus.clone(), self.tenure.clone());
         tokio::spawn(async move {
             let _permit = permits.acquire().await;
             let job = record.job.clone();
+            let mut trouble = Trouble::default();
             // Not leading any more: nothing is written, and the actor is about to forget everything.
             while tenure.as_ref().is_some_and(Tenure::holds) {
                 let outcome = match revision {
@@ -124,8 +123,11 @@ impl Executor {
                         return;
                     }
                     Err(error) => {
-                        warn!(%job, %error, "the record could not be written; trying again");
-                        tokio::time::sleep(RETRY_PAUSE).await;
+                        if trouble.is_new(&error) {
+                            warn!(%job, %error, "the record could not be written; trying again");
+                        }
+                        end_if_denied(&bus, &error);
+                        trouble.pause().await;
                     }
                 }
             }
@@ -135,6 +137,7 @@ impl Executor {
     fn load(&self, job: JobId) {
         let (store, actor, tenure) = (self.store.clone(), self.actor.clone(), self.tenure.clone());
         tokio::spawn(async move {
+            let mut trouble = Trouble::default();
             while tenure.as_ref().is_some_and(Tenure::holds) {
                 match store.get(&job).await {
                     Ok(found) => {
@@ -143,8 +146,10 @@ impl Executor {
                         return;
                     }
                     Err(error) => {
-                        warn!(%job, %error, "the record could not be read; trying again");
-                        tokio::time::sleep(RETRY_PAUSE).await;
+                        if trouble.is_new(&error) {
+                            warn!(%job, %error, "the record could not be read; trying again");
+                        }
+                        trouble.pause().await;
                     }
                 }
             }
@@ -180,6 +185,13 @@ impl Executor {
 
     pub(crate) async fn publish(&self, outgoing: Outgoing) {
         self.lanes.send(outgoing).await;
+    }
+}
+
+/// A coordinator that may not write cannot run.
+fn end_if_denied(bus: &Bus, error: &bus::Error) {
+    if error.kind() == ErrorKind::Permission {
+        bus.cannot_run(Role::Coordinator, error);
     }
 }
 

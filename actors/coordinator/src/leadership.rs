@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bus::role::RoleEnv;
+use bus::{ErrorKind, Trouble};
+use messages::job::Role;
 use messages::subject::LEASE_COORDINATOR;
 use ractor::ActorRef;
 use tokio::sync::oneshot;
@@ -58,9 +60,10 @@ pub(crate) fn spawn(env: RoleEnv, actor: ActorRef<Msg>) {
             }
         };
         let mut tenure: Option<Tenure> = None;
+        let mut trouble = Trouble::default();
         while !env.drain.is_cancelled() {
             let pause = match &tenure {
-                None => match stand_for(&env, &mut keeper, &actor, ttl).await {
+                None => match stand_for(&env, &mut keeper, &actor, ttl, &mut trouble).await {
                     Some(new) => {
                         tenure = Some(new);
                         ttl / 3
@@ -117,13 +120,22 @@ async fn stand_for(
     keeper: &mut bus::lease::LeaseKeeper,
     actor: &ActorRef<Msg>,
     ttl: Duration,
+    trouble: &mut Trouble,
 ) -> Option<Tenure> {
     let asked_at = Instant::now();
-    let token = match keeper.acquire().await {
-        Ok(Some(token)) => token,
-        Ok(None) => return None,
+    let asked = keeper.acquire().await;
+    let token = match asked {
+        Ok(token) => {
+            trouble.over();
+            token?
+        }
         Err(error) => {
-            warn!(%error, "the coordinator's lease cannot be asked for");
+            if error.kind() == ErrorKind::Permission {
+                env.bus.cannot_run(Role::Coordinator, &error);
+            }
+            if trouble.is_new(&error) {
+                warn!(%error, "the coordinator's lease cannot be asked for; trying on");
+            }
             return None;
         }
     };

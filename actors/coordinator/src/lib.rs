@@ -24,11 +24,13 @@ use ractor::ActorCell;
 pub struct Config {
     /// Most records that `jobs list` looks at.
     pub list_limit: usize,
+    /// Sizes of the streams that it creates.
+    pub limits: bus::Limits,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { list_limit: 1_000 }
+        Self { list_limit: 1_000, limits: bus::Limits::default() }
     }
 }
 
@@ -37,6 +39,6 @@ impl Default for Config {
 /// # Errors
 /// `retry: false` when it can never run: the server is too old, or refuses what the role needs.
 pub async fn start(env: bus::role::RoleEnv, config: Config, supervisor: ActorCell) -> Result<ActorCell, WireError> {
-    env.bus.ensure_topology().await.map_err(|error| error.to_wire())?;
+    env.bus.ensure_topology_with(&config.limits).await.map_err(|error| error.to_wire())?;
     actor::spawn(env, config, supervisor).await
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use bus::Incoming;
 use bus::role::RoleEnv;
+use bus::{Incoming, Trouble};
 use futures::StreamExt;
 use messages::envelope::Payload;
 use messages::error::Code;
@@ -166,6 +166,12 @@ fn send(actor: &ActorRef<Msg>, msg: Msg) {
 async fn submit(env: &RoleEnv, actor: &ActorRef<Msg>, envelope: Envelope<Submit>, waiter: Waiter) {
     let job = intake::job_of(&envelope);
     let trace = envelope.traceparent.clone();
+    // Whatever else keeps the server from saying so comes up again below.
+    if let Err(error) = env.bus.has_room().await
+        && error.kind() == bus::ErrorKind::Full
+    {
+        return answer(waiter, Answer::Error(error.to_wire())).await;
+    }
     match intake::accept(env, envelope).await {
         Ok(submission) => {
             info!(%job, name = submission.name, "submitted");
@@ -198,16 +204,23 @@ async fn submit(env: &RoleEnv, actor: &ActorRef<Msg>, envelope: Envelope<Submit>
 /// Takes the durable submissions one by one; each is acknowledged when its outcome is stored.
 async fn take_submissions(env: RoleEnv, actor: ActorRef<Msg>, mut submissions: bus::Submissions) {
     let wait = Duration::from_millis(env.bus.timings().ack_wait_ms);
+    let mut trouble = Trouble::default();
     loop {
         let message = match submissions.next(wait).await {
             Ok(Some(message)) => message,
             Ok(None) => continue,
             Err(error) => {
-                warn!(%error, "the submissions cannot be read; trying again");
-                tokio::time::sleep(Duration::from_millis(500)).await;
+                if trouble.is_new(&error) {
+                    warn!(%error, "the submissions cannot be read; trying again");
+                }
+                if error.kind() == bus::ErrorKind::Permission {
+                    env.bus.cannot_run(Role::Coordinator, &error);
+                }
+                trouble.pause().await;
                 continue;
             }
         };
+        trouble.over();
         let decoded = if message.subject == env.bus.subjects().job_cancel() {
             message.decode::<Cancel>().map(|envelope| Taken::Cancel(envelope.data))
         } else {

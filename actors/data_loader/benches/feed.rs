@@ -91,6 +91,7 @@ async fn feed(figures: &mut Vec<serde_json::Value>) {
     let config = BusConfig {
         url: server.url(),
         credentials: server.credentials(),
+        tls: bus::Tls::default(),
         tenant: Tenant::default(),
         name: "bench".into(),
         timings: Timings::default(),

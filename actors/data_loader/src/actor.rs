@@ -14,7 +14,7 @@ use messages::error::Code;
 use messages::feed::{FeedControl, OpenFeed};
 use messages::job::Role;
 use messages::rpc::Request;
-use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SpawnErr};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -63,9 +63,14 @@ struct OpenSession {
 
 /// Starts the actor.
 pub(crate) async fn spawn(env: RoleEnv, config: Config, supervisor: ActorCell) -> Result<ActorCell, WireError> {
-    let (actor, _) = Actor::spawn_linked(None, DataLoader, (env, config), supervisor)
-        .await
-        .map_err(|error| WireError::new(Code::InternalError, format!("data_loader: {error}")))?;
+    let (actor, _) =
+        Actor::spawn_linked(None, DataLoader, (env, config), supervisor).await.map_err(|error| match &error {
+            SpawnErr::StartupFailed(cause) => cause.downcast_ref::<bus::Error>().map_or_else(
+                || WireError::new(Code::InternalError, format!("data_loader: {cause}")),
+                bus::Error::to_wire,
+            ),
+            _ => WireError::new(Code::InternalError, format!("data_loader: {error}")),
+        })?;
     Ok(actor.get_cell())
 }
 

@@ -2,11 +2,14 @@
 //! variables come together from clap; this adds the file and the defaults.)
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use bus::Credentials;
+use bus::{Credentials, Limits, Tls};
 use messages::Tenant;
 use messages::timings::Timings;
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::cli::Global;
 use crate::exit::Failure;
@@ -19,7 +22,8 @@ const MAX_BYTES: u64 = 1 << 20;
 #[serde(default, deny_unknown_fields)]
 struct File {
     home: Option<PathBuf>,
-    nats: Option<String>,
+    #[serde(deserialize_with = "nats")]
+    nats: Nats,
     creds: Option<PathBuf>,
     tenant: Option<String>,
     http: Option<String>,
@@ -33,7 +37,108 @@ struct File {
     webhook_hosts: Option<Vec<String>>,
     nats_server: Option<PathBuf>,
     nats_sync_always: bool,
+    streams: Streams,
     timings: Timings,
+}
+
+/// `nats:`, a URL or this.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Nats {
+    url: Option<String>,
+    tls: Tls,
+}
+
+/// `streams:`, how large the streams may grow. The coordinator creates or changes them accordingly.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Streams {
+    pub replicas: u32,
+    pub duplicate_window_s: u64,
+    pub work_messages: u64,
+    pub work_bytes: u64,
+    pub event_messages: u64,
+    pub event_bytes: u64,
+    /// Events are discarded when they are older and the tracker has them.
+    pub event_max_age_s: u64,
+    pub log_bytes: u64,
+    pub dead_letter_bytes: u64,
+    pub dead_letter_max_age_s: u64,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        let limits = Limits::default();
+        Self {
+            replicas: limits.replicas,
+            duplicate_window_s: limits.duplicate_window.as_secs(),
+            work_messages: limits.work_messages,
+            work_bytes: limits.work_bytes,
+            event_messages: limits.event_messages,
+            event_bytes: limits.event_bytes,
+            event_max_age_s: tracker::Config::default().event_max_age_s,
+            log_bytes: limits.log_bytes,
+            dead_letter_bytes: limits.dead_letter_bytes,
+            dead_letter_max_age_s: limits.dead_letter_max_age.as_secs(),
+        }
+    }
+}
+
+impl Streams {
+    pub fn limits(&self) -> Limits {
+        Limits {
+            replicas: self.replicas,
+            duplicate_window: Duration::from_secs(self.duplicate_window_s),
+            work_messages: self.work_messages,
+            work_bytes: self.work_bytes,
+            event_messages: self.event_messages,
+            event_bytes: self.event_bytes,
+            log_bytes: self.log_bytes,
+            dead_letter_bytes: self.dead_letter_bytes,
+            dead_letter_max_age: Duration::from_secs(self.dead_letter_max_age_s),
+        }
+    }
+
+    /// Zero means "unlimited" to the server, and is nothing to promise.
+    fn check(&self) -> Result<(), Failure> {
+        let values = [
+            ("replicas", u64::from(self.replicas)),
+            ("duplicate_window_s", self.duplicate_window_s),
+            ("work_messages", self.work_messages),
+            ("work_bytes", self.work_bytes),
+            ("event_messages", self.event_messages),
+            ("event_bytes", self.event_bytes),
+            ("event_max_age_s", self.event_max_age_s),
+            ("log_bytes", self.log_bytes),
+            ("dead_letter_bytes", self.dead_letter_bytes),
+            ("dead_letter_max_age_s", self.dead_letter_max_age_s),
+        ];
+        match values.iter().find(|(_, value)| *value == 0) {
+            Some((key, _)) => Err(Failure::Usage(format!("streams.{key}: 0, expected at least 1"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A URL, or a map with more.
+fn nats<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Nats, D::Error> {
+    struct Either;
+    impl<'de> Visitor<'de> for Either {
+        type Value = Nats;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+            f.write_str("a URL, or a map with url and tls")
+        }
+
+        fn visit_str<E>(self, url: &str) -> Result<Nats, E> {
+            Ok(Nats { url: Some(url.to_owned()), tls: Tls::default() })
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Nats, A::Error> {
+            Nats::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+    deserializer.deserialize_any(Either)
 }
 
 /// Everything settled.
@@ -44,6 +149,7 @@ pub struct Config {
     /// None: the embedded server of this home.
     pub nats: Option<String>,
     pub credentials: Credentials,
+    pub tls: Tls,
     pub tenant: Tenant,
     pub http: String,
     pub log: Option<String>,
@@ -60,6 +166,7 @@ pub struct Config {
     pub nats_server: Option<PathBuf>,
     /// The embedded server writes every message to disk before it acknowledges it.
     pub nats_sync_always: bool,
+    pub streams: Streams,
     pub timings: Timings,
 }
 
@@ -78,6 +185,11 @@ impl Config {
             None => Credentials::None,
             Some(path) => credentials(&path)?,
         };
+        file.streams.check()?;
+        if let Some(hosts) = &file.webhook_hosts {
+            notifier::AllowedHosts::new(hosts)
+                .map_err(|error| Failure::Usage(format!("webhook_hosts: {}", error.message)))?;
+        }
         let mut data_roots = file.data_roots;
         if data_roots.is_empty() {
             data_roots.push(PathBuf::from("."));
@@ -86,8 +198,9 @@ impl Config {
         }
         Ok(Self {
             artifacts: file.artifacts.unwrap_or_else(|| home.join("store").display().to_string()),
-            nats: global.nats.clone().or(file.nats),
+            nats: global.nats.clone().or(file.nats.url),
             credentials,
+            tls: file.nats.tls,
             tenant,
             http: global.http.clone().or(file.http).unwrap_or_else(|| "127.0.0.1:0".into()),
             log: global.log.clone().or(file.log),
@@ -100,6 +213,7 @@ impl Config {
             webhook_hosts: file.webhook_hosts,
             nats_server: std::env::var_os("WITHIN_NATS_SERVER").map(PathBuf::from).or(file.nats_server),
             nats_sync_always: file.nats_sync_always,
+            streams: file.streams,
             timings: file.timings,
             home,
         })
@@ -134,11 +248,11 @@ fn read_file(explicit: Option<&Path>) -> Result<File, Failure> {
     serde_saphyr::from_str(&text).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
 }
 
-/// A `.creds` file as the nsc tool writes it, or one line `user:password`.
+/// A `.creds` file as the nsc tool writes it, the seed of a user's nkey, or one line `user:password`.
 fn credentials(path: &Path) -> Result<Credentials, Failure> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::Usage(format!("--creds {}: {error}", path.display())))?;
-    if text.contains("-----BEGIN NATS USER JWT-----") {
+    if text.contains("-----BEGIN NATS USER JWT-----") || bus::nkey_seed(&text).is_some() {
         return Ok(Credentials::File(path.to_owned()));
     }
     match text.trim().split_once(':') {
@@ -146,7 +260,7 @@ fn credentials(path: &Path) -> Result<Credentials, Failure> {
             Ok(Credentials::UserPassword { user: user.to_owned(), password: password.to_owned() })
         }
         _ => Err(Failure::Usage(format!(
-            "--creds {}: expected a NATS .creds file, or one line user:password",
+            "--creds {}: expected a NATS .creds file, the seed of a user's nkey, or one line user:password",
             path.display()
         ))),
     }

@@ -12,6 +12,10 @@ use tracing_subscriber::{EnvFilter, Layer, fmt, reload};
 /// Changes the filter of standard error while the process runs.
 pub type FilterHandle = reload::Handle<EnvFilter, tracing_subscriber::Registry>;
 
+/// What is logged unless told otherwise. The NATS client tells of each attempt to connect, also of those that
+/// fail for hours; the bus tells of each outage once.
+pub const DEFAULT: &str = "info,async_nats=warn";
+
 /// The log file is begun anew beyond this size; the previous one is kept beside it.
 const ROTATE_BYTES: u64 = 64 << 20;
 
@@ -32,7 +36,7 @@ pub fn install(home: &Path, filter: Option<&str>, default: &str, json: bool) -> 
             .flatten_event(true)
             .with_current_span(false)
             .with_writer(Arc::new(file))
-            .with_filter(EnvFilter::new("info"))
+            .with_filter(EnvFilter::new(DEFAULT))
     });
     tracing_subscriber::registry().with(stderr.with_filter(parsed)).with(file).try_init().map_err(|e| e.to_string())?;
     Ok(handle)
@@ -40,7 +44,7 @@ pub fn install(home: &Path, filter: Option<&str>, default: &str, json: bool) -> 
 
 /// A rank speaks to its worker alone: JSON lines on standard error.
 pub fn install_for_rank() {
-    let filter = EnvFilter::try_from_env("WITHIN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("WITHIN_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT));
     let layer = fmt::layer().json().flatten_event(true).with_current_span(false).with_writer(std::io::stderr);
     let installed = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
     if let Err(error) = installed {

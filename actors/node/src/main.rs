@@ -52,7 +52,7 @@ fn run(cli: &Cli) -> Result<u8, Failure> {
     let config = Config::load(&cli.global)?;
     // What goes wrong with a job is shown as its events; the log need not say it again.
     let default = match cli.command {
-        Command::Worker(_) => "info",
+        Command::Worker(_) => logging::DEFAULT,
         _ => "warn,within_data_loader=error,within_evaluator=error,trainer=error",
     };
     let filter = logging::install(&config.home, config.log.as_deref(), default, config.json).map_err(Failure::Usage)?;
@@ -81,6 +81,7 @@ fn report(cli: &Cli, failure: &Failure) {
     if cli.global.json {
         let mut line = serde_json::json!({
             "event": "failed", "class": wire.class, "code": wire.code, "message": wire.message, "hint": wire.hint,
+            "retry": wire.retry,
         });
         if let Failure::Spec(errors) = failure {
             line["errors"] = serde_json::json!(errors);

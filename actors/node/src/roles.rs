@@ -79,6 +79,7 @@ pub fn settings(config: &Config, link: &crate::server::Link) -> Result<Settings,
                 }
                 Credentials::File(path) => Login::File { path: path.clone() },
             },
+            tls: config.tls.clone(),
             tenant: config.tenant.clone(),
             timings: config.timings,
         },
@@ -92,8 +93,12 @@ pub fn settings(config: &Config, link: &crate::server::Link) -> Result<Settings,
         trainer,
         data_loader: data_loader::Config::default(),
         evaluator: evaluator::Config::default(),
-        tracker: tracker::Config { database: config.tracker_database.clone(), ..tracker::Config::default() },
+        tracker: tracker::Config {
+            database: config.tracker_database.clone(),
+            event_max_age_s: config.streams.event_max_age_s,
+            ..tracker::Config::default()
+        },
         notifier,
-        coordinator: coordinator::Config::default(),
+        coordinator: coordinator::Config { limits: config.streams.limits(), ..coordinator::Config::default() },
     })
 }

@@ -37,6 +37,10 @@ pub async fn run(config: &Config, args: &RunArgs) -> Result<u8, Failure> {
         None => (quickstart(config, &set)?, None),
     };
     let recorder = http::recorder()?;
+    let _turn = match config.nats {
+        None => Some(server::take_turn(&config.home)?),
+        Some(_) => None,
+    };
     let link = server::open(config, "run").await?;
     let env = environment::build(config, &link, None, folder.into_iter().map(non_empty).collect())?;
     let settings = roles::settings(config, &link)?;
@@ -64,21 +68,13 @@ pub async fn run(config: &Config, args: &RunArgs) -> Result<u8, Failure> {
                 let code = if matches!(event, Event::Completed(_)) { exit::DONE } else { failed_code(&event) };
                 signalled.get().unwrap_or(code)
             }
-            outcome = &mut crew.done => {
-                match outcome {
-                    Ok(Err(error)) => return Err(error.into()),
-                    _ => exit::INFRASTRUCTURE,
-                }
-            }
+            _ = crew.failure() => exit::INFRASTRUCTURE,
             code = interrupted(&env, &job, &signalled) => code?,
         }
     };
-    env.drain.cancel();
-    let grace = Duration::from_millis(config.timings.drain_grace_ms);
-    if tokio::time::timeout(grace, &mut crew.done).await.is_err() {
-        tracing::warn!("roles did not end within {} ms", config.timings.drain_grace_ms);
-    }
+    let drained = crew.drain(&env, Duration::from_millis(config.timings.drain_grace_ms)).await;
     link.close().await;
+    drained?;
     Ok(code)
 }
 

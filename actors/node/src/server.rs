@@ -1,12 +1,13 @@
 //! The NATS server that a command talks to: the one of `--nats`, the embedded one that another
 //! process of this home runs, or one that this process starts for itself.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use bus::embedded::{EmbeddedConfig, EmbeddedServer};
-use bus::{Bus, BusConfig, Credentials};
+use bus::{Bus, BusConfig, Credentials, ErrorKind};
 use messages::WireError;
 use messages::error::Code;
 use serde::{Deserialize, Serialize};
@@ -81,11 +82,54 @@ async fn connect(config: &Config, url: &str, credentials: Credentials, name: &st
     let config = BusConfig {
         url: url.to_owned(),
         credentials,
+        tls: config.tls.clone(),
         tenant: config.tenant.clone(),
         name: format!("within {name}"),
         timings: config.timings,
     };
-    Ok(Bus::connect(config).await?)
+    Bus::connect(config).await.map_err(|error| {
+        let wire = error.to_wire();
+        Failure::Infrastructure(match error.kind() {
+            ErrorKind::Unreachable => {
+                wire.with_hint("start nats-server there, or check --nats and the firewall in between")
+            }
+            _ => wire,
+        })
+    })
+}
+
+/// Held by a `within run` for as long as it has its own platform in this home: jobs of two runs would be
+/// worked on by either of them, and each knows only its own job's folder.
+pub struct Turn {
+    _lock: File,
+}
+
+/// The home for this run alone, or who has it.
+pub fn take_turn(home: &Path) -> Result<Turn, Failure> {
+    let path = home.join("run.lock");
+    let failed = |text: String| {
+        let error = WireError::new(Code::ArtifactStoreUnavailable, text);
+        Failure::Infrastructure(error)
+    };
+    let mut lock = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|error| failed(format!("{}: {error}", path.display())))?;
+    if lock.try_lock().is_err() {
+        let mut holder = String::new();
+        // Who it is only helps the reader.
+        let _ = lock.read_to_string(&mut holder);
+        let text = format!("home {}: another `within run` (process {}) uses it", home.display(), holder.trim());
+        let hint = "wait for its end, give this one another --home, or start `within worker` once and `within submit` \
+                    each job";
+        return Err(Failure::Infrastructure(WireError::new(Code::ArtifactStoreUnavailable, text).with_hint(hint)));
+    }
+    let written = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+    written.map_err(|error| failed(format!("{}: {error}", path.display())))?;
+    Ok(Turn { _lock: lock })
 }
 
 /// The server of another process of this home, if it is still there.

@@ -68,23 +68,12 @@ pub async fn run(config: &Config, args: &WorkerArgs, filter: FilterHandle) -> Re
     };
     let code = tokio::select! {
         code = signals => code?,
-        outcome = &mut crew.done => {
-            link.close().await;
-            return match outcome {
-                Ok(Err(error)) => Err(error.into()),
-                _ => Ok(exit::DONE),
-            };
-        }
+        _ = crew.failure() => exit::INFRASTRUCTURE,
     };
     info!("draining");
-    env.drain.cancel();
-    let grace = Duration::from_millis(config.timings.drain_grace_ms);
-    match tokio::time::timeout(grace, &mut crew.done).await {
-        Ok(Ok(Err(error))) => return Err(error.into()),
-        Ok(_) => {}
-        Err(_) => warn!("roles did not end within {} ms", config.timings.drain_grace_ms),
-    }
+    let drained = crew.drain(&env, Duration::from_millis(config.timings.drain_grace_ms)).await;
     link.close().await;
+    drained?;
     Ok(code)
 }
 

@@ -21,7 +21,7 @@ impl Database {
                 if *tenant == Tenant::default() { "tracker.db".to_owned() } else { format!("tracker_{tenant}.db") };
             return Ok(Self { file: home.join(name) });
         };
-        let config = |message: &str| Err(Error::new(ErrorKind::Config, format!("tracker.database: {message}")));
+        let config = |message: &str| Err(Error::new(ErrorKind::Config, format!("tracker_database: {message}")));
         let Some((scheme, rest)) = uri.split_once("://") else {
             return config(&format!("expected sqlite://PATH, got {:?}", without_secret(uri)));
         };

@@ -61,10 +61,10 @@ impl Error {
             ErrorKind::Full => WireError::new(Code::StorageFull, self.to_string())
                 .with_hint("free some space on the disk of the tracker's database"),
             ErrorKind::Locked => WireError::new(Code::TrackerUnavailable, self.to_string()).with_hint(
-                "another program holds the database file: end it, or give this process another `tracker.database`",
+                "another program holds the database file: end it, or give this process another `tracker_database`",
             ),
             ErrorKind::TooNew => WireError::new(Code::TrackerUnavailable, self.to_string())
-                .with_hint("run the newer version of within, or give this process another `tracker.database`"),
+                .with_hint("run the newer version of within, or give this process another `tracker_database`"),
             ErrorKind::Fenced | ErrorKind::Database => WireError::new(Code::TrackerUnavailable, self.to_string()),
         }
     }

@@ -28,6 +28,8 @@ use crate::{Config, row::RowSet};
 
 /// Events of one transaction.
 const BATCH: usize = 1_024;
+/// Between two looks for events that are old enough to be discarded.
+const CLEAN_UP_EVERY: Duration = Duration::from_mins(10);
 /// Tries to write a batch to a database that is full or held, a pause apart, before the role gives up.
 const WRITE_TRIES: u32 = 30;
 const WRITE_PAUSE: Duration = Duration::from_secs(1);
@@ -145,6 +147,8 @@ impl Term<'_> {
         let (ready_in, mut ready) = mpsc::channel::<Prepared>(slots as usize);
         let mut renewal = interval(Duration::from_millis(env.bus.timings().lease_ttl_ms / 3));
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut clean_up = interval(CLEAN_UP_EVERY);
+        clean_up.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut tasks = JoinSet::new();
         let mut draining: Option<AbortOnDropHandle<()>> = None;
         let mut batch: Vec<Projected> = Vec::new();
@@ -160,6 +164,9 @@ impl Term<'_> {
                     if !projection.record(keeper, prepared, &mut tasks).await {
                         break Ok(Ended::Lost);
                     }
+                }
+                _ = clean_up.tick() => {
+                    tasks.spawn(discard_old(env.clone(), self.tracker.config.event_max_age_s, projection.position));
                 }
                 Some(task) = leased.recv() => self.begin(task, &ready_in, &mut tasks),
                 Some(_) = tasks.join_next() => self.beat.now(),
@@ -299,6 +306,17 @@ impl Projection<'_> {
             leased.finish(result).await;
         });
         true
+    }
+}
+
+/// Discards what is older than `age_s` and projected.
+async fn discard_old(env: RoleEnv, age_s: u64, position: u64) {
+    let before = bus::now_ms().saturating_sub(age_s.saturating_mul(1_000));
+    match env.bus.discard_events(before, position).await {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(count, position, "old events were discarded"),
+        // The next look comes by itself.
+        Err(error) => tracing::warn!(%error, "old events could not be discarded"),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! - **Subscribes**: the event stream, in order, from the position that its database holds; `work.tracker.>`
 //!   (`Record` tasks); `svc.tracker.runs` and `svc.tracker.run`. All of it only while it holds the lease `tracker`.
-//! - **Publishes**: reports of its tasks, answers, heartbeats.
+//! - **Publishes**: reports of its tasks, answers, heartbeats. Discards old events, never one above its position.
 //! - **Owns**: the database: experiments, runs, params, metrics, tags, artifacts, and the stream's position.
 //! - **Invariants**: rows and position move in one transaction, by compare-and-set under the lease's token, so every
 //!   event counts once; a row of a lower fence than its task has been seen with is refused; params never change.
@@ -42,11 +42,13 @@ pub struct Config {
     pub database: Option<String>,
     /// Record tasks at once.
     pub slots: u32,
+    /// Events older than this, in seconds, are discarded once they are projected.
+    pub event_max_age_s: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { database: None, slots: 8 }
+        Self { database: None, slots: 8, event_max_age_s: 30 * 24 * 3_600 }
     }
 }
 

@@ -20,6 +20,8 @@ pub const LOG_ENDS: &str = r#"{"log":"ends"}"#;
 pub struct Connection {
     pub url: String,
     pub login: Login,
+    #[serde(default)]
+    pub tls: bus::Tls,
     pub tenant: Tenant,
     pub timings: Timings,
 }
@@ -190,6 +192,7 @@ mod tests {
         let connection = Connection {
             url: "nats://u:hunter2@h".into(),
             login: Login::UserPassword { user: "u".into(), password: "hunter2".into() },
+            tls: bus::Tls::default(),
             tenant: Tenant::default(),
             timings: Timings::default(),
         };

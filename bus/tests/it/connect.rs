@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 use bus::{Bus, Credentials, ErrorKind};
 use bytes::Bytes;
 use futures::StreamExt;
+use messages::job::Role;
 use messages::timings::Timings;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::server::{LONG, TestServer, config, shared, until};
+use crate::server::{LONG, TestServer, config, env, shared, until};
 use crate::watch;
 
 fn secret() -> Credentials {
@@ -179,11 +180,11 @@ async fn a_slow_subscriber_loses_the_newest_and_it_is_logged_once() {
 }
 
 /// Adds a user who may do little, as an operator does: in the configuration, then a reload.
-async fn restricted(server: &TestServer, allowed: &str) -> Credentials {
+async fn restricted(server: &TestServer, publish: &str, subscribe: &str) -> Credentials {
     let path = server.server.config_file();
     let text = std::fs::read_to_string(&path).expect("configuration");
     let user = format!(
-        "users = [ {{ user: limited, password: limited, permissions: {{ publish: [{allowed}, \"_INBOX.>\"], subscribe: [\"_INBOX.>\"] }} }},"
+        "users = [ {{ user: limited, password: limited, permissions: {{ publish: [{publish}, \"_INBOX.>\"], subscribe: [{subscribe}] }} }},"
     );
     std::fs::write(&path, text.replace("users = [", &user)).expect("written");
     let pid = i32::try_from(server.server.pid().expect("runs")).expect("pid");
@@ -199,7 +200,7 @@ async fn a_denied_permission_is_an_error_at_once_and_logged_once() {
     watch::logs();
     let server = TestServer::start().await;
     server.bus("coordinator").await.ensure_topology().await.expect("topology");
-    let credentials = restricted(&server, "\"within.v1.default.evt.>\"").await;
+    let credentials = restricted(&server, "\"within.v1.default.evt.>\"", "\"_INBOX.>\"").await;
     let bus = Bus::connect(bus::BusConfig { credentials, ..server.config("limited-one") }).await.expect("connects");
     let begun = Instant::now();
     for _ in 0..3 {
@@ -216,4 +217,41 @@ async fn a_denied_permission_is_an_error_at_once_and_logged_once() {
     assert!(stored.sequence.is_some());
     assert!(begun.elapsed() < Duration::from_secs(9), "a denial looked like a time-out: {:?}", begun.elapsed());
     assert_eq!(watch::lines_with(&["permission denied", "limited-one", "STREAM.INFO"]), 1);
+}
+
+/// A role that may not pull its tasks, and one that may not say that it lives, would be up and do nothing.
+#[tokio::test]
+async fn a_role_that_cannot_run_for_want_of_a_permission_is_given_up() {
+    watch::logs();
+    let server = TestServer::start().await;
+    server.bus("coordinator").await.ensure_topology().await.expect("topology");
+    let publish = "\"within.v1.default.hb.evaluator.>\", \"$JS.API.STREAM.INFO.>\", \"$JS.API.CONSUMER.INFO.>\", \
+                   \"$JS.API.CONSUMER.MSG.NEXT.*.work_data_loader\"";
+    let subscribe = "\"_INBOX.>\", \"within.v1.default.ctl.>\"";
+    let credentials = restricted(&server, publish, subscribe).await;
+    let home = tempfile::tempdir().expect("a temporary folder");
+    for (role, subject) in [
+        (Role::Evaluator, "$JS.API.CONSUMER.MSG.NEXT.WITHIN_WORK.work_evaluator"),
+        (Role::DataLoader, "hb.data_loader.w"),
+    ] {
+        let name = format!("denied-{role}");
+        let config = bus::BusConfig { credentials: credentials.clone(), ..server.config(&name) };
+        let bus = Bus::connect(config).await.expect("connects");
+        bus.bind(LONG).await.expect("allowed");
+        let env = env(&bus, "w", home.path());
+        let (deliver, _tasks) = tokio::sync::mpsc::channel(1);
+        let begun = Instant::now();
+        let _queue = bus::queue::start(&env, role, 1, deliver).await.expect("begins");
+        let (heart, _beat) = bus::heartbeat::spawn(&env, role, bus::heartbeat::Pulse::default);
+        let (which, error) = tokio::time::timeout(LONG, bus.given_up()).await.expect("in time");
+        assert_eq!((which, error.code.as_str(), error.retry), (role, "permission_denied", false));
+        assert!(error.message.contains(subject), "{error:?}");
+        assert!(
+            begun.elapsed() < Duration::from_millis(bus.timings().request_timeout_ms),
+            "no time-out was waited for"
+        );
+        assert_eq!(watch::lines_with(&["permission denied", &name]), 1);
+        heart.abort();
+        env.drain.cancel();
+    }
 }

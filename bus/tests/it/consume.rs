@@ -7,7 +7,7 @@ use messages::envelope::Envelope;
 use messages::event::{Event, LogLine};
 use messages::job::Role;
 use messages::rpc::{SpecDocument, Submit};
-use messages::subject::{STREAM_DLQ, STREAM_EVT, STREAM_WORK};
+use messages::subject::{CONSUMER_NOTIFIER, STREAM_DLQ, STREAM_EVT, STREAM_WORK};
 
 use crate::publish::cancelled;
 use crate::server::{LONG, count, job, raw, ready, shared, until};
@@ -155,20 +155,23 @@ async fn poison_goes_to_the_dead_letters_and_reading_goes_on() {
     let config = shared().await;
     let bus = Bus::connect(config.clone()).await.expect("connects");
     bus.ensure_topology().await.expect("topology");
-    let mut durable = bus.durable_events("mine", &[]).await.expect("consumer");
+    let mut durable = bus.durable_events(CONSUMER_NOTIFIER, &["completed", "cancelled"]).await.expect("consumer");
     let mut ordered = bus.events(None, From::First).await.expect("reads");
     let subject = bus.subjects().evt(&job("bad"), "completed");
     bus.publish_raw(&subject, &[], "garbage\u{0}".into()).await.expect("sent");
     let nested = "[".repeat(8_000_000 - 10_000);
     bus.publish_raw(&subject, &[("Content-Type", "application/json")], nested.into()).await.expect("sent");
+    let mut future = Envelope::new("f", "/test", 0, Event::Cancelled { reason: "r".into() });
+    future.withinschema = 9;
+    bus.publish(&bus.subjects().evt(&job("bad"), "cancelled"), &future).await.expect("sent");
     cancelled(&bus, "good", "e1", Once::ById).await.expect("stored");
     let event = durable.next(LONG).await.expect("reads").expect("in time");
     assert_eq!(event.envelope.id, "e1");
     event.ack().await.expect("sent");
     assert_eq!(ordered.next(LONG).await.expect("reads").expect("in time").envelope.id, "e1");
     let js = raw(&config).await;
-    let kept = count(&js, &bus.subjects().scoped(STREAM_DLQ), &bus.subjects().dlq(Role::Tracker, "bad")).await;
-    assert_eq!(kept, 2);
+    let kept = count(&js, &bus.subjects().scoped(STREAM_DLQ), &bus.subjects().dlq(Role::Notifier, "bad")).await;
+    assert_eq!(kept, 3);
 }
 
 #[tokio::test]

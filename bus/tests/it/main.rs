@@ -13,5 +13,7 @@ mod publish;
 mod queue;
 mod request;
 mod server;
+mod subscriber;
+mod tls;
 mod topology;
 mod watch;

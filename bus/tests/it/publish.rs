@@ -1,6 +1,6 @@
 //! Publishing into streams: stored once, refused when full, kept when poison.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bus::{Bus, ErrorKind, Limits, Once, Stored};
 use messages::artifact::ArtifactRef;
@@ -87,13 +87,14 @@ async fn a_full_stream_says_try_later() {
 
 #[tokio::test]
 async fn without_streams_a_publish_says_who_makes_them() {
-    let mut config = shared().await;
-    config.timings.request_timeout_ms = 300;
-    let bus = Bus::connect(config).await.expect("connects");
+    let bus = Bus::connect(shared().await).await.expect("connects");
+    let begun = Instant::now();
     let error = cancelled(&bus, "j1", "e1", Once::ById).await.expect_err("no stream");
     assert_eq!(error.kind(), ErrorKind::Unreachable);
     assert!(error.to_string().contains("coordinator"), "{error}");
     assert!(error.to_wire().retry);
+    let limit = Duration::from_millis(bus.timings().request_timeout_ms);
+    assert!(begun.elapsed() < limit, "the server says so at once: {:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -76,7 +76,14 @@ impl TestServer {
 }
 
 pub fn config(url: &str, credentials: Credentials, name: &str) -> BusConfig {
-    BusConfig { url: url.to_owned(), credentials, tenant: Tenant::default(), name: name.to_owned(), timings: timings() }
+    BusConfig {
+        url: url.to_owned(),
+        credentials,
+        tls: bus::Tls::default(),
+        tenant: Tenant::default(),
+        name: name.to_owned(),
+        timings: timings(),
+    }
 }
 
 /// Time-outs that a loaded machine keeps; tests that wait for one shorten it.

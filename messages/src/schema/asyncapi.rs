@@ -13,8 +13,8 @@ use crate::feed::VERB_FEED_CONTROL;
 use crate::id::{JobId, TaskId, Tenant, WorkerId};
 use crate::job::Role;
 use crate::subject::{
-    BUCKET_JOB, BUCKET_LEASE, BUCKET_RDZV, CONSUMER_NOTIFIER, CONSUMER_SUBMIT, CONSUMER_TRACKER, HEADER_FRAME,
-    STREAM_DLQ, STREAM_EVT, STREAM_LOG, STREAM_WORK, Subjects, consumer_work,
+    BUCKET_JOB, BUCKET_LEASE, BUCKET_RDZV, CONSUMER_NOTIFIER, CONSUMER_SUBMIT, HEADER_FRAME, STREAM_DLQ, STREAM_EVT,
+    STREAM_LOG, STREAM_WORK, Subjects, consumer_work,
 };
 
 /// Parameters of subjects: a token that stands for it in the builder, and what it is.
@@ -141,7 +141,7 @@ fn channel(channel: Channel) -> Value {
     let (delivery, stream, consumers): (&str, Option<&str>, Vec<String>) = match channel {
         Channel::JobSubmit | Channel::JobCancel => ("durable", Some(STREAM_WORK), vec![CONSUMER_SUBMIT.into()]),
         Channel::Work => ("durable", Some(STREAM_WORK), Role::QUEUE.map(consumer_work).into()),
-        Channel::Event => ("durable", Some(STREAM_EVT), vec![CONSUMER_TRACKER.into(), CONSUMER_NOTIFIER.into()]),
+        Channel::Event => ("durable", Some(STREAM_EVT), vec![CONSUMER_NOTIFIER.into()]),
         Channel::Log => ("durable", Some(STREAM_LOG), vec![]),
         Channel::Service(..) | Channel::Offer | Channel::Rendezvous(_) => ("request", None, vec![]),
         Channel::FeedControl | Channel::Control | Channel::Heartbeat => ("core", None, vec![]),
@@ -311,7 +311,7 @@ fn streams() -> Value {
         },
         STREAM_EVT: {
             "subjects": [subject(s.evt_all())], "retention": "limits", "discard": "new",
-            "consumers": { CONSUMER_TRACKER: [subject(s.evt_all())], CONSUMER_NOTIFIER: terminal },
+            "consumers": { CONSUMER_NOTIFIER: terminal },
         },
         STREAM_LOG: { "subjects": [subject(s.log_all())], "retention": "limits", "discard": "old", "consumers": {} },
         STREAM_DLQ: { "subjects": [subject(s.dlq_all())], "retention": "limits", "discard": "old", "consumers": {} },

@@ -2,7 +2,9 @@
 //! the test ends, and waiting for conditions.
 
 mod process;
+mod proxy;
 mod sandbox;
+mod secured;
 mod server;
 mod table;
 
@@ -15,7 +17,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 pub use process::{Ended, Running, children, gone, process_with};
+pub use proxy::Proxy;
 pub use sandbox::{Sandbox, Worker, artifacts};
+pub use secured::Secured;
 pub use server::Server;
 pub use table::{spec, table};
 

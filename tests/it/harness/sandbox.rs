@@ -68,8 +68,11 @@ impl Sandbox {
             .env("WITHIN_NATS_SERVER", nats_server())
             .env("WITHIN_HOME", self.home())
             .current_dir(self.path(""))
-            .args(arguments)
-            .args(&self.options);
+            .args(arguments);
+        // What is given here goes before what holds for every command.
+        for option in self.options.chunks(2).filter(|option| !arguments.contains(&option[0].as_str())) {
+            command.args(option);
+        }
         command
     }
 
@@ -92,8 +95,8 @@ impl Sandbox {
     /// The same, not yet waited for (see [`Worker::ready`]).
     pub fn launch(&self, name: &str, roles: &str, more: &[&str]) -> Worker {
         let home = self.outside(name);
-        let mut command = self.command(&["worker", "--json", "--name", name, "--roles", roles]);
-        command.args(more).arg("--home").arg(&home);
+        let mut command = self.command(&[&["worker", "--json", "--name", name, "--roles", roles], more].concat());
+        command.arg("--home").arg(&home);
         Worker { running: Running::start(command), started: Value::Null, name: name.to_owned() }
     }
 

@@ -75,6 +75,7 @@ impl Server {
     }
 
     /// The process of the server.
+    #[allow(dead_code, reason = "a bench asks for it")]
     pub fn pid(&self) -> u32 {
         self.inner.pid().expect("it runs")
     }
@@ -112,6 +113,7 @@ impl Server {
         let config = BusConfig {
             url: self.url(),
             credentials: self.inner.credentials(),
+            tls: bus::Tls::default(),
             tenant: Tenant::new(tenant).expect("a tenant"),
             name: "test".into(),
             timings: Timings::default(),

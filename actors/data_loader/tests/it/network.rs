@@ -71,6 +71,7 @@ impl World {
         let config = BusConfig {
             url: server.url(),
             credentials: server.credentials(),
+            tls: bus::Tls::default(),
             tenant: Tenant::default(),
             name: "test".into(),
             timings: Timings::default(),

@@ -189,3 +189,33 @@ async fn a_standby_takes_over_and_a_new_stream_is_seen() {
     env.drain.cancel();
     tokio::time::timeout(LONG, ends.recv()).await.expect("in time").expect("an end");
 }
+
+/// What a tracker that was away has not seen stays, however old it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn old_events_are_discarded_up_to_the_position_and_no_further() {
+    let stage = Stage::start().await;
+    let bus = stage.bus().await;
+    let env = stage.env(&bus, "w1");
+    let j1 = job("j1");
+    let plan = env.artifacts.put_bytes("plans", "plan.json", Bytes::from(PLAN)).await.expect("stored");
+    let (supervisor, mut ends) = watch().await;
+    let config = Config { event_max_age_s: 0, ..Config::default() };
+    start(env.clone(), config.clone(), supervisor.clone()).await.expect("starts");
+    publish(&bus, &j1, "e1", accepted(&plan), None).await;
+    publish(&bus, &j1, "e2", metric(2, 1.0), Some(50)).await;
+    run_where(&bus, &j1, |run| run.history.contains_key("val_loss")).await;
+    env.drain.cancel();
+    assert_eq!(tokio::time::timeout(LONG, ends.recv()).await.expect("in time"), Some(None));
+    publish(&bus, &j1, "e3", metric(3, 0.5), Some(50)).await;
+
+    let env = stage.env(&bus, "w2");
+    start(env.clone(), config, supervisor).await.expect("starts again");
+    let first = until("the first two to go", || async {
+        let events = &bus.topology().await.expect("lists")[1];
+        (events.first_sequence > 1).then_some((events.first_sequence, events.messages))
+    });
+    assert_eq!(first.await, (3, 1));
+    run_where(&bus, &j1, |run| run.history["val_loss"].len() == 2).await;
+    env.drain.cancel();
+    assert_eq!(tokio::time::timeout(LONG, ends.recv()).await.expect("in time"), Some(None));
+}

@@ -55,6 +55,7 @@ impl Stage {
         let config = BusConfig {
             url: self.server.url(),
             credentials: self.server.credentials(),
+            tls: bus::Tls::default(),
             tenant: Tenant::default(),
             name: "test".into(),
             timings,

@@ -146,7 +146,11 @@ impl Pump {
                 return;
             }
             let Position { epoch, batch } = self.next;
-            tracing::warn!(%error, epoch, batch, failures, "the feed broke; it is opened again");
+            if failures == 1 {
+                tracing::warn!(%error, epoch, batch, "the feed broke; it is opened again");
+            } else {
+                tracing::debug!(%error, epoch, batch, failures, "the feed was not opened; trying on");
+            }
             let first_ms = self.context.bus.timings().retry_backoff_ms;
             sleep(Duration::from_millis((first_ms << (failures - 1)).min(MAX_PAUSE_MS))).await;
         }

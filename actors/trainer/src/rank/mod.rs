@@ -189,6 +189,7 @@ impl Connection {
                 }
                 bus::Credentials::File(path) => Login::File { path: path.clone() },
             },
+            tls: config.tls.clone(),
             tenant: config.tenant.clone(),
             timings: config.timings,
         }
@@ -203,6 +204,7 @@ impl Connection {
                 Login::UserPassword { user, password } => bus::Credentials::UserPassword { user, password },
                 Login::File { path } => bus::Credentials::File(path),
             },
+            tls: self.tls.clone(),
             tenant: self.tenant.clone(),
             name,
             timings: self.timings,

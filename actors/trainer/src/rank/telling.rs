@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bus::{Bus, Once};
+use bus::{Bus, ErrorKind, Once, Trouble};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use messages::error::Code;
@@ -47,6 +47,7 @@ impl Teller {
     pub async fn report(&self, body: ReportBody) -> Result<ReportAnswer, WireError> {
         let until = Instant::now() + self.patience();
         let each = Duration::from_millis(self.bus.timings().request_timeout_ms * 2);
+        let mut told = false;
         loop {
             self.vitals.progress();
             let report = Report {
@@ -60,7 +61,9 @@ impl Teller {
             match self.bus.request(report, Some(&self.job), each).await {
                 Err(error) if error.code == Code::Fenced => return Ok(ReportAnswer::Fenced { reason: error.message }),
                 Err(error) if error.retry && Instant::now() < until => {
-                    tracing::warn!(%error, "the coordinator does not answer");
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(%error, "the coordinator does not answer; asking on");
+                    }
                 }
                 answer => return answer,
             }
@@ -69,12 +72,21 @@ impl Teller {
 
     async fn publish(&self, id: &str, at: UnixMs, event: &Event) -> Result<(), WireError> {
         let mut tries = 0;
+        let mut trouble = Trouble::default();
         loop {
             let fence = Some((self.fence, self.attempt));
             let stored =
                 self.bus.publish_event(&self.job, id, event.clone(), fence, self.trace.clone(), at, Once::ById);
             match stored.await {
                 Ok(_) => return Ok(()),
+                // Nobody is to blame, and training waits: until there is room, or the job's deadline ends it.
+                Err(error) if error.kind() == ErrorKind::Full && !matches!(event, Event::Progress(_)) => {
+                    if trouble.is_new(&error) {
+                        tracing::warn!(%error, event = event.name(), "training waits for room in the event stream");
+                    }
+                    self.vitals.progress();
+                    trouble.pause().await;
+                }
                 Err(error) => {
                     tries += 1;
                     let error = error.to_wire();

@@ -165,6 +165,7 @@ impl Platform {
         let config = BusConfig {
             url: server.url(),
             credentials: server.credentials(),
+            tls: bus::Tls::default(),
             tenant: Tenant::default(),
             name: "test".into(),
             timings: timings(),
