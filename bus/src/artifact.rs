@@ -278,6 +278,10 @@ fn io_error(what: &str, error: std::io::Error) -> Error {
             new(ErrorKind::Storage, format!("{what}: no space left; free some, or give another artifact folder"))
                 .coded(Code::StorageFull)
         }
+        // The process's limit of the size of files, or the file system's.
+        std::io::ErrorKind::FileTooLarge => {
+            new(ErrorKind::Storage, format!("{what}: no room for the file: {error}")).coded(Code::StorageFull)
+        }
         _ => new(ErrorKind::Storage, format!("{what}: {error}")),
     }
     .because(error)
@@ -342,6 +346,7 @@ mod tests {
         let full = error(std::io::ErrorKind::StorageFull);
         assert_eq!((full.kind(), full.to_wire().code), (ErrorKind::Storage, Code::StorageFull));
         assert!(full.to_wire().retry && full.to_string().contains("no space left"), "{full}");
+        assert_eq!(error(std::io::ErrorKind::FileTooLarge).to_wire().code, Code::StorageFull);
         let denied = error(std::io::ErrorKind::PermissionDenied);
         assert_eq!((denied.kind(), denied.to_wire().code), (ErrorKind::Storage, Code::ArtifactStoreUnavailable));
         assert_eq!(error(std::io::ErrorKind::NotFound).kind(), ErrorKind::NotFound);

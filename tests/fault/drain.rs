@@ -9,8 +9,8 @@ use crate::harness::{Running, Worker};
 
 /// `drain_grace_ms` of the timings, with what the system needs to start and end a process.
 const GRACE: Duration = Duration::from_secs(12);
-/// The second signal ends the process at once; a busy machine takes its time to notice.
-const AT_ONCE: Duration = Duration::from_secs(1);
+/// The second signal ends the process at once, some hundredths of a second later; a busy machine takes its time.
+const AT_ONCE: Duration = Duration::from_secs(3);
 const WORK: &str = "data_loader,trainer,evaluator,tracker,notifier";
 
 fn submit_all(platform: &Platform, jobs: &[&str]) -> Vec<Running> {

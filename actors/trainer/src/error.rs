@@ -40,7 +40,9 @@ impl Error {
     pub(crate) fn io(what: &str, path: &std::path::Path, source: std::io::Error) -> Self {
         let kind = match source.kind() {
             std::io::ErrorKind::NotFound => ErrorKind::Missing,
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::StorageFull,
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded | std::io::ErrorKind::FileTooLarge => {
+                ErrorKind::StorageFull
+            }
             _ => ErrorKind::Storage,
         };
         Self { kind, message: format!("cannot {what} {}: {source}", path.display()), source: Some(source) }
