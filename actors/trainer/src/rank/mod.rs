@@ -45,7 +45,9 @@ const LONGEST_JOIN_PAUSE: Duration = Duration::from_secs(1);
 
 /// How a rank ends.
 enum End {
-    /// The coordinator knows.
+    /// The coordinator knows that it is done.
+    Done,
+    /// The coordinator knows, or no longer cares.
     Told,
     /// It does not: the worker must tell it.
     Untold(WireError),
@@ -103,7 +105,7 @@ async fn serve(configs: &mut Configs) -> u8 {
             }
         };
         match run(config_now, vitals, &mut link, &mut terminate).await {
-            End::Told if task < MOST_TASKS && resident() < MOST_RESIDENT => {
+            End::Done if task < MOST_TASKS && resident() < MOST_RESIDENT => {
                 configs.idle();
                 eprintln!("{LOG_ENDS}");
                 reporter.finish(LastLine { error: None, ready: true });
@@ -128,7 +130,7 @@ async fn serve(configs: &mut Configs) -> u8 {
 /// The last line of a process that ends with its task; gives the exit code.
 fn finish(reporter: Reporter, end: End) -> u8 {
     match end {
-        End::Told => {
+        End::Done | End::Told => {
             reporter.finish(LastLine::default());
             0
         }
@@ -268,11 +270,13 @@ fn stopped(reason: Option<&StopReason>) -> LastReport {
 }
 
 async fn tell_end(teller: &Teller, body: ReportBody) -> End {
+    let done = matches!(body, ReportBody::Done { .. });
     let own = match &body {
         ReportBody::Failed { error } => Some(error.clone()),
         _ => None,
     };
     match teller.report(body).await {
+        Ok(ReportAnswer::Accepted) if done => End::Done,
         Ok(ReportAnswer::Accepted) => End::Told,
         Ok(ReportAnswer::Fenced { reason }) => {
             tracing::info!(reason, "the task is no longer this rank's");

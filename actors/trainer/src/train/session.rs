@@ -166,6 +166,8 @@ impl Session {
         for said in &begun {
             tracing::info!("{said}");
         }
+        let parameters = engine.trainer().model().parameter_count();
+        tracing::info!("training {parameters} parameters, {steps} steps an epoch, {} threads", job.threads);
         let (epochs, interval) = (job.plan.training.epochs, job.plan.training.log_interval.max(1));
         let pace = Pace::new(steps * u64::from(epochs), u64::from(interval), engine.trainer().global_step());
         let Start { position, running, metrics, best_model, should_stop, last_saved } = start;
@@ -253,6 +255,7 @@ impl Session {
         if self.ports.outbox.leads()
             && let Some(progress) = self.pace.step(&outcome, task, epoch, epochs)
         {
+            log_progress(&progress);
             self.ports.outbox.event(now_ms(), Event::Progress(progress));
         }
         Ok(())
@@ -453,6 +456,7 @@ impl Session {
             metrics: &self.metrics,
             epoch: self.selection.best_model().map_or(self.position.epoch, |best| best.epoch),
         };
+        log_end(&self.metrics, self.position.epoch, self.should_stop.as_deref());
         let trained = Trained {
             file: model_file::write(model, &content).map_err(|e| internal(&e))?,
             params_blake3: kernels::weights::params_blake3(model),
@@ -474,6 +478,26 @@ impl Session {
 }
 
 /// Optimizer steps of an epoch; a train part that gives no batch is refused.
+fn log_progress(told: &messages::event::Progress) {
+    let loss = told.loss.get().map_or_else(|| "undefined".to_owned(), |loss| format!("{loss:.6}"));
+    tracing::info!(
+        "epoch {}/{}, step {}/{}: loss {loss}, {:.0} samples/s, {:.0} s left",
+        told.epoch,
+        told.epochs,
+        told.step,
+        told.steps,
+        told.samples_per_s,
+        told.eta_s
+    );
+}
+
+fn log_end(metrics: &Metrics, epochs: u32, stopped: Option<&str>) {
+    let figures: Vec<String> =
+        metrics.iter().filter_map(|(name, value)| Some(format!("{name} {:.6}", value.get()?))).collect();
+    let why = stopped.map(|why| format!(", stopped early: {why}")).unwrap_or_default();
+    tracing::info!("trained for {epochs} epochs{why}: {}", figures.join(", "));
+}
+
 fn steps_per_epoch(job: &TrainJob) -> Result<u64, WireError> {
     let feed = train_feed(job, Position::default());
     if feed.batches_per_epoch() == 0 {
