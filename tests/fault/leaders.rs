@@ -101,6 +101,8 @@ fn a_tracker_that_wakes_up_is_fenced() {
     let workers = [("first", "tracker"), ("second", "tracker"), ("rest", "coordinator,data_loader,trainer,evaluator")];
     let mut platform = Platform::start(TIMINGS, EPOCHS, &workers);
     let old = leader(&platform, LEASE_TRACKER);
+    platform.succeeded(platform.submit("before"));
+    platform.tracked(&[("before".into(), "FINISHED".into())]);
     // While it has nothing to write: stopped within a transaction, it would keep the database to itself.
     platform.worker(&old).running.signal(Signal::SIGSTOP);
     let job = platform.submit("tracked");
@@ -123,5 +125,5 @@ fn a_tracker_that_wakes_up_is_fenced() {
     Moment::Checkpoint(3).reach(&mut last);
     platform.kill_and_restart(&new, "tracker");
     platform.succeeded(last);
-    platform.check(&["tracked", "after", "last"]);
+    platform.check(&["before", "tracked", "after", "last"]);
 }
