@@ -8,7 +8,7 @@
 //! - **Gradients are sums over logical shards** in the order of one fixed tree ([`shard`]), so a global
 //!   batch gives the same weights however its shards are spread over ranks.
 //! - **Random numbers are addressed, not drawn** ([`philox`]): (seed, stream, epoch, sample, step).
-//! - A step in steady state allocates nothing ([`buffer::Arena::allocations`] counts).
+//! - A step in steady state allocates nothing ([`tape::Workspace::allocations`] counts).
 //!
 //! # A tour for callers
 //! ```

@@ -24,8 +24,12 @@ pub enum Decay {
 pub enum Layout {
     /// Values only.
     Plain,
-    /// The [out, in] weight of a product: a copy packed for it is kept in step.
+    /// The [out, in] weight of a product (axes after the first count as one): a copy packed for it is kept
+    /// in step.
     Product,
+    /// A running average, not trained; its "gradient" is what a step saw of it, times the rows it saw. The
+    /// parameter after the last statistic of a norm, of one number, counts rows.
+    Statistic,
 }
 
 /// One parameter.
@@ -39,7 +43,11 @@ pub struct Param {
     pub decay: Decay,
     pub(crate) range: Range<usize>,
     packed: Option<Range<usize>>,
+    layout: Layout,
 }
+
+/// How the name of a norm's count of rows ends.
+pub(crate) const ROWS_SEEN: &str = "rows_seen";
 
 /// Elements by which parameters are aligned in the flat run: a cache line.
 const ALIGN: usize = 16;
@@ -61,7 +69,7 @@ pub struct ParamBuilder {
 }
 
 impl ParamBuilder {
-    /// Adds a parameter of one or two axes.
+    /// Adds a parameter of one axis or more.
     pub fn add(&mut self, name: String, shape: &[usize], decay: Decay, layout: Layout) -> Result<ParamId> {
         let refuse = || Error::value("parameters", "a model that fits in memory", format!("{name} of shape {shape:?}"));
         let len = shape.iter().try_fold(1usize, |n, &s| n.checked_mul(s)).ok_or_else(refuse)?;
@@ -70,10 +78,10 @@ impl ParamBuilder {
         self.flat = end.next_multiple_of(ALIGN);
         let packed = (layout == Layout::Product).then(|| {
             let start = self.packed;
-            self.packed += packed_len(shape[0], shape[1]);
+            self.packed += packed_len(shape[0], shape[1..].iter().product());
             start..self.packed
         });
-        self.entries.push(Param { name, shape: shape.to_vec(), decay, range, packed });
+        self.entries.push(Param { name, shape: shape.to_vec(), decay, range, packed, layout });
         Ok(ParamId(self.entries.len() - 1))
     }
 
@@ -141,6 +149,31 @@ impl ParamStore {
         Ok(())
     }
 
+    /// Moves running averages towards what a step saw of them, by `momentum` of the way, and clears their
+    /// part of the gradient: see [`Layout::Statistic`].
+    pub fn absorb_statistics(&mut self, gradient: &mut [f32], momentum: f32) {
+        for group in 0..self.entries.len() {
+            let is_count = |e: &Param| e.layout == Layout::Statistic && e.shape == [1] && e.name.ends_with(ROWS_SEEN);
+            if !is_count(&self.entries[group]) {
+                continue;
+            }
+            let rows = gradient[self.entries[group].range.start];
+            let begin = (0..group).rev().find(|&i| self.entries[i].layout != Layout::Statistic).map_or(0, |i| i + 1);
+            for entry in &self.entries[begin..group] {
+                let range = entry.range.clone();
+                if rows > 0.0 {
+                    let seen = gradient[range.clone()].iter();
+                    let pairs = self.values[range.clone()].iter_mut().zip(seen);
+                    pairs.for_each(|(v, s)| *v += momentum * (s / rows - *v));
+                }
+                gradient[range].fill(0.0);
+            }
+            let range = self.entries[group].range.clone();
+            self.values[range.start] += rows;
+            gradient[range].fill(0.0);
+        }
+    }
+
     /// Length of the flat run: the length of a gradient.
     pub fn flat_len(&self) -> usize {
         self.values.len()
@@ -155,7 +188,8 @@ impl ParamStore {
     fn repack(&mut self, id: ParamId) {
         let entry = &self.entries[id.0];
         if let Some(packed) = entry.packed.clone() {
-            pack_transposed(&self.values[entry.range.clone()], entry.shape[1], &mut self.packed[packed]);
+            let k = entry.shape[1..].iter().product();
+            pack_transposed(&self.values[entry.range.clone()], k, &mut self.packed[packed]);
         }
     }
 
@@ -181,7 +215,7 @@ impl SharedParams<'_> {
     pub(crate) unsafe fn repack(&self, param: usize, block: Range<usize>) {
         let entry = &self.entries[param];
         let Some(packed) = &entry.packed else { return };
-        let k = entry.shape[1];
+        let k: usize = entry.shape[1..].iter().product();
         let (first, len) = (block.start - entry.range.start, block.len());
         if k == 0 || len == 0 {
             return;

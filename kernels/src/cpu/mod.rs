@@ -2,12 +2,15 @@
 //! fixed reduction orders), so the instruction set it runs on changes the speed and not one bit.
 
 pub mod activation;
+pub(crate) mod attention;
+pub(crate) mod conv;
 pub mod dropout;
 pub mod gemm;
 mod gemm_kernel;
 pub mod isa;
 pub mod layernorm;
 pub mod loss;
+pub(crate) mod lstm;
 pub mod math;
 pub mod reduce;
 pub mod update;
@@ -37,3 +40,27 @@ macro_rules! simd {
     };
 }
 pub(crate) use simd;
+
+/// Sums over 16 fixed lanes, joined by halves.
+#[inline(always)]
+pub(crate) fn lanes(n: usize, term: impl Fn(usize) -> f32) -> f32 {
+    const LANES: usize = 16;
+    let mut sums = [0.0f32; LANES];
+    let whole = n / LANES * LANES;
+    for start in (0..whole).step_by(LANES) {
+        for l in 0..LANES {
+            sums[l] += term(start + l);
+        }
+    }
+    for i in whole..n {
+        sums[i - whole] += term(i);
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for l in 0..width {
+            sums[l] += sums[l + width];
+        }
+        width /= 2;
+    }
+    sums[0]
+}

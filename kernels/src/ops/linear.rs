@@ -3,7 +3,7 @@
 use super::{Env, GradStore, ParamTask, Var};
 use crate::cpu::activation::{self, Activation};
 use crate::cpu::gemm::{DOT_BELOW, Matrix, Right, Scratch, ShardProduct, product, product_by_dots, shard_product};
-use crate::cpu::reduce::{Summand, add_assign, column_sums};
+use crate::cpu::reduce::{Summand, add_assign, column_sums, squares};
 use crate::error::{Error, Result};
 use crate::params::{ParamId, ParamStore};
 use crate::tape::Tape;
@@ -45,8 +45,8 @@ impl Tape<'_> {
                 format!("{:?}", self.params().param(bias).shape),
             ));
         }
-        let output = self.fresh(outputs)?;
-        let kept = if act.needs_input() && self.wants_gradients() { Some(self.fresh(outputs)?) } else { None };
+        let output = self.fresh_like(x, outputs)?;
+        let kept = if act.needs_input() && self.wants_gradients() { Some(self.fresh_like(x, outputs)?) } else { None };
         self.record(super::Op::Linear(Linear { input: x, output, kept, weight, bias, act, inputs, outputs }))?;
         Ok(output)
     }
@@ -57,7 +57,8 @@ impl Linear {
         params.values(self.weight)
     }
 
-    pub(super) fn forward(&self, env: &Env<'_>, rows: Range<usize>, scratch: &mut Scratch) {
+    pub(super) fn forward(&self, env: &Env<'_>, samples: Range<usize>, scratch: &mut Scratch) {
+        let rows = env.rows_of(self.input, &samples);
         let x = Matrix::dense(env.rows(self.input, &rows), rows.len(), self.inputs);
         let y = env.rows_mut(self.output, &rows);
         if self.outputs < DOT_BELOW {
@@ -70,7 +71,8 @@ impl Linear {
         activation::forward(self.act, y, self.bias.map(|b| env.params.values(b)), kept);
     }
 
-    pub(super) fn backward(&self, env: &Env<'_>, rows: Range<usize>, stores: [GradStore; 2], scratch: &mut Scratch) {
+    pub(super) fn backward(&self, env: &Env<'_>, samples: Range<usize>, stores: [GradStore; 2], scratch: &mut Scratch) {
+        let rows = env.rows_of(self.input, &samples);
         let grad = env.grad_mut(self.output, &rows);
         activation::backward(self.act, grad, env.rows(self.kept.unwrap_or(self.output), &rows));
         if stores[0] == GradStore::Skip {
@@ -99,5 +101,16 @@ impl Linear {
         // SAFETY: as above.
         let out = unsafe { task.out.get_mut(from * self.inputs..to * self.inputs) };
         shard_product(&ShardProduct { a: grad, b: x, bounds: task.bounds, node: task.node }, from, to, out, scratch);
+    }
+
+    /// |dy|^2 |x|^2 for the weight (the gradient is their outer product), |dy|^2 for the bias, where the
+    /// sample has one row.
+    pub(super) fn sample_squares(&self, env: &Env<'_>, which: usize, sample: usize) -> Option<f64> {
+        let rows = env.rows_of(self.input, &(sample..sample + 1));
+        if rows.len() != 1 {
+            return None;
+        }
+        let grad = squares(env.grad(self.output, &rows));
+        Some(if which == 1 { grad } else { grad * squares(env.rows(self.input, &rows)) })
     }
 }
