@@ -64,6 +64,7 @@ pub mod buffer;
 pub mod cpu;
 pub mod cuda;
 pub mod device;
+pub mod dtype;
 pub mod error;
 pub mod fingerprint;
 pub mod metrics;
@@ -76,6 +77,7 @@ pub mod pool;
 pub mod shard;
 pub mod tape;
 pub mod tensor;
+pub mod text;
 pub mod train;
 pub mod weights;
 

@@ -3,6 +3,7 @@
 
 use crate::buffer::{AlignedBuf, Shared};
 use crate::cpu::gemm::{pack_transposed, packed_len};
+use crate::dtype::Precision;
 use crate::error::{Error, Result};
 use std::ops::Range;
 
@@ -172,6 +173,18 @@ impl ParamStore {
             self.values[range.start] += rows;
             gradient[range].fill(0.0);
         }
+    }
+
+    /// All values in the flat layout, gaps included.
+    pub(crate) fn flat(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// Replaces all values by those of a flat run, rounded.
+    pub(crate) fn set_flat(&mut self, values: &[f32], precision: Precision) {
+        assert_eq!(values.len(), self.values.len(), "invariant: one layout");
+        precision.round_to(values, &mut self.values);
+        (0..self.entries.len()).for_each(|id| self.repack(ParamId(id)));
     }
 
     /// Length of the flat run: the length of a gradient.

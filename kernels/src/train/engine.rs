@@ -4,12 +4,15 @@ use super::batch::{Batch, RankBatch};
 use super::partial::{Partial, total};
 use crate::buffer::AlignedBuf;
 use crate::cpu::reduce::add_assign;
+use crate::dtype::{LossScaleConfig, LossScaler, Precision};
 use crate::error::{Error, Result};
 use crate::nn::Model;
 use crate::ops::loss::{Loss, LossConfig, LossSum};
 use crate::ops::{Randomness, Var};
 use crate::optim::clip::norm;
-use crate::optim::{ClipConfig, Optimizer, OptimizerConfig, Schedule, SchedulerConfig};
+use crate::optim::{
+    ClipConfig, EmaConfig, Extras, Optimizer, OptimizerConfig, ParamGroup, Schedule, SchedulerConfig, StepGradient,
+};
 use crate::pool::Pool;
 use crate::shard::{MAX_SHARDS, nodes_of, rows_of};
 use crate::tape::{HeldShards, InputGrad, Mode, Rows, Tape, Workspace};
@@ -27,6 +30,18 @@ pub struct TrainConfig {
     pub loss: LossConfig,
     #[serde(default)]
     pub clip: ClipConfig,
+    /// Parameters with a learning rate or decay of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<ParamGroup>,
+    /// An average of the weights beside them ([`Trainer::averaged_model`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<EmaConfig>,
+    /// What weights and gradients are rounded to; [`crate::dtype`] says where.
+    #[serde(default)]
+    pub precision: Precision,
+    /// Used with f16.
+    #[serde(default)]
+    pub loss_scale: LossScaleConfig,
     /// Into how many shards a global batch is cut, whatever the number of ranks.
     #[serde(default = "eight")]
     pub logical_shards: usize,
@@ -46,6 +61,10 @@ impl Default for TrainConfig {
             scheduler: SchedulerConfig::default(),
             loss: LossConfig::Mse,
             clip: ClipConfig::default(),
+            groups: Vec::new(),
+            ema: None,
+            precision: Precision::F32,
+            loss_scale: LossScaleConfig::default(),
             logical_shards: eight(),
             seed: 0,
         }
@@ -65,6 +84,9 @@ pub struct StepOutcome {
     pub learning_rate: f64,
     /// Steps taken so far, this one included.
     pub step: u64,
+    /// The gradient overflowed f16: nothing was changed but the loss scale, and this is no step.
+    #[serde(default)]
+    pub skipped: bool,
 }
 
 /// A model under training.
@@ -74,6 +96,8 @@ pub struct Trainer {
     pub(super) pool: Arc<Pool>,
     pub(super) optimizer: Optimizer,
     pub(super) schedule: Schedule,
+    /// With f16 only.
+    pub(super) scaler: Option<LossScaler>,
     pub(super) epoch: u64,
     /// Global batches and micro-batches seen: addresses dropout.
     pub(super) micro_step: u64,
@@ -83,7 +107,7 @@ pub struct Trainer {
     geometry: Option<(std::ops::Range<usize>, usize, HeldShards)>,
     gradients: Vec<AlignedBuf>,
     losses: Vec<LossSum>,
-    squares: Vec<AtomicU64>,
+    pub(super) squares: Vec<AtomicU64>,
 }
 
 /// Gradients summed since the last step.
@@ -95,13 +119,16 @@ pub(super) struct Pending {
 
 impl Trainer {
     /// Takes a model. `Value` errors name the setting that is out of range.
-    pub fn new(model: Model, config: TrainConfig, pool: Arc<Pool>) -> Result<Trainer> {
+    pub fn new(mut model: Model, config: TrainConfig, pool: Arc<Pool>) -> Result<Trainer> {
         config.loss.validate(model.output_dim())?;
         config.clip.validate()?;
         if !(1..=MAX_SHARDS).contains(&config.logical_shards) {
             return Err(Error::value("train", format!("logical_shards in 1..={MAX_SHARDS}"), config.logical_shards));
         }
-        let optimizer = Optimizer::new(&config.optimizer, model.params())?;
+        let extras = Extras { groups: &config.groups, ema: config.ema.as_ref(), precision: config.precision };
+        let optimizer = Optimizer::new(&config.optimizer, &extras, model.params_mut())?;
+        let scaler = LossScaler::new(&config.loss_scale)?;
+        let scaler = (config.precision == Precision::F16).then_some(scaler);
         let schedule = Schedule::new(&config.scheduler, config.optimizer.learning_rate())?;
         let gradient = AlignedBuf::zeroed(model.params().flat_len())?;
         Ok(Trainer {
@@ -110,6 +137,7 @@ impl Trainer {
             pool,
             optimizer,
             schedule,
+            scaler,
             epoch: 0,
             micro_step: 0,
             pending: Pending { gradient, loss: LossSum::default(), micro_batches: 0 },
@@ -237,23 +265,30 @@ impl Trainer {
             return Err(Error::value("step", "a batch whose weights sum above 0", sum.weight));
         };
         self.discard();
-        let grad_norm = norm(&self.pending.gradient, &self.pool, &mut self.squares) / sum.weight;
+        let mut grad_norm = norm(&self.pending.gradient, &self.pool, &mut self.squares) / sum.weight;
         if !(loss.is_finite() && grad_norm.is_finite()) {
             return Err(Error::Numeric { op: self.broken_gradient(), step: self.global_step(), samples: Vec::new() });
         }
         let learning_rate = self.learning_rate();
-        let factor = self.config.clip.coefficient(grad_norm) / sum.weight;
-        let max_value = self.config.clip.max_value;
-        self.optimizer.step(
-            self.model.params_mut(),
-            &self.pending.gradient,
-            factor,
-            max_value,
-            learning_rate,
-            &self.pool,
-        );
+        let mut outcome =
+            StepOutcome { loss, grad_norm, rows: sum.rows, learning_rate, step: self.global_step(), skipped: false };
+        let mut divisor = sum.weight;
+        if self.config.precision != Precision::F32 {
+            if !self.round_gradient(divisor) {
+                return Ok(StepOutcome { skipped: true, ..outcome });
+            }
+            divisor = 1.0;
+            grad_norm = norm(&self.pending.gradient, &self.pool, &mut self.squares);
+        }
+        let gradient = StepGradient {
+            sum: &self.pending.gradient,
+            factor: self.config.clip.coefficient(grad_norm) / divisor,
+            max_value: self.config.clip.max_value,
+        };
+        self.optimizer.step(self.model.params_mut(), gradient, learning_rate, &self.pool);
         self.schedule.on_step();
-        Ok(StepOutcome { loss, grad_norm, rows: sum.rows, learning_rate, step: self.global_step() })
+        (outcome.grad_norm, outcome.step) = (grad_norm, self.global_step());
+        Ok(outcome)
     }
 
     /// The first parameter whose summed gradient is not finite.

@@ -21,6 +21,7 @@ fn plan(shards: usize) -> TrainConfig {
         clip: ClipConfig { max_norm: Some(0.5), max_value: Some(0.1) },
         logical_shards: shards,
         seed: 77,
+        ..TrainConfig::default()
     }
 }
 

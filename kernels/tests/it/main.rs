@@ -6,5 +6,8 @@ mod files;
 mod golden;
 mod gradients;
 mod numeric;
+mod precision;
 mod support;
+mod text;
 mod training;
+mod training_golden;

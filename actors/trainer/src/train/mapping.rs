@@ -46,6 +46,7 @@ pub fn recipe(plan: &JobPlan, manifest: &Manifest, steps_per_epoch: u64) -> Resu
         clip: ClipConfig { max_norm: clip(training.clip_grad_norm), max_value: clip(training.clip_grad_value) },
         logical_shards: training.logical_shards as usize,
         seed: mlp.dropout_seed,
+        ..TrainConfig::default()
     };
     Ok(Recipe { model, init: init(&mlp.initialization), init_seed: mlp.initialization_seed, train })
 }
