@@ -32,6 +32,7 @@
 //! let batch = Batch {
 //!     rows: 4,
 //!     features: vec![0., 0., 0., 1., 1., 0., 1., 1.],
+//!     inputs: Default::default(),                     // tokens, images, categories, sequences
 //!     targets: Targets::Real(vec![0., 1., 1., 2.]),
 //!     weights: None,
 //!     sample_ids: vec![0, 1, 2, 3],

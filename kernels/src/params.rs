@@ -150,6 +150,11 @@ impl ParamStore {
         Ok(())
     }
 
+    /// Whether there are running averages.
+    pub fn has_statistics(&self) -> bool {
+        self.entries.iter().any(|e| e.layout == Layout::Statistic)
+    }
+
     /// Moves running averages towards what a step saw of them, by `momentum` of the way, and clears their
     /// part of the gradient: see [`Layout::Statistic`].
     pub fn absorb_statistics(&mut self, gradient: &mut [f32], momentum: f32) {

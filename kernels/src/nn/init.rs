@@ -50,6 +50,8 @@ pub(crate) enum Role {
     /// The [entries, width] table of an embedding: with `default` and the methods that go by fan, normal with
     /// deviation 1 as PyTorch's `nn.Embedding`.
     Table,
+    /// The same for tokens and positions: with those methods normal with deviation 0.02, as the BERT family's.
+    Tokens,
     /// Its bias.
     Bias { fan_in: usize },
     /// The gain of a norm.
@@ -95,6 +97,7 @@ impl Init {
             (_, Init::Normal { mean, std }) => normal(*mean, *std, all, values),
             (_, Init::TruncatedNormal { mean, std }) => normal(*mean, *std, 2.0, values),
             (Role::Table, _) => normal(0.0, 1.0, all, values),
+            (Role::Tokens, _) => normal(0.0, small(), all, values),
             (Role::Weight { fan_in, fan_out }, Init::XavierUniform) => {
                 uniform((6.0 / (fan_in + fan_out) as f64).sqrt(), values)
             }

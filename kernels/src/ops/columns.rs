@@ -3,7 +3,7 @@
 use super::{Env, GradStore, Op, Var};
 use crate::cpu::gemm::Scratch;
 use crate::error::{Error, Result};
-use crate::tape::Tape;
+use crate::tape::{Space, Tape};
 use std::ops::Range;
 
 /// One recorded copy.
@@ -40,14 +40,28 @@ impl Tape<'_> {
         if parts.len() == 1 {
             return Ok(first);
         }
-        let output = self.fresh_like(first, parts.iter().map(|&p| self.columns(p)).sum())?;
+        let output = self.side_by_side(self.space(first), parts.iter().map(|&p| self.columns(p)).sum())?;
         let mut to = 0;
         for &part in parts {
-            let width = self.columns(part);
-            self.record(Op::Columns(Columns { input: part, output, from: 0, to, width }))?;
-            to += width;
+            to = self.put(part, output, to)?;
         }
         Ok(output)
+    }
+
+    /// A value whose columns are put in part by part by [`Tape::put`]; all of them have to be.
+    pub fn side_by_side(&mut self, space: Space, columns: usize) -> Result<Var> {
+        self.fresh_in(space, columns)
+    }
+
+    /// Puts a part into columns `to..` and returns the column after it. `Shape` error where it does not fit.
+    pub fn put(&mut self, part: Var, output: Var, to: usize) -> Result<usize> {
+        let width = self.columns(part);
+        if to + width > self.columns(output) || self.space(part) != self.space(output) {
+            let expected = format!("{} columns of {:?}", self.columns(output).saturating_sub(to), self.space(output));
+            return Err(Error::shape("concat", expected, format!("{width} of {:?}", self.space(part))));
+        }
+        self.record(Op::Columns(Columns { input: part, output, from: 0, to, width }))?;
+        Ok(to + width)
     }
 }
 

@@ -204,7 +204,7 @@ impl<'a> Tape<'a> {
     }
 
     /// The space of rows `offsets[i] .. offsets[i + 1]` per sample i; offsets begin anywhere.
-    pub fn ragged(&mut self, offsets: &[usize]) -> Result<Space> {
+    pub fn ragged(&mut self, offsets: &[u32]) -> Result<Space> {
         self.ws.spaces.ragged(offsets, self.rows.count)
     }
 
@@ -306,6 +306,12 @@ impl<'a> Tape<'a> {
     pub fn grad(&self, var: Var) -> Option<&[f32]> {
         let value = &self.ws.values()[var.0];
         value.has_grad.then_some(&*value.grad)
+    }
+
+    /// The gradient of the first input whose gradient was wanted: a model's plain features or steps.
+    pub fn first_input_grad(&self) -> Option<&[f32]> {
+        let value = self.ws.values().iter().find(|v| v.is_input && v.has_grad)?;
+        Some(&value.grad)
     }
 }
 

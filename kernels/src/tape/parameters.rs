@@ -12,6 +12,7 @@ use super::{Tape, lock};
 use crate::buffer::{AlignedBuf, Shared};
 use crate::cpu::gemm::Scratch;
 use crate::cpu::reduce::{add_assign, squares};
+use crate::error::{Error, Result};
 use crate::ops::{Env, Op, ParamTask};
 use crate::pool::Pool;
 use crate::shard::Node;
@@ -162,9 +163,20 @@ impl Tape<'_> {
     }
 
     /// The squared norm of each sample's gradient over all parameters, after [`Tape::forward_backward`].
-    /// `out` has one number per sample.
-    pub fn sample_grad_squares(&mut self, pool: &Pool, out: &mut [f64]) {
-        assert_eq!(out.len(), self.rows.count, "invariant: one number per sample");
+    /// `out` has one number per sample. `Value` error where an operation couples samples: then no gradient is
+    /// one sample's.
+    pub fn sample_grad_squares(&mut self, pool: &Pool, out: &mut [f64]) -> Result<()> {
+        if out.len() != self.rows.count {
+            return Err(Error::shape(
+                "sample gradients",
+                format!("{} numbers", self.rows.count),
+                out.len().to_string(),
+            ));
+        }
+        if let Some(recorded) = self.ws.ops.iter().find(|r| r.op.couples()) {
+            let got = recorded.op.describe(self.params);
+            return Err(Error::value("sample gradients", "operations that do not couple samples", got));
+        }
         let ws = &mut *self.ws;
         ws.used.fill(false);
         ws.shared_params.clear();
@@ -199,6 +211,7 @@ impl Tape<'_> {
                 own[0] = sum;
             }
         });
+        Ok(())
     }
 
     /// The squared norm of one sample's gradient of one parameter, formed in scratch.

@@ -76,7 +76,7 @@ impl Spaces {
 
     /// The space of `offsets[i] .. offsets[i + 1]` for each sample i, counted from `offsets[0]`; the same as
     /// before where it was asked for before.
-    pub(crate) fn ragged(&mut self, offsets: &[usize], samples: usize) -> Result<Space> {
+    pub(crate) fn ragged(&mut self, offsets: &[u32], samples: usize) -> Result<Space> {
         if offsets.len() != samples + 1 {
             return Err(Error::shape("offsets", format!("{} of them", samples + 1), offsets.len().to_string()));
         }
@@ -87,15 +87,16 @@ impl Spaces {
                 format!("{} after {}", offsets[i + 1], offsets[i]),
             ));
         }
-        let first = offsets[0];
-        let equal =
-            |s: &Items| s.fixed.is_none() && s.offsets.iter().zip(offsets).all(|(own, given)| own + first == *given);
+        let first = offsets[0] as usize;
+        let equal = |s: &Items| {
+            s.fixed.is_none() && s.offsets.iter().zip(offsets).all(|(own, given)| own + first == *given as usize)
+        };
         if let Some(found) = self.all().iter().position(equal) {
             return Ok(Space(found));
         }
         let items = self.slot();
         items.fixed = None;
-        items.offsets.extend(offsets.iter().map(|o| o - first));
+        items.offsets.extend(offsets.iter().map(|o| *o as usize - first));
         Ok(Space(self.live - 1))
     }
 

@@ -125,6 +125,9 @@ impl Trainer {
         if !(1..=MAX_SHARDS).contains(&config.logical_shards) {
             return Err(Error::value("train", format!("logical_shards in 1..={MAX_SHARDS}"), config.logical_shards));
         }
+        if model.params().has_statistics() && config.precision != Precision::F32 {
+            return Err(Error::value("train", "precision f32 for a model with running statistics", "another"));
+        }
         let extras = Extras { groups: &config.groups, ema: config.ema.as_ref(), precision: config.precision };
         let optimizer = Optimizer::new(&config.optimizer, &extras, model.params_mut())?;
         let scaler = LossScaler::new(&config.loss_scale)?;
@@ -265,6 +268,7 @@ impl Trainer {
             return Err(Error::value("step", "a batch whose weights sum above 0", sum.weight));
         };
         self.discard();
+        self.absorb_statistics(loss);
         let mut grad_norm = norm(&self.pending.gradient, &self.pool, &mut self.squares) / sum.weight;
         if !(loss.is_finite() && grad_norm.is_finite()) {
             return Err(Error::Numeric { op: self.broken_gradient(), step: self.global_step(), samples: Vec::new() });
@@ -291,6 +295,16 @@ impl Trainer {
         Ok(outcome)
     }
 
+    /// Averages what the batch saw into running statistics, where the model has them and all is finite.
+    fn absorb_statistics(&mut self, loss: f64) {
+        /// How far a running statistic moves towards a batch's.
+        const MOMENTUM: f32 = 0.1;
+        let params = self.model.params_mut();
+        if params.has_statistics() && loss.is_finite() && self.pending.gradient.iter().all(|g| g.is_finite()) {
+            params.absorb_statistics(&mut self.pending.gradient, MOMENTUM);
+        }
+    }
+
     /// The first parameter whose summed gradient is not finite.
     fn broken_gradient(&self) -> String {
         let parts = self.model.params().iter().map(|(param, _)| (param, &self.pending.gradient[param.range.clone()]));
@@ -303,7 +317,7 @@ impl Trainer {
         let loss = Loss { config: &self.config.loss, targets: &batch.targets, weights: batch.weights.as_deref() };
         loss.check(batch.rows, self.model.output_dim(), &batch.sample_ids)?;
         let columns = self.model.output_dim();
-        let outputs = self.model.predict_with(&batch.features, batch.rows, &self.pool, &mut self.ws)?;
+        let outputs = self.model.predict_feed(&batch.feed(), &self.pool, &mut self.ws)?;
         let mut sums = vec![[0.0; 2]; batch.rows];
         loss.rows(0..batch.rows, columns, &outputs, &mut [], &mut sums);
         let [sum, weight] = sums.iter().fold([0.0; 2], |[s, w], [loss, weight]| [s + loss, w + weight]);
@@ -327,9 +341,9 @@ impl Trainer {
         self.set_geometry(part)?;
         let (batch, randomness) = (part.batch, self.randomness());
         let loss = Loss { config: &self.config.loss, targets: &batch.targets, weights: batch.weights.as_deref() };
-        let (mut tape, output) = record(&self.model, &mut self.ws, batch, randomness)?;
-        tape.forward_backward(&self.pool, output, &loss)?;
         let (_, _, held) = self.geometry.as_ref().expect("invariant: set above");
+        let (mut tape, output) = record(&self.model, &mut self.ws, batch, &held.bounds, randomness)?;
+        tape.forward_backward(&self.pool, output, &loss)?;
         tape.param_gradients(&self.pool, held, &mut self.gradients);
         self.micro_step += 1;
         self.losses.clear();
@@ -366,8 +380,10 @@ impl Trainer {
             return Ok(Some((format!("parameter {}", param.name), Vec::new())));
         }
         let randomness = self.randomness();
+        self.set_geometry(&RankBatch { batch, global_rows: batch.rows, held: 0..self.config.logical_shards })?;
         let loss = Loss { config: &self.config.loss, targets: &batch.targets, weights: batch.weights.as_deref() };
-        let (mut tape, output) = record(&self.model, &mut self.ws, batch, randomness)?;
+        let (_, _, held) = self.geometry.as_ref().expect("invariant: set above");
+        let (mut tape, output) = record(&self.model, &mut self.ws, batch, &held.bounds, randomness)?;
         tape.forward_backward(&self.pool, output, &loss)?;
         Ok(tape.find_not_finite(output, &loss))
     }
@@ -378,11 +394,12 @@ fn record<'a>(
     model: &'a Model,
     ws: &'a mut Workspace,
     batch: &'a Batch,
+    shards: &[usize],
     randomness: Randomness,
 ) -> Result<(Tape<'a>, Var)> {
     let rows = Rows { count: batch.rows, sample_ids: &batch.sample_ids, mode: Mode::Train, randomness };
     let mut tape = Tape::new(ws, model.params(), rows)?;
-    let x = tape.input(&batch.features, model.input_dim(), InputGrad::Skip)?;
-    let output = model.forward(&mut tape, x)?;
+    tape.set_shards(shards);
+    let output = model.forward(&mut tape, &batch.feed(), InputGrad::Skip)?;
     Ok((tape, output))
 }

@@ -5,6 +5,8 @@ mod bits;
 mod files;
 mod golden;
 mod gradients;
+mod gradients_items;
+mod models;
 mod numeric;
 mod precision;
 mod support;

@@ -96,6 +96,7 @@ fn part(batch: &Batch, range: std::ops::Range<usize>) -> Batch {
     Batch {
         rows: range.len(),
         features: batch.features[range.start * FEATURES..range.end * FEATURES].to_vec(),
+        inputs: Default::default(),
         targets: Targets::Real(targets[range.clone()].to_vec()),
         weights: None,
         sample_ids: batch.sample_ids[range].to_vec(),
