@@ -7,6 +7,7 @@ mod golden;
 mod gradients;
 mod numeric;
 mod precision;
+mod pretrained;
 mod support;
 mod text;
 mod training;
