@@ -2,7 +2,7 @@
 //! padding is minus infinity before the softmax and zero after, so that loops have no remainder.
 
 use super::math::{exp, ln_f64};
-use super::{lanes, simd};
+use super::{LANES, join, lanes, simd};
 
 /// Columns that a row of scores is padded to.
 pub(crate) fn padded(keys: usize) -> usize {
@@ -25,7 +25,7 @@ simd! {
             for v in row.iter_mut() {
                 *v = exp(scale * (*v - top));
             }
-            let sum = lanes(columns, |i| row[i]);
+            let sum = lanes(row, |v| v);
             let inverse = 1.0 / sum;
             for v in row.iter_mut() {
                 *v *= inverse;
@@ -72,7 +72,17 @@ simd! {
         let rows = probabilities.chunks_exact(columns).zip(upstream.chunks_exact_mut(columns)).enumerate();
         for (i, (p, up)) in rows {
             let (o, g) = (&output[i * stride..][..width], &grad[i * stride..][..width]);
-            let dot = lanes(width, |j| o[j] * g[j]);
+            let ((o, o_rest), (g, g_rest)) = (o.as_chunks::<LANES>(), g.as_chunks::<LANES>());
+            let mut sums = [0.0f32; LANES];
+            for (o, g) in o.iter().zip(g) {
+                for l in 0..LANES {
+                    sums[l] = o[l].mul_add(g[l], sums[l]);
+                }
+            }
+            for (sum, (o, g)) in sums.iter_mut().zip(o_rest.iter().zip(g_rest)) {
+                *sum = o.mul_add(*g, *sum);
+            }
+            let dot = join(sums);
             for (u, p) in up.iter_mut().zip(p) {
                 *u = scale * *p * (*u - dot);
             }

@@ -1,7 +1,7 @@
 //! Layer normalization over each row (Ba, Kiros, Hinton 2016): y = (x - mean) / sqrt(var + eps) * gain +
 //! bias, with the biased variance.
 
-use super::{lanes, simd};
+use super::{LANES, join, lanes, simd};
 
 simd! {
     /// sum = x + residual
@@ -19,11 +19,11 @@ simd! {
         assert!(bias.len() == n && y.len() == x.len() && n > 0, "invariant: one size per row");
         let rows = x.chunks_exact(n).zip(y.chunks_exact_mut(n)).zip(statistics.as_chunks_mut::<2>().0);
         for ((x, y), statistic) in rows {
-            let mean = lanes(n, |i| x[i]) / n as f32;
-            let variance = lanes(n, |i| (x[i] - mean) * (x[i] - mean)) / n as f32;
+            let mean = lanes(x, |v| v) / n as f32;
+            let variance = lanes(x, |v| (v - mean) * (v - mean)) / n as f32;
             let inverse = 1.0 / (variance + epsilon).sqrt();
-            for i in 0..n {
-                y[i] = ((x[i] - mean) * inverse).mul_add(gain[i], bias[i]);
+            for (((y, x), gain), bias) in y.iter_mut().zip(x).zip(gain).zip(bias) {
+                *y = ((*x - mean) * inverse).mul_add(*gain, *bias);
             }
             *statistic = [mean, inverse];
         }
@@ -38,11 +38,26 @@ simd! {
         assert!(grad.len() == x.len() && out.len() == x.len() && n > 0, "invariant: one size per row");
         let rows = grad.chunks_exact(n).zip(x.chunks_exact(n)).zip(out.chunks_exact_mut(n));
         for (((grad, x), out), &[mean, inverse]) in rows.zip(statistics.as_chunks::<2>().0) {
-            let first = lanes(n, |i| grad[i] * gain[i]) / n as f32;
-            let second = lanes(n, |i| grad[i] * gain[i] * ((x[i] - mean) * inverse)) / n as f32;
-            for i in 0..n {
-                let normalized = (x[i] - mean) * inverse;
-                out[i] = inverse * (normalized.mul_add(-second, grad[i] * gain[i] - first));
+            let (mut first, mut second) = ([0.0f32; LANES], [0.0f32; LANES]);
+            let mut add = |l: usize, g: f32, x: f32, gain: f32| {
+                let term = g * gain;
+                first[l] += term;
+                second[l] += term * ((x - mean) * inverse);
+            };
+            let ((g, g_rest), (v, v_rest), (w, w_rest)) =
+                (grad.as_chunks::<LANES>(), x.as_chunks::<LANES>(), gain.as_chunks::<LANES>());
+            for ((g, v), w) in g.iter().zip(v).zip(w) {
+                for l in 0..LANES {
+                    add(l, g[l], v[l], w[l]);
+                }
+            }
+            for (l, ((g, v), w)) in g_rest.iter().zip(v_rest).zip(w_rest).enumerate() {
+                add(l, *g, *v, *w);
+            }
+            let (first, second) = (join(first) / n as f32, join(second) / n as f32);
+            for (((out, x), g), gain) in out.iter_mut().zip(x).zip(grad).zip(gain) {
+                let normalized = (*x - mean) * inverse;
+                *out = inverse * (normalized.mul_add(-second, *g * *gain - first));
             }
         }
     }

@@ -41,20 +41,12 @@ macro_rules! simd {
 }
 pub(crate) use simd;
 
-/// Sums over 16 fixed lanes, joined by halves.
+/// Lanes of a sum whose order is fixed.
+pub(crate) const LANES: usize = 16;
+
+/// The sum of the lanes, joined by halves.
 #[inline(always)]
-pub(crate) fn lanes(n: usize, term: impl Fn(usize) -> f32) -> f32 {
-    const LANES: usize = 16;
-    let mut sums = [0.0f32; LANES];
-    let whole = n / LANES * LANES;
-    for start in (0..whole).step_by(LANES) {
-        for l in 0..LANES {
-            sums[l] += term(start + l);
-        }
-    }
-    for i in whole..n {
-        sums[i - whole] += term(i);
-    }
+pub(crate) fn join(mut sums: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for l in 0..width {
@@ -63,4 +55,18 @@ pub(crate) fn lanes(n: usize, term: impl Fn(usize) -> f32) -> f32 {
         width /= 2;
     }
     sums[0]
+}
+
+/// Sums of a term of each element over the lanes.
+#[inline(always)]
+pub(crate) fn lanes(x: &[f32], term: impl Fn(f32) -> f32) -> f32 {
+    let (whole, rest) = x.as_chunks::<LANES>();
+    let mut sums = [0.0f32; LANES];
+    for chunk in whole {
+        for l in 0..LANES {
+            sums[l] += term(chunk[l]);
+        }
+    }
+    rest.iter().zip(&mut sums).for_each(|(v, sum)| *sum += term(*v));
+    join(sums)
 }

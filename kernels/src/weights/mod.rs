@@ -3,6 +3,7 @@
 //! imported by the names of their families.
 
 mod file;
+mod folder;
 pub mod pretrained;
 
 use crate::dtype::Precision;
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 
 pub use file::MAX_FILE_BYTES;
 pub(crate) use file::{Entry, File, read, write};
+pub use folder::Folder;
 
 /// The metadata key that holds the model's configuration as JSON.
 pub const MODEL_KEY: &str = "within.model";

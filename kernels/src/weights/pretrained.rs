@@ -187,7 +187,8 @@ fn import_into(params: &mut ParamStore, prefix: &str, family: Family, bytes: &[u
     let mut filled: BTreeMap<String, Vec<f32>> = BTreeMap::new();
     let mut parts: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
     let mut imported = Imported::default();
-    for (name, shape) in file.shapes() {
+    // Some files carry the numbers 0, 1, 2, … under this name: no weight.
+    for (name, shape) in file.shapes().into_iter().filter(|(name, _)| !name.ends_with("embeddings.position_ids")) {
         let place = canonical(family, &name).and_then(|(ours, part)| {
             let wanted = places.get(&ours)?;
             Some((ours, part, wanted))
@@ -357,6 +358,7 @@ mod tests {
         let mut tensors = theirs(Family::Bert, "bert.", 1);
         tensors.retain(|(name, ..)| !name.contains("self.key") && !name.contains("embeddings.LayerNorm.bias"));
         tensors.push(("cls.predictions.bias".into(), vec![7], vec![0.0; 7]));
+        tensors.push(("bert.embeddings.position_ids".into(), vec![1, 8], vec![0.0; 8]));
         tensors.push(("bert.encoder.layer.9.output.dense.bias".into(), vec![4], vec![0.0; 4]));
         let mut params = encoder(1);
         let imported = import_into(&mut params, PREFIX, Family::Bert, &file(&tensors, Precision::F32)).expect("valid");

@@ -9,6 +9,7 @@ mod gradients_items;
 mod models;
 mod numeric;
 mod precision;
+mod pretrained;
 mod support;
 mod text;
 mod training;
