@@ -54,9 +54,13 @@
 //!   [`ops::loss::LossConfig::to_predictions`] turns them into values or probabilities).
 //! - Training: [`train::TrainConfig`], [`train::Trainer`] (`step`; `accumulate` + `apply`; for several ranks
 //!   `partial`, then [`shard::complete`] in the order a collective keeps, then `accumulate_root` + `apply`;
-//!   `evaluate`, `end_epoch`, `save_state`, `load_state`, `diagnose`), [`train::EarlyStopping`], [`train::BestK`].
-//! - Optimizers, schedules, clipping: [`optim`]. Losses: [`ops::loss`]. Evaluation: [`metrics`].
-//! - Files: [`weights::save`], [`weights::load`], [`weights::load_into`], [`weights::params_blake3`].
+//!   `evaluate`, `end_epoch`, `save_state`, `load_state`, `diagnose`, `averaged_model`), [`train::EarlyStopping`],
+//!   [`train::BestK`], [`train::Hooks`].
+//! - Optimizers, parameter groups, averages of weights, schedules, clipping: [`optim`]. Sixteen bits and loss
+//!   scaling: [`dtype`]. Losses: [`ops::loss`]. Evaluation: [`metrics`].
+//! - Files: [`weights::save`], [`weights::save_with`], [`weights::load`], [`weights::load_file`],
+//!   [`weights::load_into`], [`weights::params_blake3`]; pretrained encoders: [`weights::Folder`],
+//!   [`weights::pretrained::import`]. Text: [`text::Tokenizer`].
 //! - Randomness: [`philox::Key`], [`philox::permutation`]. Threads: [`pool::Pool`], [`pool::available_threads`].
 //! - Own graphs: [`tape::Tape`] over a [`params::ParamStore`].
 //! - This host: [`fingerprint::fingerprint`], [`cuda::probe`].

@@ -78,7 +78,7 @@ impl Image {
     }
 
     fn spread(&self, values: impl Iterator<Item = f32>, y: &mut [f32]) {
-        let mut values = values.map(|v| v.mul_add(self.factor, self.shift));
+        let mut values = values.map(|v| v * self.factor + self.shift);
         for c in 0..self.channels {
             y[c..].iter_mut().step_by(self.channels).zip(&mut values).for_each(|(y, v)| *y = v);
         }

@@ -314,14 +314,12 @@ impl Trainer {
 
     /// The loss of a batch, without dropout and gradients.
     pub fn evaluate(&mut self, batch: &Batch) -> Result<LossSum> {
-        let loss = Loss { config: &self.config.loss, targets: &batch.targets, weights: batch.weights.as_deref() };
-        loss.check(batch.rows, self.model.output_dim(), &batch.sample_ids)?;
-        let columns = self.model.output_dim();
-        let outputs = self.model.predict_feed(&batch.feed(), &self.pool, &mut self.ws)?;
-        let mut sums = vec![[0.0; 2]; batch.rows];
-        loss.rows(0..batch.rows, columns, &outputs, &mut [], &mut sums);
-        let [sum, weight] = sums.iter().fold([0.0; 2], |[s, w], [loss, weight]| [s + loss, w + weight]);
-        Ok(LossSum { sum, weight, rows: batch.rows })
+        evaluate(&self.model, &self.config.loss, batch, &self.pool, &mut self.ws)
+    }
+
+    /// The same of another model of the same shape, such as [`Trainer::averaged_model`].
+    pub fn evaluate_model(&mut self, model: &Model, batch: &Batch) -> Result<LossSum> {
+        evaluate(model, &self.config.loss, batch, &self.pool, &mut self.ws)
     }
 
     /// An epoch ended: schedules that count epochs move on; `metric` is what `reduce_on_plateau` watches.
@@ -387,6 +385,17 @@ impl Trainer {
         tape.forward_backward(&self.pool, output, &loss)?;
         Ok(tape.find_not_finite(output, &loss))
     }
+}
+
+fn evaluate(model: &Model, config: &LossConfig, batch: &Batch, pool: &Pool, ws: &mut Workspace) -> Result<LossSum> {
+    let loss = Loss { config, targets: &batch.targets, weights: batch.weights.as_deref() };
+    loss.check(batch.rows, model.output_dim(), &batch.sample_ids)?;
+    let columns = model.output_dim();
+    let outputs = model.predict_feed(&batch.feed(), pool, ws)?;
+    let mut sums = vec![[0.0; 2]; batch.rows];
+    loss.rows(0..batch.rows, columns, &outputs, &mut [], &mut sums);
+    let [sum, weight] = sums.iter().fold([0.0; 2], |[s, w], [loss, weight]| [s + loss, w + weight]);
+    Ok(LossSum { sum, weight, rows: batch.rows })
 }
 
 /// The forward pass of a batch, recorded for training.

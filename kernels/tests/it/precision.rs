@@ -51,6 +51,8 @@ fn sixteen_bits_learn_as_thirty_two_do() {
             |trainer: &mut Trainer| trainer.evaluate(&batch(64, FEATURES, 1)).expect("valid").mean().expect("rows");
         let averaged = trainer.averaged_model().expect("averages are kept");
         assert_ne!(bits(&values(&averaged)), bits(&values(trainer.model())));
+        let smooth = trainer.evaluate_model(&averaged, &batch(64, FEATURES, 1)).expect("valid").mean().expect("rows");
+        assert!(smooth < 0.1 && smooth != of(&mut trainer), "{smooth}");
         assert!(values(trainer.model()).iter().all(|w| precision.round(*w).to_bits() == w.to_bits()));
         of(&mut trainer)
     };

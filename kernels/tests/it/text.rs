@@ -127,6 +127,75 @@ fn settings_and_files_that_make_no_sense_are_refused_by_name() {
     assert!(Pretrained::from_json(&"[".repeat(100_000)).is_err());
 }
 
+/// The base file with one part replaced by another JSON.
+fn with_part(part: &str, value: serde_json::Value) -> String {
+    let base = Pretrained::from_vocab(VOCAB, Casing::Uncased).expect("valid");
+    let mut json: serde_json::Value = serde_json::from_str(base.json()).expect("JSON");
+    json[part] = value;
+    json.to_string()
+}
+
+#[test]
+fn hostile_tokenizer_files_are_refused_or_stay_within_bounds() {
+    use serde_json::json;
+    let added = |id: u64, content: &str| {
+        json!([{ "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true }])
+    };
+    let template = json!({ "type": "TemplateProcessing", "single": [{ "SpecialToken": { "id": "[NO]", "type_id": 0 } }],
+        "pair": [], "special_tokens": {} });
+    let many: Vec<_> = (0..50).map(|_| json!({ "SpecialToken": { "id": "[CLS]", "type_id": 0 } })).collect();
+    let long = json!({ "type": "TemplateProcessing", "single": many, "pair": [],
+        "special_tokens": { "[CLS]": { "id": "[CLS]", "ids": [2], "tokens": ["[CLS]"] } } });
+    let files = [
+        with_part("added_tokens", added(u64::from(u32::MAX), "[NEW]")),
+        with_part("added_tokens", added(1 << 40, "[NEW]")),
+        with_part("added_tokens", added(7, "")),
+        with_part("model", json!({ "type": "BPE", "vocab": { "a": 0 }, "merges": [["a", "b"]] })),
+        with_part("model", json!({ "type": "BPE", "vocab": {}, "merges": [] })),
+        with_part("model", json!({ "type": "Unigram", "vocab": [["a", -1.0]], "unk_id": 5 })),
+        with_part("model", json!({ "type": "Unigram", "vocab": [], "unk_id": 0 })),
+        with_part("model", json!({ "type": "WordLevel", "vocab": { "a": 3 }, "unk_token": "[NONE]" })),
+        with_part(
+            "model",
+            json!({ "type": "WordPiece", "vocab": {}, "unk_token": "", "continuing_subword_prefix": "",
+            "max_input_chars_per_word": 0 }),
+        ),
+        with_part("normalizer", json!({ "type": "Precompiled", "precompiled_charsmap": "AAAA" })),
+        with_part("normalizer", json!({ "type": "Replace", "pattern": { "Regex": "(" }, "content": "" })),
+        with_part("normalizer", json!({ "type": "Replace", "pattern": { "String": "" }, "content": "xx" })),
+        with_part(
+            "pre_tokenizer",
+            json!({ "type": "Split", "pattern": { "Regex": "(?<a>(x+)+)\\k<a>$" },
+            "behavior": "Isolated", "invert": false }),
+        ),
+        with_part("post_processor", template),
+        with_part("post_processor", long),
+        with_part(
+            "padding",
+            json!({ "strategy": { "Fixed": 4_000_000_000u64 }, "direction": "Right",
+            "pad_to_multiple_of": 0, "pad_id": 9, "pad_type_id": 0, "pad_token": "p" }),
+        ),
+        with_part(
+            "truncation",
+            json!({ "direction": "Left", "max_length": 0, "strategy": "LongestFirst", "stride": 9 }),
+        ),
+    ];
+    for file in files {
+        let made = Pretrained::from_json(&file).and_then(|p| Tokenizer::new(Method::Pretrained(Box::new(p)), 6));
+        match made {
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Value, "{error}"),
+            Ok(tokenizer) => {
+                let mut ids = Vec::new();
+                if tokenizer.encode("Buy xxxxxxxxxxxxxxxxxxxxxxxxxxxx shoes now!", &mut ids).is_ok() {
+                    assert!((1..=6).contains(&ids.len()), "{file}: {ids:?}");
+                    assert!(ids.iter().all(|id| (*id as usize) < tokenizer.size()), "{file}: {ids:?}");
+                }
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, rng_seed: proptest::test_runner::RngSeed::Fixed(7), ..ProptestConfig::default() })]
 
