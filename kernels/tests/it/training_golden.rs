@@ -165,7 +165,7 @@ fn scaled_steps_are_those_of_grad_scaler() {
         if i % 5 == 4 {
             // A resume in the middle goes on with the same scale and count.
             let saved = trainer_now.save_state().expect("nothing is pending");
-            trainer_now = trainer(&vec![0.0; 12], plan.clone());
+            trainer_now = trainer(&[0.0; 12], plan.clone());
             trainer_now.load_state(&saved).expect("its own state");
             assert_eq!(trainer_now.save_state().expect("nothing is pending"), saved);
         }
