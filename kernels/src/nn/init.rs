@@ -49,7 +49,6 @@ pub(crate) enum Role {
     Weight { fan_in: usize, fan_out: usize },
     /// The [entries, width] table of an embedding: with `default` and the methods that go by fan, normal with
     /// deviation 1 as PyTorch's `nn.Embedding`.
-    #[allow(dead_code, reason = "no model declares an embedding yet")]
     Table,
     /// The same for tokens and positions: with those methods normal with deviation 0.02, as the BERT family's.
     Tokens,
