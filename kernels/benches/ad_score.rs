@@ -83,7 +83,9 @@ fn gather(rows: &Rows, order: &[u32], batch: &mut Batch) {
     batch.rows = order.len();
     batch.features.clear();
     batch.sample_ids.clear();
-    (tokens.ids.clear(), tokens.offsets.clear(), pixels.clear(), targets.clear(), categories.clear());
+    [&mut tokens.ids, &mut tokens.offsets, categories].into_iter().for_each(Vec::clear);
+    pixels.clear();
+    targets.clear();
     tokens.offsets.push(0);
     for &row in order {
         let at = row as usize;

@@ -4,6 +4,7 @@ mod allocator;
 mod bits;
 mod files;
 mod golden;
+mod golden_models;
 mod gradients;
 mod gradients_items;
 mod models;
