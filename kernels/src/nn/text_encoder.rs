@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::ops::{Activation, Pooling, Var};
 use crate::params::ParamId;
 use crate::tape::Tape;
+use crate::weights::pretrained::{Family, PretrainedConfig};
 
 /// Where the norms of a layer are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -78,6 +79,31 @@ impl Default for TextEncoderConfig {
 }
 
 impl TextEncoderConfig {
+    /// The sizes of a pretrained encoder, pooled over the class token as its family does.
+    pub fn from_pretrained(config: &PretrainedConfig) -> TextEncoderConfig {
+        let pooler = match config.family {
+            Family::Bert => Activation::Tanh,
+            Family::DistilBert => Activation::Relu,
+        };
+        TextEncoderConfig {
+            vocab_size: config.vocab_size,
+            max_length: config.max_positions,
+            hidden_size: config.hidden_size,
+            layers: config.layers,
+            heads: config.heads,
+            intermediate_size: config.intermediate_size,
+            activation: config.activation,
+            dropout: config.dropout as f32,
+            norm: NormPlace::Post,
+            layer_norm_epsilon: config.layer_norm_epsilon as f32,
+            embedding_norm: true,
+            type_vocab_size: config.type_vocab_size,
+            pooling: Pooling::Cls,
+            pooler: Some(pooler),
+            output_dim: None,
+        }
+    }
+
     /// Width of the result.
     pub fn output_dim(&self) -> usize {
         self.output_dim.unwrap_or(self.hidden_size)

@@ -7,6 +7,7 @@ mod golden;
 mod golden_models;
 mod gradients;
 mod gradients_items;
+mod minilm;
 mod models;
 mod numeric;
 mod precision;
