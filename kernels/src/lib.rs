@@ -8,6 +8,8 @@
 //! - **Gradients are sums over logical shards** in the order of one fixed tree ([`shard`]), so a global
 //!   batch gives the same weights however its shards are spread over ranks.
 //! - **Random numbers are addressed, not drawn** ([`philox`]): (seed, stream, epoch, sample, step).
+//! - Rows of a value are samples or their items (tokens, pixels, steps), packed: padding is never computed
+//!   ([`tape::Space`]).
 //! - A step in steady state allocates nothing ([`tape::Workspace::allocations`] counts).
 //!
 //! # A tour for callers
@@ -50,7 +52,9 @@
 //! ```
 //!
 //! # Where things are
-//! - Models: [`nn::ModelConfig`] (serde, tag `type`), [`nn::Init`], [`nn::Model`] (`predict` gives raw outputs;
+//! - Models: [`nn::ModelConfig`] (serde, tag `type`: `mlp`, `tabular`, `transformer_classifier`, `image_classifier`,
+//!   `lstm_sequence`, `ad_score`), [`nn::Init`], [`nn::Inputs`] (what a batch has beside features), [`nn::Model`]
+//!   (`predict` for features, `predict_feed` for all inputs, `embed_text` for sentences give raw outputs;
 //!   [`ops::loss::LossConfig::to_predictions`] turns them into values or probabilities).
 //! - Training: [`train::TrainConfig`], [`train::Trainer`] (`step`; `accumulate` + `apply`; for several ranks
 //!   `partial`, then [`shard::complete`] in the order a collective keeps, then `accumulate_root` + `apply`;
@@ -62,7 +66,9 @@
 //!   [`weights::load_into`], [`weights::params_blake3`]; pretrained encoders: [`weights::Folder`],
 //!   [`weights::pretrained::import`]. Text: [`text::Tokenizer`].
 //! - Randomness: [`philox::Key`], [`philox::permutation`]. Threads: [`pool::Pool`], [`pool::available_threads`].
-//! - Own graphs: [`tape::Tape`] over a [`params::ParamStore`].
+//! - Own graphs: [`tape::Tape`] over a [`params::ParamStore`]; gradients of inputs ([`tape::InputGrad`],
+//!   `forward_backward_of`, [`tape::Mode::Explain`]) and of single samples (`sample_grad_squares`,
+//!   `scale_sample_grads`).
 //! - This host: [`fingerprint::fingerprint`], [`cuda::probe`].
 
 pub mod buffer;

@@ -5,6 +5,7 @@ use crate::allocator::allocations;
 use crate::support::{bits, random};
 use kernels::ErrorKind;
 use kernels::buffer::AlignedBuf;
+use kernels::cpu::isa::{Isa, available, limit};
 use kernels::nn::{
     AdScoreConfig, Feed, ImageClassifierConfig, ImageNorm, Images, Init, Inputs, LstmSequenceConfig, Model,
     ModelConfig, NormPlace, PixelValues, Steps, TableConfig, TabularConfig, TextEncoderConfig,
@@ -216,6 +217,27 @@ fn threads_and_worlds_agree_to_the_last_bit() {
             seen.push((losses, params_blake3(ranks[0].model())));
         }
         assert!(seen.iter().all(|one| *one == seen[0]), "{config:?}: {seen:?}");
+    }
+}
+
+#[test]
+fn instruction_sets_agree_to_the_last_bit() {
+    for config in configs() {
+        let digest = || {
+            let mut one = trainer(&config, 4, 1);
+            let batch = fit(one.model(), batch(13, 2));
+            let losses: Vec<f64> = (0..2).map(|_| one.step(&batch).expect("finite").loss).collect();
+            (losses, params_blake3(one.model()))
+        };
+        let seen: Vec<_> = available()
+            .into_iter()
+            .map(|isa| {
+                limit(isa);
+                digest()
+            })
+            .collect();
+        limit(Isa::Avx512);
+        assert!(seen.iter().all(|one| *one == seen[0]), "{config:?}");
     }
 }
 
