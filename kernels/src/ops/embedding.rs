@@ -5,8 +5,9 @@
 //! (id, item): the items of one id are summed in order within a shard, shards in the order of the tree. A
 //! shard without the id would add +0, which changes no sum that began at +0, so it is left out.
 
+use super::linear::pair_sum;
 use super::{Env, GradStore, MAX_PARAMS, Op, ParamTask, Raw, RawId, Var};
-use crate::cpu::gemm::{MAX_LEAF, Scratch, TileStack};
+use crate::cpu::gemm::{MAX_LEAF, Scratch, TileStack, dot};
 use crate::cpu::reduce::add_assign;
 use crate::error::{Error, Result};
 use crate::params::ParamId;
@@ -182,6 +183,17 @@ impl Embedding {
             let out = &mut out[(id - task.block.start) * width..][..width];
             sum_run(run, grad, task.bounds, out, stack);
         }
+    }
+}
+
+impl Embedding {
+    /// One sample's squared norm: rows of one id add up, so the sum of dy_i . dy_j over pairs of one id.
+    pub(super) fn sample_squares(&self, env: &Env<'_>, which: usize, sample: usize) -> f64 {
+        let (source, _) = self.tables[which].expect("invariant: asked for a table");
+        let rows = env.rows_of(self.output, &(sample..sample + 1));
+        let id = |row: usize| Embedding::id(env, source, row, rows.start);
+        let grad = |row: usize| env.grad(self.output, &(row..row + 1));
+        pair_sum(rows.clone(), |i, j| if id(i) == id(j) { f64::from(dot(grad(i), grad(j))) } else { 0.0 })
     }
 }
 

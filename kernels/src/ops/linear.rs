@@ -2,8 +2,8 @@
 
 use super::{Env, GradStore, ParamTask, Var};
 use crate::cpu::activation::{self, Activation};
-use crate::cpu::gemm::{DOT_BELOW, Matrix, Right, Scratch, ShardProduct, product, product_by_dots, shard_product};
-use crate::cpu::reduce::{Summand, add_assign, column_sums, squares};
+use crate::cpu::gemm::{DOT_BELOW, Matrix, Right, Scratch, ShardProduct, dot, product, product_by_dots, shard_product};
+use crate::cpu::reduce::{Summand, add_assign, column_sums};
 use crate::error::{Error, Result};
 use crate::params::{ParamId, ParamStore};
 use crate::tape::Tape;
@@ -103,14 +103,28 @@ impl Linear {
         shard_product(&ShardProduct { a: grad, b: x, bounds: task.bounds, node: task.node }, from, to, out, scratch);
     }
 
-    /// |dy|^2 |x|^2 for the weight (the gradient is their outer product), |dy|^2 for the bias, where the
-    /// sample has one row.
+    /// The gradient of one sample is the sum of dy_i x_i^T over its rows i, so its squared norm is the sum of
+    /// (dy_i . dy_j) (x_i . x_j) over pairs (Li et al. 2022); for a single row |dy|^2 |x|^2. None where forming
+    /// the gradient is less work.
     pub(super) fn sample_squares(&self, env: &Env<'_>, which: usize, sample: usize) -> Option<f64> {
         let rows = env.rows_of(self.input, &(sample..sample + 1));
-        if rows.len() != 1 {
+        if rows.len() > 1 && rows.len() * (self.inputs + self.outputs) > self.inputs * self.outputs {
             return None;
         }
-        let grad = squares(env.grad(self.output, &rows));
-        Some(if which == 1 { grad } else { grad * squares(env.rows(self.input, &rows)) })
+        let (grad, x) = (|i: usize| env.grad(self.output, &(i..i + 1)), |i: usize| env.rows(self.input, &(i..i + 1)));
+        let both = |i: usize, j: usize| {
+            let product = f64::from(dot(grad(i), grad(j)));
+            if which == 1 { product } else { product * f64::from(dot(x(i), x(j))) }
+        };
+        Some(pair_sum(rows, both))
     }
+}
+
+/// The sum over all ordered pairs of a symmetric term.
+pub(super) fn pair_sum(rows: Range<usize>, term: impl Fn(usize, usize) -> f64) -> f64 {
+    let mut sum = 0.0;
+    for i in rows.clone() {
+        sum += term(i, i) + 2.0 * (rows.start..i).map(|j| term(i, j)).sum::<f64>();
+    }
+    sum
 }

@@ -384,6 +384,7 @@ impl Op {
     pub(crate) fn sample_squares(&self, env: &Env<'_>, which: usize, sample: usize) -> Option<f64> {
         match self {
             Op::Linear(op) => op.sample_squares(env, which, sample),
+            Op::Embedding(op) => Some(op.sample_squares(env, which, sample)),
             _ => None,
         }
     }
