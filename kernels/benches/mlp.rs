@@ -59,6 +59,7 @@ fn measure(x: &[f32], y: &[f32], threads: usize, shards: usize, epochs: usize) {
     let mut batch = Batch {
         rows: BATCH,
         features: vec![0.0; BATCH * FEATURES],
+        inputs: Default::default(),
         targets: Targets::Real(vec![0.0; BATCH]),
         weights: None,
         sample_ids: vec![0; BATCH],

@@ -1,5 +1,5 @@
-//! Aligned storage and its reuse. A step asks the arena for the same sizes as the step before, so in
-//! steady state nothing is allocated; the counter is what the test reads.
+//! Aligned storage and its reuse. A buffer keeps the largest size it ever had, so that steps over batches
+//! of varying size allocate nothing once the largest has come by.
 
 use crate::error::{Error, Result};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -41,6 +41,19 @@ impl AlignedBuf {
         let mut buf = AlignedBuf::zeroed(values.len())?;
         buf.copy_from_slice(values);
         Ok(buf)
+    }
+
+    /// Makes this `len` elements long, contents unspecified; returns whether memory had to be asked for.
+    /// Then it is a little more than asked for, so that sizes that creep up do not ask each time.
+    pub(crate) fn renew(&mut self, len: usize) -> Result<bool> {
+        if len <= self.capacity {
+            self.len = len;
+            return Ok(false);
+        }
+        let step = (len / 8 + 1).checked_next_power_of_two().unwrap_or(1).max(ALIGN);
+        *self = AlignedBuf::zeroed(len.checked_next_multiple_of(step).unwrap_or(len))?;
+        self.len = len;
+        Ok(true)
     }
 
     /// A view that threads share while they write disjoint ranges of it.
@@ -144,56 +157,18 @@ impl<T> Shared<T> {
     }
 }
 
-/// A free list of buffers. What `take` hands out has unspecified contents.
-#[derive(Default, Debug)]
-pub struct Arena {
-    free: Vec<AlignedBuf>,
-    allocations: u64,
-}
-
-impl Arena {
-    /// A buffer of `len` elements: the smallest free one that is large enough and not four times too
-    /// large, else a new one. Contents are unspecified.
-    pub fn take(&mut self, len: usize) -> Result<AlignedBuf> {
-        let fits = |b: &AlignedBuf| b.capacity >= len && b.capacity / 4 <= len;
-        let best = (0..self.free.len()).filter(|&i| fits(&self.free[i])).min_by_key(|&i| self.free[i].capacity);
-        if let Some(i) = best {
-            let mut buf = self.free.swap_remove(i);
-            buf.len = len;
-            return Ok(buf);
-        }
-        self.allocations += 1;
-        AlignedBuf::zeroed(len)
-    }
-
-    /// Gives a buffer back for reuse.
-    pub fn give(&mut self, buf: AlignedBuf) {
-        if buf.capacity > 0 {
-            self.free.push(buf);
-        }
-    }
-
-    /// How many buffers were ever allocated: constant while steps of one size repeat.
-    pub fn allocations(&self) -> u64 {
-        self.allocations
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn buffers_are_aligned_and_reused() {
-        let mut arena = Arena::default();
-        let a = arena.take(100).expect("memory");
-        assert_eq!(a.as_ptr() as usize % ALIGN, 0);
-        arena.give(a);
-        let b = arena.take(90).expect("memory");
-        assert_eq!((b.len(), arena.allocations()), (90, 1));
-        arena.give(b);
-        let c = arena.take(100).expect("memory");
-        assert_eq!((c.len(), arena.allocations()), (100, 1), "the capacity survives a shorter use");
+    fn buffers_are_aligned_and_keep_their_largest_size() {
+        let mut buf = AlignedBuf::zeroed(0).expect("empty");
+        assert!(buf.renew(100).expect("memory"));
+        assert_eq!((buf.as_ptr() as usize % ALIGN, buf.len()), (0, 100));
+        assert!(!buf.renew(90).expect("kept") && !buf.renew(100).expect("kept"));
+        assert!(!buf.renew(101).expect("kept"), "a little to spare");
+        assert!(buf.renew(500).expect("memory") && buf.len() == 500);
     }
 
     #[test]

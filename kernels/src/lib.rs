@@ -8,7 +8,9 @@
 //! - **Gradients are sums over logical shards** in the order of one fixed tree ([`shard`]), so a global
 //!   batch gives the same weights however its shards are spread over ranks.
 //! - **Random numbers are addressed, not drawn** ([`philox`]): (seed, stream, epoch, sample, step).
-//! - A step in steady state allocates nothing ([`buffer::Arena::allocations`] counts).
+//! - Rows of a value are samples or their items (tokens, pixels, steps), packed: padding is never computed
+//!   ([`tape::Space`]).
+//! - A step in steady state allocates nothing ([`tape::Workspace::allocations`] counts).
 //!
 //! # A tour for callers
 //! ```
@@ -32,6 +34,7 @@
 //! let batch = Batch {
 //!     rows: 4,
 //!     features: vec![0., 0., 0., 1., 1., 0., 1., 1.],
+//!     inputs: Default::default(),                     // tokens, images, categories, sequences
 //!     targets: Targets::Real(vec![0., 1., 1., 2.]),
 //!     weights: None,
 //!     sample_ids: vec![0, 1, 2, 3],
@@ -49,21 +52,30 @@
 //! ```
 //!
 //! # Where things are
-//! - Models: [`nn::ModelConfig`] (serde, tag `type`), [`nn::Init`], [`nn::Model`] (`predict` gives raw outputs;
+//! - Models: [`nn::ModelConfig`] (serde, tag `type`: `mlp`, `tabular`, `transformer_classifier`, `image_classifier`,
+//!   `lstm_sequence`, `ad_score`), [`nn::Init`], [`nn::Inputs`] (what a batch has beside features), [`nn::Model`]
+//!   (`predict` for features, `predict_feed` for all inputs, `embed_text` for sentences give raw outputs;
 //!   [`ops::loss::LossConfig::to_predictions`] turns them into values or probabilities).
 //! - Training: [`train::TrainConfig`], [`train::Trainer`] (`step`; `accumulate` + `apply`; for several ranks
 //!   `partial`, then [`shard::complete`] in the order a collective keeps, then `accumulate_root` + `apply`;
-//!   `evaluate`, `end_epoch`, `save_state`, `load_state`, `diagnose`), [`train::EarlyStopping`], [`train::BestK`].
-//! - Optimizers, schedules, clipping: [`optim`]. Losses: [`ops::loss`]. Evaluation: [`metrics`].
-//! - Files: [`weights::save`], [`weights::load`], [`weights::load_into`], [`weights::params_blake3`].
+//!   `evaluate`, `end_epoch`, `save_state`, `load_state`, `diagnose`, `averaged_model`), [`train::EarlyStopping`],
+//!   [`train::BestK`], [`train::Hooks`].
+//! - Optimizers, parameter groups, averages of weights, schedules, clipping: [`optim`]. Sixteen bits and loss
+//!   scaling: [`dtype`]. Losses: [`ops::loss`]. Evaluation: [`metrics`].
+//! - Files: [`weights::save`], [`weights::save_with`], [`weights::load`], [`weights::load_file`],
+//!   [`weights::load_into`], [`weights::params_blake3`]; pretrained encoders: [`weights::Folder`],
+//!   [`weights::pretrained::import`]. Text: [`text::Tokenizer`].
 //! - Randomness: [`philox::Key`], [`philox::permutation`]. Threads: [`pool::Pool`], [`pool::available_threads`].
-//! - Own graphs: [`tape::Tape`] over a [`params::ParamStore`].
+//! - Own graphs: [`tape::Tape`] over a [`params::ParamStore`]; gradients of inputs ([`tape::InputGrad`],
+//!   `forward_backward_of`, [`tape::Mode::Explain`]) and of single samples (`sample_grad_squares`,
+//!   `scale_sample_grads`).
 //! - This host: [`fingerprint::fingerprint`], [`cuda::probe`].
 
 pub mod buffer;
 pub mod cpu;
 pub mod cuda;
 pub mod device;
+pub mod dtype;
 pub mod error;
 pub mod fingerprint;
 pub mod metrics;
@@ -76,6 +88,7 @@ pub mod pool;
 pub mod shard;
 pub mod tape;
 pub mod tensor;
+pub mod text;
 pub mod train;
 pub mod weights;
 

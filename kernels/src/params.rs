@@ -3,6 +3,7 @@
 
 use crate::buffer::{AlignedBuf, Shared};
 use crate::cpu::gemm::{pack_transposed, packed_len};
+use crate::dtype::Precision;
 use crate::error::{Error, Result};
 use std::ops::Range;
 
@@ -24,8 +25,12 @@ pub enum Decay {
 pub enum Layout {
     /// Values only.
     Plain,
-    /// The [out, in] weight of a product: a copy packed for it is kept in step.
+    /// The [out, in] weight of a product (axes after the first count as one): a copy packed for it is kept
+    /// in step.
     Product,
+    /// A running average, not trained; its "gradient" is what a step saw of it, times the rows it saw. The
+    /// parameter after the last statistic of a norm, of one number, counts rows.
+    Statistic,
 }
 
 /// One parameter.
@@ -39,7 +44,11 @@ pub struct Param {
     pub decay: Decay,
     pub(crate) range: Range<usize>,
     packed: Option<Range<usize>>,
+    layout: Layout,
 }
+
+/// How the name of a norm's count of rows ends.
+pub(crate) const ROWS_SEEN: &str = "rows_seen";
 
 /// Elements by which parameters are aligned in the flat run: a cache line.
 const ALIGN: usize = 16;
@@ -61,7 +70,7 @@ pub struct ParamBuilder {
 }
 
 impl ParamBuilder {
-    /// Adds a parameter of one or two axes.
+    /// Adds a parameter of one axis or more.
     pub fn add(&mut self, name: String, shape: &[usize], decay: Decay, layout: Layout) -> Result<ParamId> {
         let refuse = || Error::value("parameters", "a model that fits in memory", format!("{name} of shape {shape:?}"));
         let len = shape.iter().try_fold(1usize, |n, &s| n.checked_mul(s)).ok_or_else(refuse)?;
@@ -70,10 +79,10 @@ impl ParamBuilder {
         self.flat = end.next_multiple_of(ALIGN);
         let packed = (layout == Layout::Product).then(|| {
             let start = self.packed;
-            self.packed += packed_len(shape[0], shape[1]);
+            self.packed += packed_len(shape[0], shape[1..].iter().product());
             start..self.packed
         });
-        self.entries.push(Param { name, shape: shape.to_vec(), decay, range, packed });
+        self.entries.push(Param { name, shape: shape.to_vec(), decay, range, packed, layout });
         Ok(ParamId(self.entries.len() - 1))
     }
 
@@ -141,6 +150,48 @@ impl ParamStore {
         Ok(())
     }
 
+    /// Whether there are running averages.
+    pub fn has_statistics(&self) -> bool {
+        self.entries.iter().any(|e| e.layout == Layout::Statistic)
+    }
+
+    /// Moves running averages towards what a step saw of them, by `momentum` of the way, and clears their
+    /// part of the gradient: see [`Layout::Statistic`].
+    pub fn absorb_statistics(&mut self, gradient: &mut [f32], momentum: f32) {
+        for group in 0..self.entries.len() {
+            let is_count = |e: &Param| e.layout == Layout::Statistic && e.shape == [1] && e.name.ends_with(ROWS_SEEN);
+            if !is_count(&self.entries[group]) {
+                continue;
+            }
+            let rows = gradient[self.entries[group].range.start];
+            let begin = (0..group).rev().find(|&i| self.entries[i].layout != Layout::Statistic).map_or(0, |i| i + 1);
+            for entry in &self.entries[begin..group] {
+                let range = entry.range.clone();
+                if rows > 0.0 {
+                    let seen = gradient[range.clone()].iter();
+                    let pairs = self.values[range.clone()].iter_mut().zip(seen);
+                    pairs.for_each(|(v, s)| *v += momentum * (s / rows - *v));
+                }
+                gradient[range].fill(0.0);
+            }
+            let range = self.entries[group].range.clone();
+            self.values[range.start] += rows;
+            gradient[range].fill(0.0);
+        }
+    }
+
+    /// All values in the flat layout, gaps included.
+    pub(crate) fn flat(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// Replaces all values by those of a flat run, rounded.
+    pub(crate) fn set_flat(&mut self, values: &[f32], precision: Precision) {
+        assert_eq!(values.len(), self.values.len(), "invariant: one layout");
+        precision.round_to(values, &mut self.values);
+        (0..self.entries.len()).for_each(|id| self.repack(ParamId(id)));
+    }
+
     /// Length of the flat run: the length of a gradient.
     pub fn flat_len(&self) -> usize {
         self.values.len()
@@ -155,7 +206,8 @@ impl ParamStore {
     fn repack(&mut self, id: ParamId) {
         let entry = &self.entries[id.0];
         if let Some(packed) = entry.packed.clone() {
-            pack_transposed(&self.values[entry.range.clone()], entry.shape[1], &mut self.packed[packed]);
+            let k = entry.shape[1..].iter().product();
+            pack_transposed(&self.values[entry.range.clone()], k, &mut self.packed[packed]);
         }
     }
 
@@ -181,7 +233,7 @@ impl SharedParams<'_> {
     pub(crate) unsafe fn repack(&self, param: usize, block: Range<usize>) {
         let entry = &self.entries[param];
         let Some(packed) = &entry.packed else { return };
-        let k = entry.shape[1];
+        let k: usize = entry.shape[1..].iter().product();
         let (first, len) = (block.start - entry.range.start, block.len());
         if k == 0 || len == 0 {
             return;

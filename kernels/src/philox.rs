@@ -155,12 +155,13 @@ pub fn permutation(seed: u64, stream: Stream, epoch: u64, n: usize) -> Vec<u32> 
 const WIDE: usize = 8;
 
 simd! {
-    /// Fills `out` with the words of one sample and step: word `i` is word `i % 4` of block `i / 4`.
-    pub(crate) fn fill_words(key: [u32; 2], sample: u64, step: u32, out: &mut [u32]) {
+    /// Fills `out` with the words of one sample and step, from block `first` on: word `i` is word `i % 4`
+    /// of block `first + i / 4`.
+    pub(crate) fn fill_words(key: [u32; 2], sample: u64, step: u32, first: u32, out: &mut [u32]) {
         for (group, words) in out.chunks_mut(4 * WIDE).enumerate() {
             let mut c = [[0u32; WIDE]; 4];
             for lane in 0..WIDE {
-                c[0][lane] = (group * WIDE + lane) as u32;
+                c[0][lane] = first.wrapping_add((group * WIDE + lane) as u32);
             }
             c[1] = [step; WIDE];
             c[2] = [sample as u32; WIDE];
@@ -205,7 +206,7 @@ mod tests {
         let key = Key::new(7, Stream::Dropout).lane(3).epoch(2);
         for n in [0, 1, 4, 31, 32, 33, 100] {
             let mut wide = vec![0; n];
-            fill_words(key.words(), 0x1_2345_6789, 11, &mut wide);
+            fill_words(key.words(), 0x1_2345_6789, 11, 0, &mut wide);
             let mut rng = key.rng(0x1_2345_6789, 11);
             let narrow: Vec<u32> = (0..n).map(|_| rng.next_u32()).collect();
             assert_eq!(wide, narrow);

@@ -159,6 +159,57 @@ impl<const N: usize> TreeStack<N> {
     }
 }
 
+/// The same for leaves of any length, on the heap.
+#[derive(Default)]
+pub(crate) struct WideStack {
+    slots: Vec<Vec<f32>>,
+    leaves: usize,
+    depth: usize,
+}
+
+impl WideStack {
+    pub(crate) fn clear(&mut self) {
+        (self.leaves, self.depth) = (0, 0);
+    }
+
+    /// The slot of the next leaf, zero.
+    pub(crate) fn push(&mut self, len: usize) -> &mut [f32] {
+        if self.depth == self.slots.len() {
+            self.slots.push(Vec::new());
+        }
+        self.depth += 1;
+        self.leaves += 1;
+        let slot = &mut self.slots[self.depth - 1];
+        slot.clear();
+        slot.resize(len, 0.0);
+        slot
+    }
+
+    /// Joins the finished leaf with its finished left siblings.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..self.leaves.trailing_zeros() {
+            self.join();
+        }
+    }
+
+    fn join(&mut self) {
+        let (left, right) = self.slots.split_at_mut(self.depth - 1);
+        crate::cpu::reduce::add_assign(&mut left[self.depth - 2], &right[0]);
+        self.depth -= 1;
+    }
+
+    /// The node's sum of `len` numbers (zeros where there was no leaf).
+    pub(crate) fn finish(&mut self, len: usize) -> &[f32] {
+        if self.leaves == 0 {
+            self.push(len);
+        }
+        while self.depth > 1 {
+            self.join();
+        }
+        &self.slots[0]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

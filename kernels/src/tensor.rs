@@ -1,7 +1,7 @@
 //! A tensor: a shape over contiguous, row-major storage. The first axis is the row (the sample); every
 //! row-wise operation sees the rest as `columns()` numbers.
 
-use crate::buffer::{AlignedBuf, Arena};
+use crate::buffer::AlignedBuf;
 use crate::device::Device;
 use crate::error::{Error, Result};
 
@@ -96,9 +96,15 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// A tensor over a buffer of the arena; contents unspecified.
-    pub(crate) fn from_arena(shape: Shape, arena: &mut Arena) -> Result<Tensor> {
-        Ok(Tensor { shape, device: Device::Cpu, data: arena.take(shape.elements())? })
+    /// A tensor without elements, to be renewed.
+    pub(crate) fn empty() -> Result<Tensor> {
+        Ok(Tensor { shape: Shape::new(&[0])?, device: Device::Cpu, data: AlignedBuf::zeroed(0)? })
+    }
+
+    /// Takes another shape, contents unspecified; returns whether memory had to be asked for.
+    pub(crate) fn renew(&mut self, shape: Shape) -> Result<bool> {
+        self.shape = shape;
+        self.data.renew(shape.elements())
     }
 
     /// A tensor with these values. `Shape` error where the count differs.
@@ -140,10 +146,6 @@ impl Tensor {
 
     pub(crate) fn buffer_mut(&mut self) -> &mut AlignedBuf {
         &mut self.data
-    }
-
-    pub(crate) fn into_buffer(self) -> AlignedBuf {
-        self.data
     }
 }
 

@@ -329,6 +329,10 @@ pub enum Loss {
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
     F32,
+    /// Weights and gradients of 16 bits beside f32 master weights.
+    Bf16,
+    /// The same with a loss scale that adapts itself.
+    F16,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -349,6 +353,7 @@ pub enum OptimizerType {
     Adamw,
     Adam,
     Sgd,
+    Lamb,
 }
 
 /// Learning-rate schedule. Lengths in epochs unless the name says steps.

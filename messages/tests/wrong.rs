@@ -376,7 +376,7 @@ fn settings_of_another_type() {
         "training:\n  scheduler: {type: linear_warmup, T_max: 3}\n  optimizer: {type: sgd, beta1: 0.5}\nmodel: {pooling: cls}\n",
         expect![[r#"
         job.yaml:5: training.scheduler.T_max: belongs to training.scheduler.type cosine_annealing; here training.scheduler.type is linear_warmup (job.yaml:5)
-        job.yaml:6: training.optimizer.beta1: belongs to training.optimizer.type adamw or adam; here training.optimizer.type is sgd (job.yaml:6)
+        job.yaml:6: training.optimizer.beta1: belongs to training.optimizer.type adamw or adam or lamb; here training.optimizer.type is sgd (job.yaml:6)
         job.yaml:7: model.pooling: belongs to model.type transformer_classifier; here model.type is mlp by default
     "#]],
     );
@@ -420,7 +420,7 @@ fn not_yet() {
     check_more(
         "\
 model: {type: transformer_classifier, backbone: bert-base-uncased}
-training: {precision: bf16, mixed_precision: false}
+training: {precision: int8, mixed_precision: true}
 data.augmentation: {text_augmentation: true, visual_augmentation: false}
 evaluation: {calibration: {apply: true}, fairness: {enabled: false}}
 notifications: {email: {enabled: true}}
@@ -428,7 +428,8 @@ resources: {device: 'cuda:1', world_size: 2}
 ",
         expect![[r#"
             job.yaml:4: not yet supported: model.type: transformer_classifier (this version: mlp)
-            job.yaml:5: not yet supported: training.precision: bf16 (this version: f32)
+            job.yaml:5: training.precision: expected one of f32, bf16, f16, found text "int8"
+            job.yaml:5: not yet supported: training.mixed_precision: a switch; training.precision says bf16 or f16
             job.yaml:6: not yet supported: data.augmentation.text_augmentation: augmentation of texts
             job.yaml:7: not yet supported: evaluation.calibration: calibration
             job.yaml:8: not yet supported: notifications.email: notices by e-mail

@@ -123,6 +123,7 @@ impl Predictor {
             let batch = Batch {
                 rows: rows.len(),
                 features: features.to_vec(),
+                inputs: kernels::nn::Inputs::default(),
                 targets: self.targets(&encoded.targets[rows.clone()]),
                 weights: encoded.weights.as_ref().map(|weights| weights[rows.clone()].to_vec()),
                 sample_ids: encoded.sample_ids[rows].to_vec(),

@@ -12,7 +12,25 @@ simd! {
     }
 }
 
-/// One row: element j is dropped where word j of (key, sample, step) is below p 2^32, else scaled by
+simd! {
+    /// out = grad * mask
+    pub(crate) fn set_masked(grad: &[f32], mask: &[f32], out: &mut [f32]) {
+        for ((o, g), m) in out.iter_mut().zip(grad).zip(mask) {
+            *o = *g * *m;
+        }
+    }
+}
+
+simd! {
+    /// out += grad * mask
+    pub(crate) fn add_masked(grad: &[f32], mask: &[f32], out: &mut [f32]) {
+        for ((o, g), m) in out.iter_mut().zip(grad).zip(mask) {
+            *o += *g * *m;
+        }
+    }
+}
+
+/// One sample: element j is dropped where word j of (key, sample, step) is below p 2^32, else scaled by
 /// 1 / (1 - p). The factors are kept in `mask`.
 pub(crate) fn row(
     x: &[f32],
@@ -25,7 +43,7 @@ pub(crate) fn row(
     words: &mut Vec<u32>,
 ) {
     words.resize(x.len(), 0);
-    fill_words(key, sample, step, words);
+    fill_words(key, sample, step, 0, words);
     let below = (f64::from(rate) * 2f64.powi(32)) as u32;
     apply(x, words, below, 1.0 / (1.0 - rate), mask, y);
 }

@@ -11,7 +11,7 @@
 use super::gemm_kernel::{MAX_TILE, PANEL, Store, Tile, run, tile_of};
 use super::isa::{Isa, isa};
 use super::simd;
-use crate::shard::{MAX_LEVELS, Node, TreeStack};
+use crate::shard::{MAX_LEVELS, Node, TreeStack, WideStack};
 
 /// Terms of one chain.
 pub const CHUNK: usize = 256;
@@ -51,14 +51,20 @@ pub(crate) fn packed_len(n: usize, k: usize) -> usize {
 /// elements of rows 16q..16q+16. `first` is a multiple of 16; missing rows of the last panel are zero.
 pub(crate) fn pack_transposed(w: &[f32], k: usize, out: &mut [f32]) {
     let rows = w.len().checked_div(k).unwrap_or(0);
+    pack_matrix(Matrix::dense(&w[..rows * k], rows, k), out);
+}
+
+/// The same of a matrix inside a longer slice.
+pub(crate) fn pack_matrix(w: Matrix<'_>, out: &mut [f32]) {
+    let Matrix { data: w, rows, columns: k, stride } = w.checked();
     for (q, panel) in out.chunks_exact_mut((PANEL * k).max(1)).enumerate() {
         let held = rows.saturating_sub(q * PANEL).min(PANEL);
         if held == PANEL {
-            pack_full(&w[q * PANEL * k..(q + 1) * PANEL * k], k, panel);
+            pack_full(&w[q * PANEL * stride..], k, stride, panel);
         } else {
             panel.fill(0.0);
             for j in 0..held {
-                let row = &w[(q * PANEL + j) * k..][..k];
+                let row = &w[(q * PANEL + j) * stride..][..k];
                 row.iter().enumerate().for_each(|(p, &v)| panel[p * PANEL + j] = v);
             }
         }
@@ -66,13 +72,13 @@ pub(crate) fn pack_transposed(w: &[f32], k: usize, out: &mut [f32]) {
 }
 
 simd! {
-    fn pack_full(w: &[f32], k: usize, panel: &mut [f32]) {
+    fn pack_full(w: &[f32], k: usize, stride: usize, panel: &mut [f32]) {
         const BLOCK: usize = 8;
         let whole = k / BLOCK * BLOCK;
         for p in (0..whole).step_by(BLOCK) {
             let mut square = [[0.0f32; PANEL]; BLOCK];
             for j in 0..PANEL {
-                let row: &[f32; BLOCK] = w[j * k + p..].first_chunk().expect("invariant: inside the row");
+                let row: &[f32; BLOCK] = w[j * stride + p..].first_chunk().expect("invariant: inside the row");
                 for i in 0..BLOCK {
                     square[i][j] = row[i];
                 }
@@ -83,7 +89,7 @@ simd! {
         }
         for p in whole..k {
             for j in 0..PANEL {
-                panel[p * PANEL + j] = w[j * k + p];
+                panel[p * PANEL + j] = w[j * stride + p];
             }
         }
     }
@@ -98,8 +104,46 @@ pub(crate) enum Right<'a> {
     Rows(Matrix<'a>),
 }
 
+/// Where a product goes: element (i, j) at `i * stride + j`, over what is there or added to it.
+pub(crate) struct Target<'a> {
+    pub data: &'a mut [f32],
+    pub stride: usize,
+    pub add: bool,
+}
+
+/// The left operand: element (i, p) of [rows, k] at `i * row + p * step`.
+#[derive(Clone, Copy)]
+struct Left<'a> {
+    data: &'a [f32],
+    rows: usize,
+    k: usize,
+    row: usize,
+    step: usize,
+}
+
 /// C [m, n] = A [m, k] * B [k, n], C dense. `edge` is scratch, grown to hold one panel of a ragged B.
 pub(crate) fn product(a: Matrix<'_>, b: Right<'_>, c: &mut [f32], edge: &mut Vec<f32>) {
+    let n = match b {
+        Right::Packed { n, .. } => n,
+        Right::Rows(b) => b.columns,
+    };
+    assert_eq!(c.len(), a.rows * n, "invariant: C is dense");
+    product_to(a, b, Target { data: c, stride: n, add: false }, edge);
+}
+
+/// The same to rows of a wider matrix, or added to what is there (chunk by chunk of k).
+pub(crate) fn product_to(a: Matrix<'_>, b: Right<'_>, c: Target<'_>, edge: &mut Vec<f32>) {
+    let a = a.checked();
+    product_of(Left { data: a.data, rows: a.rows, k: a.columns, row: a.stride, step: 1 }, b, c, edge);
+}
+
+/// C [m, n] = A^T * B for A [k, m] and B [k, n].
+pub(crate) fn product_transposed(a: Matrix<'_>, b: Matrix<'_>, c: Target<'_>, edge: &mut Vec<f32>) {
+    let a = a.checked();
+    product_of(Left { data: a.data, rows: a.columns, k: a.rows, row: 1, step: a.stride }, Right::Rows(b), c, edge);
+}
+
+fn product_of(a: Left<'_>, b: Right<'_>, mut c: Target<'_>, edge: &mut Vec<f32>) {
     let (k, n) = match b {
         Right::Packed { panels, n, k } => {
             assert!(panels.len() >= packed_len(n, k), "invariant: panels hold the matrix");
@@ -107,10 +151,13 @@ pub(crate) fn product(a: Matrix<'_>, b: Right<'_>, c: &mut [f32], edge: &mut Vec
         }
         Right::Rows(b) => (b.checked().rows, b.columns),
     };
-    assert_eq!(a.checked().columns, k, "invariant: inner sizes agree");
-    assert_eq!(c.len(), a.rows * n, "invariant: C is dense");
+    assert_eq!(a.k, k, "invariant: inner sizes agree");
+    assert!(n <= c.stride && (a.rows == 0 || (a.rows - 1) * c.stride + n <= c.data.len()), "invariant: C holds them");
     if k == 0 {
-        return c.fill(0.0);
+        if !c.add {
+            (0..a.rows).for_each(|i| c.data[i * c.stride..][..n].fill(0.0));
+        }
+        return;
     }
     let whole = match b {
         Right::Packed { .. } => n.div_ceil(PANEL),
@@ -122,21 +169,20 @@ pub(crate) fn product(a: Matrix<'_>, b: Right<'_>, c: &mut [f32], edge: &mut Vec
     let mut q = 0;
     while q < whole {
         let panels = wide.min(whole - q);
-        match b {
+        let strip_of = match b {
             Right::Packed { panels: data, .. } => {
-                strip(isa, a, Strip { b: &data[q * PANEL * k..], b_panel: PANEL * k, b_step: PANEL, panels }, q, n, c);
+                Strip { b: &data[q * PANEL * k..], b_panel: PANEL * k, b_step: PANEL, panels }
             }
-            Right::Rows(b) => {
-                strip(isa, a, Strip { b: &b.data[q * PANEL..], b_panel: PANEL, b_step: b.stride, panels }, q, n, c);
-            }
-        }
+            Right::Rows(b) => Strip { b: &b.data[q * PANEL..], b_panel: PANEL, b_step: b.stride, panels },
+        };
+        strip(isa, a, strip_of, q, n, &mut c);
         q += panels;
     }
     if let Right::Rows(b) = b
         && whole * PANEL < n
     {
         copy_edge(b, whole * PANEL, edge);
-        strip(isa, a, Strip { b: edge, b_panel: PANEL, b_step: PANEL, panels: 1 }, whole, n, c);
+        strip(isa, a, Strip { b: edge, b_panel: PANEL, b_step: PANEL, panels: 1 }, whole, n, &mut c);
     }
 }
 
@@ -160,31 +206,31 @@ struct Strip<'a> {
 }
 
 /// The columns `16 q ..` of C, from one strip of B, for all rows of A.
-fn strip(isa: Isa, a: Matrix<'_>, b: Strip<'_>, q: usize, n: usize, c: &mut [f32]) {
+fn strip(isa: Isa, a: Left<'_>, b: Strip<'_>, q: usize, n: usize, c: &mut Target<'_>) {
     let (tall, _) = tile_of(isa);
-    let k = a.columns;
     let reach = (b.panels - 1) * b.b_panel + PANEL;
-    assert!((k - 1) * b.b_step + reach <= b.b.len(), "invariant: the strip lies inside B");
+    assert!((a.k - 1) * b.b_step + reach <= b.b.len(), "invariant: the strip lies inside B");
     let columns = (n - q * PANEL).min(b.panels * PANEL);
-    for start in (0..k).step_by(CHUNK) {
-        let store = if start == 0 { Store::Set } else { Store::Add };
+    let stride = c.stride;
+    for start in (0..a.k).step_by(CHUNK) {
+        let store = if start == 0 && !c.add { Store::Set } else { Store::Add };
         for i in (0..a.rows).step_by(tall) {
             let rows = tall.min(a.rows - i);
             let mut tile = Tile {
-                k: CHUNK.min(k - start),
-                a: a.data[i * a.stride + start..].as_ptr(),
-                a_row: a.stride,
-                a_step: 1,
+                k: CHUNK.min(a.k - start),
+                a: a.data[i * a.row + start * a.step..].as_ptr(),
+                a_row: a.row,
+                a_step: a.step,
                 b: b.b[start * b.b_step..].as_ptr(),
                 b_panel: b.b_panel,
                 b_step: b.b_step,
-                c: c[i * n + q * PANEL..].as_mut_ptr(),
-                c_row: n,
+                c: c.data[i * stride + q * PANEL..].as_mut_ptr(),
+                c_row: stride,
                 store,
             };
             if columns == b.panels * PANEL {
-                // SAFETY: A by `Matrix::checked`, B by the assertion above, C: `rows` rows of a dense
-                // [m, n] whose columns 16q..16q+columns exist; `isa` was detected.
+                // SAFETY: A by `Matrix::checked`, B by the assertion above, C: `rows` rows of at least n
+                // columns, of which 16q..16q+columns exist; `isa` was detected.
                 unsafe { run(isa, rows, b.panels, &tile) };
                 continue;
             }
@@ -193,7 +239,7 @@ fn strip(isa: Isa, a: Matrix<'_>, b: Strip<'_>, q: usize, n: usize, c: &mut [f32
             // SAFETY: as above; C is the local square, large enough for any tile.
             unsafe { run(isa, rows, b.panels, &tile) };
             for r in 0..rows {
-                let c = &mut c[(i + r) * n + q * PANEL..][..columns];
+                let c = &mut c.data[(i + r) * stride + q * PANEL..][..columns];
                 let line = &square[r * b.panels * PANEL..][..columns];
                 match store {
                     Store::Set => c.copy_from_slice(line),
@@ -253,6 +299,16 @@ pub(crate) struct Scratch {
     pub product: Vec<f32>,
     /// Random words.
     pub words: Vec<u32>,
+    /// Ids with their rows, to be sorted; samples by length.
+    pub pairs: Vec<u64>,
+    /// What an operation needs for itself while it works on a block.
+    pub planes: [Vec<f32>; 6],
+    /// Large leaves on their way up the shard tree.
+    pub tree: WideStack,
+    /// A parameter's gradient from another of its uses.
+    pub addend: Vec<f32>,
+    /// A parameter's gradient of one sample.
+    pub sample: Vec<f32>,
 }
 
 /// A tree stack whose leaves are tiles.

@@ -3,6 +3,9 @@
 //! Invariant: element (i, j) of a tile is one chain of fused multiply-adds over ascending p, begun at
 //! zero: `acc = fma(a[i][p], b[p][j], acc)`. It does not depend on the tile's height or on the
 //! instruction set, so no row's bits depend on its neighbors.
+//!
+//! The loops count with indices: an iterator adapter whose parts land in another codegen unit is called
+//! in the innermost loop and the tile then lives in memory, at a tenth of the speed.
 
 use super::isa::Isa;
 
@@ -107,17 +110,18 @@ unsafe fn avx2<const M: usize>(t: &Tile) {
     unsafe {
         for _ in 0..t.k {
             let (b0, b1) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
-            for (i, row) in acc.iter_mut().enumerate() {
+            for i in 0..M {
                 let a = _mm256_broadcast_ss(&*a.add(i * t.a_row));
-                row[0] = _mm256_fmadd_ps(a, b0, row[0]);
-                row[1] = _mm256_fmadd_ps(a, b1, row[1]);
+                acc[i][0] = _mm256_fmadd_ps(a, b0, acc[i][0]);
+                acc[i][1] = _mm256_fmadd_ps(a, b1, acc[i][1]);
             }
             a = a.wrapping_add(t.a_step);
             b = b.wrapping_add(t.b_step);
         }
-        for (i, row) in acc.iter().enumerate() {
-            for (half, &sum) in row.iter().enumerate() {
+        for i in 0..M {
+            for half in 0..2 {
                 let c = t.c.add(i * t.c_row + half * 8);
+                let sum = acc[i][half];
                 let value = if t.store == Store::Add { _mm256_add_ps(_mm256_loadu_ps(c), sum) } else { sum };
                 _mm256_storeu_ps(c, value);
             }
@@ -136,21 +140,21 @@ macro_rules! avx512_kernel {
             unsafe {
                 for _ in 0..t.k {
                     let mut columns = [_mm512_setzero_ps(); $panels];
-                    for (q, column) in columns.iter_mut().enumerate() {
-                        *column = _mm512_loadu_ps(b.wrapping_add(q * t.b_panel));
+                    for q in 0..$panels {
+                        columns[q] = _mm512_loadu_ps(b.wrapping_add(q * t.b_panel));
                     }
-                    for (i, row) in acc.iter_mut().enumerate() {
+                    for i in 0..M {
                         let a = _mm512_set1_ps(*a.add(i * t.a_row));
-                        for (sum, &column) in row.iter_mut().zip(&columns) {
-                            *sum = _mm512_fmadd_ps(a, column, *sum);
+                        for q in 0..$panels {
+                            acc[i][q] = _mm512_fmadd_ps(a, columns[q], acc[i][q]);
                         }
                     }
                     a = a.wrapping_add(t.a_step);
                     b = b.wrapping_add(t.b_step);
                 }
-                for (i, row) in acc.iter().enumerate() {
-                    for (q, &sum) in row.iter().enumerate() {
-                        let c = t.c.add(i * t.c_row + q * PANEL);
+                for i in 0..M {
+                    for q in 0..$panels {
+                        let (c, sum) = (t.c.add(i * t.c_row + q * PANEL), acc[i][q]);
                         let value = if t.store == Store::Add { _mm512_add_ps(_mm512_loadu_ps(c), sum) } else { sum };
                         _mm512_storeu_ps(c, value);
                     }

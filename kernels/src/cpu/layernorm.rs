@@ -1,61 +1,64 @@
 //! Layer normalization over each row (Ba, Kiros, Hinton 2016): y = (x - mean) / sqrt(var + eps) * gain +
 //! bias, with the biased variance.
 
-use super::simd;
-
-/// Added to the variance.
-pub const EPSILON: f32 = 1e-5;
-
-/// Sums over 16 fixed lanes, joined by halves.
-#[inline(always)]
-fn lanes(n: usize, term: impl Fn(usize) -> f32) -> f32 {
-    const LANES: usize = 16;
-    let mut sums = [0.0f32; LANES];
-    let whole = n / LANES * LANES;
-    for start in (0..whole).step_by(LANES) {
-        for l in 0..LANES {
-            sums[l] += term(start + l);
-        }
-    }
-    for i in whole..n {
-        sums[i - whole] += term(i);
-    }
-    let mut width = LANES / 2;
-    while width > 0 {
-        for l in 0..width {
-            sums[l] += sums[l + width];
-        }
-        width /= 2;
-    }
-    sums[0]
-}
+use super::{LANES, join, lanes, simd};
 
 simd! {
-    /// One row; returns (mean, inverse deviation).
-    pub(crate) fn forward(x: &[f32], gain: &[f32], bias: &[f32], y: &mut [f32]) -> (f32, f32) {
-        let n = x.len();
-        assert!(gain.len() == n && bias.len() == n && y.len() == n, "invariant: one size per row");
-        let mean = lanes(n, |i| x[i]) / n as f32;
-        let variance = lanes(n, |i| (x[i] - mean) * (x[i] - mean)) / n as f32;
-        let inverse = 1.0 / (variance + EPSILON).sqrt();
-        for i in 0..n {
-            y[i] = ((x[i] - mean) * inverse).mul_add(gain[i], bias[i]);
+    /// sum = x + residual
+    pub(crate) fn sums(x: &[f32], residual: &[f32], sum: &mut [f32]) {
+        for ((s, x), r) in sum.iter_mut().zip(x).zip(residual) {
+            *s = *x + *r;
         }
-        (mean, inverse)
     }
 }
 
 simd! {
-    /// One row's gradient with respect to x, written to `out`:
+    /// Rows of `gain.len()`; (mean, inverse deviation) of each into `statistics`.
+    pub(crate) fn forward(x: &[f32], gain: &[f32], bias: &[f32], epsilon: f32, y: &mut [f32], statistics: &mut [f32]) {
+        let n = gain.len();
+        assert!(bias.len() == n && y.len() == x.len() && n > 0, "invariant: one size per row");
+        let rows = x.chunks_exact(n).zip(y.chunks_exact_mut(n)).zip(statistics.as_chunks_mut::<2>().0);
+        for ((x, y), statistic) in rows {
+            let mean = lanes(x, |v| v) / n as f32;
+            let variance = lanes(x, |v| (v - mean) * (v - mean)) / n as f32;
+            let inverse = 1.0 / (variance + epsilon).sqrt();
+            for (((y, x), gain), bias) in y.iter_mut().zip(x).zip(gain).zip(bias) {
+                *y = ((*x - mean) * inverse).mul_add(*gain, *bias);
+            }
+            *statistic = [mean, inverse];
+        }
+    }
+}
+
+simd! {
+    /// The gradient of rows with respect to x, written to `out`:
     /// inverse * (g gain - mean(g gain) - xhat mean(g gain xhat)).
-    pub(crate) fn backward(grad: &[f32], x: &[f32], gain: &[f32], mean: f32, inverse: f32, out: &mut [f32]) {
-        let n = x.len();
-        assert!(gain.len() == n && grad.len() == n && out.len() == n, "invariant: one size per row");
-        let first = lanes(n, |i| grad[i] * gain[i]) / n as f32;
-        let second = lanes(n, |i| grad[i] * gain[i] * ((x[i] - mean) * inverse)) / n as f32;
-        for i in 0..n {
-            let normalized = (x[i] - mean) * inverse;
-            out[i] = inverse * (normalized.mul_add(-second, grad[i] * gain[i] - first));
+    pub(crate) fn backward(grad: &[f32], x: &[f32], gain: &[f32], statistics: &[f32], out: &mut [f32]) {
+        let n = gain.len();
+        assert!(grad.len() == x.len() && out.len() == x.len() && n > 0, "invariant: one size per row");
+        let rows = grad.chunks_exact(n).zip(x.chunks_exact(n)).zip(out.chunks_exact_mut(n));
+        for (((grad, x), out), &[mean, inverse]) in rows.zip(statistics.as_chunks::<2>().0) {
+            let (mut first, mut second) = ([0.0f32; LANES], [0.0f32; LANES]);
+            let mut add = |l: usize, g: f32, x: f32, gain: f32| {
+                let term = g * gain;
+                first[l] += term;
+                second[l] += term * ((x - mean) * inverse);
+            };
+            let ((g, g_rest), (v, v_rest), (w, w_rest)) =
+                (grad.as_chunks::<LANES>(), x.as_chunks::<LANES>(), gain.as_chunks::<LANES>());
+            for ((g, v), w) in g.iter().zip(v).zip(w) {
+                for l in 0..LANES {
+                    add(l, g[l], v[l], w[l]);
+                }
+            }
+            for (l, ((g, v), w)) in g_rest.iter().zip(v_rest).zip(w_rest).enumerate() {
+                add(l, *g, *v, *w);
+            }
+            let (first, second) = (join(first) / n as f32, join(second) / n as f32);
+            for (((out, x), g), gain) in out.iter_mut().zip(x).zip(grad).zip(gain) {
+                let normalized = (*x - mean) * inverse;
+                *out = inverse * (normalized.mul_add(-second, *g * *gain - first));
+            }
         }
     }
 }

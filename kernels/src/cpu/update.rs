@@ -75,3 +75,90 @@ simd! {
         }
     }
 }
+
+/// Numbers of one LAMB step, bias corrections included.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LambStep {
+    /// 1 / (1 - beta1^t).
+    pub first_correction: f32,
+    /// 1 / sqrt(1 - beta2^t).
+    pub inverse_correction: f32,
+    pub beta1: f32,
+    pub beta2: f32,
+    pub fresh1: f32,
+    pub fresh2: f32,
+    pub epsilon: f32,
+    /// Added to the update per unit of weight.
+    pub decay: f32,
+}
+
+/// The direction of a LAMB step before it is scaled: r of algorithm 2.
+#[inline(always)]
+fn lamb_direction(w: f32, m: f32, v: f32, s: LambStep) -> f32 {
+    let spread = v.sqrt().mul_add(s.inverse_correction, s.epsilon);
+    s.decay.mul_add(w, m * s.first_correction / spread)
+}
+
+simd! {
+    /// The first pass of LAMB (You et al. 2020, algorithm 2): moments, and the sums of squares of the
+    /// weights and of the direction in f64 over 16 lanes joined by halves.
+    pub(crate) fn lamb_moments(
+        weights: &[f32],
+        grad: &[f32],
+        first: &mut [f32],
+        second: &mut [f32],
+        scale: Scale,
+        s: LambStep,
+    ) -> [f64; 2] {
+        const LANES: usize = 16;
+        let n = weights.len();
+        assert!(grad.len() == n && first.len() == n && second.len() == n, "invariant: one layout");
+        let mut sums = [[0.0f64; LANES]; 2];
+        let mut one = |i: usize, l: usize| {
+            let g = scaled(grad[i], scale);
+            let m = s.beta1.mul_add(first[i], s.fresh1 * g);
+            let v = s.beta2.mul_add(second[i], s.fresh2 * (g * g));
+            (first[i], second[i]) = (m, v);
+            let (w, r) = (f64::from(weights[i]), f64::from(lamb_direction(weights[i], m, v, s)));
+            sums[0][l] += w * w;
+            sums[1][l] += r * r;
+        };
+        let whole = n / LANES * LANES;
+        for start in (0..whole).step_by(LANES) {
+            for l in 0..LANES {
+                one(start + l, l);
+            }
+        }
+        for i in whole..n {
+            one(i, i - whole);
+        }
+        sums.map(|mut lanes| {
+            let mut width = LANES / 2;
+            while width > 0 {
+                for l in 0..width {
+                    lanes[l] += lanes[l + width];
+                }
+                width /= 2;
+            }
+            lanes[0]
+        })
+    }
+}
+
+simd! {
+    /// The second pass of LAMB: a step of `rate` (times the trust ratio) along the direction.
+    pub(crate) fn lamb_apply(weights: &mut [f32], first: &[f32], second: &[f32], rate: f32, s: LambStep) {
+        for ((w, m), v) in weights.iter_mut().zip(first).zip(second) {
+            *w -= rate * lamb_direction(*w, *m, *v, s);
+        }
+    }
+}
+
+simd! {
+    /// average = decay * average + (1 - decay) * weights
+    pub(crate) fn average(averages: &mut [f32], weights: &[f32], decay: f32) {
+        for (a, w) in averages.iter_mut().zip(weights) {
+            *a = (*w - *a).mul_add(1.0 - decay, *a);
+        }
+    }
+}

@@ -1,5 +1,8 @@
 //! What a job says about a model: `{"type": "mlp", ...}`.
 
+use super::ad_score::AdScoreConfig;
+use super::classifier::{ImageClassifierConfig, TabularConfig, TransformerClassifierConfig};
+use super::lstm::LstmSequenceConfig;
 use crate::error::{Error, Result};
 use crate::ops::Activation;
 
@@ -10,6 +13,16 @@ use crate::ops::Activation;
 pub enum ModelConfig {
     /// Fully connected layers.
     Mlp(MlpConfig),
+    /// Numbers and categories with embeddings.
+    Tabular(TabularConfig),
+    /// A transformer over tokens, pooled, and a head.
+    TransformerClassifier(TransformerClassifierConfig),
+    /// Convolutions, pooled, and a head.
+    ImageClassifier(ImageClassifierConfig),
+    /// LSTM over sequences of steps, and a head.
+    LstmSequence(LstmSequenceConfig),
+    /// Text, image and table, fused.
+    AdScore(AdScoreConfig),
 }
 
 /// Normalization after a hidden layer's product, before its activation.
@@ -62,6 +75,14 @@ impl Default for MlpConfig {
 
 /// The widest layer: keeps sizes far from overflow before memory is asked for.
 const MAX_WIDTH: usize = 1 << 24;
+/// Refuses a size of zero or beyond reason.
+pub(super) fn check_size(model: &'static str, key: &str, size: usize) -> Result<()> {
+    if size == 0 || size > MAX_WIDTH {
+        return Err(Error::value(model, format!("{key} in 1..={MAX_WIDTH}"), size));
+    }
+    Ok(())
+}
+
 /// The deepest model.
 const MAX_LAYERS: usize = 1 << 10;
 
@@ -72,9 +93,7 @@ impl MlpConfig {
             .chain(self.hidden_layers.iter().map(|&n| ("hidden_layers", n)))
             .chain(std::iter::once(("output_dim", self.output_dim)));
         for (key, width) in widths {
-            if width == 0 || width > MAX_WIDTH {
-                return Err(Error::value("mlp", format!("{key} in 1..={MAX_WIDTH}"), width));
-            }
+            check_size("mlp", key, width)?;
         }
         if self.hidden_layers.len() > MAX_LAYERS {
             return Err(Error::value("mlp", format!("at most {MAX_LAYERS} hidden_layers"), self.hidden_layers.len()));
@@ -90,7 +109,12 @@ impl ModelConfig {
     /// Refuses what cannot be built.
     pub fn validate(&self) -> Result<()> {
         match self {
-            ModelConfig::Mlp(mlp) => mlp.validate(),
+            ModelConfig::Mlp(config) => config.validate(),
+            ModelConfig::Tabular(config) => config.validate(),
+            ModelConfig::TransformerClassifier(config) => config.validate(),
+            ModelConfig::ImageClassifier(config) => config.validate(),
+            ModelConfig::LstmSequence(config) => config.validate(),
+            ModelConfig::AdScore(config) => config.validate(),
         }
     }
 }

@@ -1,20 +1,20 @@
-//! The multi-layer perceptron over the tape.
+//! The multi-layer perceptron over the tape: a model of its own, and the head of others.
 
 use super::config::{MlpConfig, Norm};
-use super::init::Role;
+use super::declare::{self, Declare, Dense};
 use crate::error::Result;
 use crate::ops::{Activation, Var};
-use crate::params::{Decay, Layout, ParamBuilder, ParamId};
 use crate::tape::Tape;
 
 #[derive(Clone, Debug)]
 struct Layer {
-    weight: ParamId,
-    bias: ParamId,
-    norm: Option<(ParamId, ParamId)>,
+    dense: Dense,
+    norm: Option<declare::Norm>,
+    /// Of its dropout.
+    lane: u32,
 }
 
-/// Parameter ids per layer, the last one the output's.
+/// Parameters per layer, the last one the output's.
 #[derive(Clone, Debug)]
 pub(crate) struct Mlp {
     layers: Vec<Layer>,
@@ -23,25 +23,20 @@ pub(crate) struct Mlp {
 }
 
 impl Mlp {
-    /// Declares the parameters in canonical order: per layer `layers.N.weight`, `.bias`, and for a norm
+    /// Declares the parameters in canonical order: per layer `{prefix}layers.N.weight`, `.bias`, and for a norm
     /// `.norm.weight`, `.norm.bias`.
-    pub(crate) fn declare(config: &MlpConfig, params: &mut ParamBuilder, roles: &mut Vec<Role>) -> Result<Mlp> {
+    pub(crate) fn declare(config: &MlpConfig, prefix: &str, declare: &mut Declare) -> Result<Mlp> {
         let mut layers = Vec::with_capacity(config.hidden_layers.len() + 1);
         let mut fan_in = config.input_dim;
         let widths = config.hidden_layers.iter().copied().chain([config.output_dim]);
         for (n, width) in widths.enumerate() {
-            let weight = params.add(format!("layers.{n}.weight"), &[width, fan_in], Decay::Decayed, Layout::Product)?;
-            let bias = params.add(format!("layers.{n}.bias"), &[width], Decay::Exempt, Layout::Plain)?;
-            roles.extend([Role::Weight { fan_in, fan_out: width }, Role::Bias { fan_in }]);
+            let dense = declare.dense(&format!("{prefix}layers.{n}"), fan_in, width)?;
             let norm = if config.norm == Norm::LayerNorm && n < config.hidden_layers.len() {
-                let gain = params.add(format!("layers.{n}.norm.weight"), &[width], Decay::Exempt, Layout::Plain)?;
-                let shift = params.add(format!("layers.{n}.norm.bias"), &[width], Decay::Exempt, Layout::Plain)?;
-                roles.extend([Role::Gain, Role::Shift]);
-                Some((gain, shift))
+                Some(declare.norm(&format!("{prefix}layers.{n}.norm"), width)?)
             } else {
                 None
             };
-            layers.push(Layer { weight, bias, norm });
+            layers.push(Layer { dense, norm, lane: declare.lane() });
             fan_in = width;
         }
         Ok(Mlp { layers, activation: config.activation, dropout: config.dropout })
@@ -51,17 +46,17 @@ impl Mlp {
     pub(crate) fn forward(&self, tape: &mut Tape<'_>, x: Var) -> Result<Var> {
         let (last, hidden) = self.layers.split_last().expect("invariant: an output layer exists");
         let mut at = x;
-        for (n, layer) in hidden.iter().enumerate() {
-            at = match layer.norm {
-                None => tape.linear(at, layer.weight, Some(layer.bias), self.activation)?,
-                Some((gain, shift)) => {
-                    let z = tape.linear(at, layer.weight, Some(layer.bias), Activation::Identity)?;
-                    let z = tape.layer_norm(z, gain, shift)?;
+        for Layer { dense, norm, lane } in hidden {
+            at = match norm {
+                None => tape.linear(at, dense.weight, Some(dense.bias), self.activation)?,
+                Some(norm) => {
+                    let z = tape.linear(at, dense.weight, Some(dense.bias), Activation::Identity)?;
+                    let z = tape.layer_norm(z, norm.gain, norm.bias)?;
                     tape.activation(z, self.activation)?
                 }
             };
-            at = tape.dropout(at, self.dropout, n as u32)?;
+            at = tape.dropout(at, self.dropout, *lane)?;
         }
-        tape.linear(at, last.weight, Some(last.bias), Activation::Identity)
+        tape.linear(at, last.dense.weight, Some(last.dense.bias), Activation::Identity)
     }
 }

@@ -1,17 +1,27 @@
 //! A model: configuration, parameters and forward pass.
 
+use super::ad_score::AdScore;
+use super::classifier::Classifier;
 use super::config::ModelConfig;
+use super::declare::Declare;
 use super::init::{Init, Role};
+use super::inputs::{Feed, Inputs};
+use super::lstm::LstmSequence;
 use super::mlp::Mlp;
+use crate::buffer::Shared;
 use crate::error::{Error, Result};
-use crate::ops::Var;
-use crate::params::{Param, ParamBuilder, ParamId, ParamStore};
+use crate::ops::{Activation, Var};
+use crate::params::{Param, ParamId, ParamStore};
 use crate::pool::Pool;
 use crate::tape::{InputGrad, Mode, Rows, Tape, Workspace};
+use std::sync::{Mutex, PoisonError};
 
 #[derive(Clone, Debug)]
 enum Network {
     Mlp(Mlp),
+    Classifier(Box<Classifier>),
+    LstmSequence(LstmSequence),
+    AdScore(Box<AdScore>),
 }
 
 /// A model that can be trained and asked.
@@ -26,33 +36,47 @@ pub struct Model {
 pub(crate) struct Declared {
     config: ModelConfig,
     network: Network,
-    builder: ParamBuilder,
-    roles: Vec<Role>,
+    declare: Declare,
 }
 
 impl Declared {
     pub(crate) fn new(config: &ModelConfig) -> Result<Declared> {
         config.validate()?;
-        let (mut builder, mut roles) = (ParamBuilder::default(), Vec::new());
+        let mut declare = Declare::default();
         let network = match config {
-            ModelConfig::Mlp(mlp) => Network::Mlp(Mlp::declare(mlp, &mut builder, &mut roles)?),
+            ModelConfig::Mlp(c) => Network::Mlp(Mlp::declare(c, "", &mut declare)?),
+            ModelConfig::Tabular(c) => Network::Classifier(Box::new(Classifier::tabular(c, &mut declare)?)),
+            ModelConfig::TransformerClassifier(c) => Network::Classifier(Box::new(Classifier::text(c, &mut declare)?)),
+            ModelConfig::ImageClassifier(c) => Network::Classifier(Box::new(Classifier::image(c, &mut declare)?)),
+            ModelConfig::LstmSequence(c) => Network::LstmSequence(LstmSequence::declare(c, &mut declare)?),
+            ModelConfig::AdScore(c) => Network::AdScore(Box::new(AdScore::declare(c, &mut declare)?)),
         };
-        Ok(Declared { config: config.clone(), network, builder, roles })
+        Ok(Declared { config: config.clone(), network, declare })
     }
 
     /// Numbers that the parameters hold.
     pub(crate) fn count(&self) -> usize {
-        self.builder.count()
+        self.declare.builder.count()
     }
 
     /// The model with all parameters zero, and their roles.
     pub(crate) fn build(self) -> Result<(Model, Vec<Role>)> {
-        Ok((Model { config: self.config, network: self.network, params: self.builder.build()? }, self.roles))
+        let Declare { builder, roles, .. } = self.declare;
+        Ok((Model { config: self.config, network: self.network, params: builder.build()? }, roles))
     }
 }
 
-/// Rows that a prediction holds in memory at a time.
-const PREDICT_ROWS: usize = 4096;
+/// Rows of plain features that a prediction takes at a time.
+const PLAIN_ROWS: usize = 512;
+/// Rows with items of their own (tokens, pixels): their values stay in the cache.
+const ITEM_ROWS: usize = 8;
+/// Sequences, which go step by step together.
+const STEP_ROWS: usize = 48;
+
+/// An activation on outputs, where there is one.
+pub(super) fn activated(tape: &mut Tape<'_>, y: Var, act: Activation) -> Result<Var> {
+    if act == Activation::Identity { Ok(y) } else { tape.activation(y, act) }
+}
 
 impl Model {
     /// A fresh model: the same bits for the same configuration, initializer and seed.
@@ -77,14 +101,22 @@ impl Model {
     /// Features per row.
     pub fn input_dim(&self) -> usize {
         match &self.config {
-            ModelConfig::Mlp(mlp) => mlp.input_dim,
+            ModelConfig::Mlp(c) => c.input_dim,
+            ModelConfig::Tabular(c) => c.table.input_dim,
+            ModelConfig::AdScore(c) => c.table.as_ref().map_or(0, |table| table.input_dim),
+            ModelConfig::TransformerClassifier(_) | ModelConfig::ImageClassifier(_) | ModelConfig::LstmSequence(_) => 0,
         }
     }
 
     /// Outputs per row.
     pub fn output_dim(&self) -> usize {
         match &self.config {
-            ModelConfig::Mlp(mlp) => mlp.output_dim,
+            ModelConfig::Mlp(c) => c.output_dim,
+            ModelConfig::Tabular(c) => c.output_dim,
+            ModelConfig::TransformerClassifier(c) => c.output_dim,
+            ModelConfig::ImageClassifier(c) => c.output_dim,
+            ModelConfig::LstmSequence(c) => c.output_dim,
+            ModelConfig::AdScore(c) => c.output_dim,
         }
     }
 
@@ -118,10 +150,18 @@ impl Model {
         &mut self.params
     }
 
-    /// Records the forward pass.
-    pub fn forward(&self, tape: &mut Tape<'_>, x: Var) -> Result<Var> {
+    /// Records the forward pass of the feed's rows; `grad` says whether the gradient with respect to plain
+    /// features (or steps) is wanted, which are then the tape's first value.
+    pub fn forward<'a>(&self, tape: &mut Tape<'a>, feed: &Feed<'a>, grad: InputGrad) -> Result<Var> {
         match &self.network {
-            Network::Mlp(mlp) => mlp.forward(tape, x),
+            Network::Mlp(mlp) => {
+                let columns = self.input_dim();
+                let x = tape.input(feed.features(columns)?, columns, grad)?;
+                mlp.forward(tape, x)
+            }
+            Network::Classifier(model) => model.forward(tape, feed, grad),
+            Network::LstmSequence(model) => model.forward(tape, feed, grad),
+            Network::AdScore(model) => model.forward(tape, feed, grad),
         }
     }
 
@@ -133,21 +173,69 @@ impl Model {
 
     /// The same with storage that calls reuse.
     pub fn predict_with(&self, features: &[f32], rows: usize, pool: &Pool, ws: &mut Workspace) -> Result<Vec<f32>> {
-        let columns = self.input_dim();
-        if rows.checked_mul(columns) != Some(features.len()) {
-            let expected = format!("{rows} rows of {columns} features");
-            return Err(Error::shape("predict", expected, format!("{} values", features.len())));
-        }
-        let mut outputs = Vec::with_capacity(rows * self.output_dim());
-        for block in features.chunks(PREDICT_ROWS * columns) {
-            let count = block.len() / columns;
-            let rows = Rows { count, sample_ids: &[], mode: Mode::Evaluate, randomness: Default::default() };
-            let mut tape = Tape::new(ws, &self.params, rows)?;
-            let x = tape.input(block, columns, InputGrad::Skip)?;
-            let y = self.forward(&mut tape, x)?;
+        self.predict_feed(&Feed::new(rows, features, &Inputs::default()), pool, ws)
+    }
+
+    /// The same for whatever inputs the model has.
+    pub fn predict_feed(&self, feed: &Feed<'_>, pool: &Pool, ws: &mut Workspace) -> Result<Vec<f32>> {
+        self.in_blocks(feed, self.output_dim(), pool, ws, |tape, feed| self.forward(tape, feed, InputGrad::Skip))
+    }
+
+    /// What the text encoder of a `transformer_classifier` gives for each row, [rows, its output_dim]: sentence
+    /// embeddings.
+    pub fn embed_text(&self, feed: &Feed<'_>, pool: &Pool, ws: &mut Workspace) -> Result<Vec<f32>> {
+        let (Network::Classifier(model), ModelConfig::TransformerClassifier(config)) = (&self.network, &self.config)
+        else {
+            return Err(Error::value("text embeddings", "a transformer_classifier", "a model of another type"));
+        };
+        let width = config.text_encoder.output_dim();
+        self.in_blocks(feed, width, pool, ws, |tape, feed| model.embed(tape, feed))
+    }
+
+    /// Runs small tapes over blocks of rows, each on one thread, so that a block's values stay in the cache and
+    /// memory does not grow with the rows.
+    fn in_blocks(
+        &self,
+        feed: &Feed<'_>,
+        width: usize,
+        pool: &Pool,
+        ws: &mut Workspace,
+        graph: impl for<'t> Fn(&mut Tape<'t>, &Feed<'t>) -> Result<Var> + Sync,
+    ) -> Result<Vec<f32>> {
+        let rows = feed.rows();
+        let most = match self.network {
+            Network::Mlp(_) => PLAIN_ROWS,
+            Network::LstmSequence(_) => STEP_ROWS,
+            Network::Classifier(_) | Network::AdScore(_) => ITEM_ROWS,
+        };
+        let block = rows.div_ceil(pool.threads()).clamp(1, most);
+        let mut outputs = vec![0.0f32; rows * width];
+        let out = Shared::of(&mut outputs);
+        let (children, failed) = (ws.children(pool.threads()), Mutex::new(None));
+        let run = |worker: usize, range: std::ops::Range<usize>| -> Result<()> {
+            let mut ws = children[worker].lock().unwrap_or_else(PoisonError::into_inner);
+            let rows =
+                Rows { count: range.len(), sample_ids: &[], mode: Mode::Evaluate, randomness: Default::default() };
+            let part = feed.part(range.clone());
+            let mut tape = Tape::new(&mut ws, &self.params, rows)?;
+            let y = graph(&mut tape, &part)?;
             tape.forward(pool);
-            outputs.extend_from_slice(tape.value(y));
+            // SAFETY: blocks are disjoint.
+            unsafe { out.get_mut(range.start * width..range.end * width) }.copy_from_slice(tape.value(y));
+            Ok(())
+        };
+        if rows == 0 {
+            // A feed that does not fit is refused all the same.
+            run(0, 0..0)?;
         }
-        Ok(outputs)
+        pool.parallel_for(rows, block, |worker, range| {
+            if let Err(error) = run(worker, range) {
+                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            }
+        });
+        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => Ok(outputs),
+        }
     }
 }

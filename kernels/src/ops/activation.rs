@@ -19,20 +19,22 @@ pub(crate) struct Activate {
 impl Tape<'_> {
     /// act(x), element by element.
     pub fn activation(&mut self, x: Var, act: Activation) -> Result<Var> {
-        let output = self.fresh(self.columns(x))?;
+        let output = self.fresh_like(x, self.columns(x))?;
         self.record(Op::Activation(Activate { input: x, output, act }))?;
         Ok(output)
     }
 }
 
 impl Activate {
-    pub(super) fn forward(&self, env: &Env<'_>, rows: Range<usize>, _: &mut Scratch) {
+    pub(super) fn forward(&self, env: &Env<'_>, samples: Range<usize>, _: &mut Scratch) {
+        let rows = env.rows_of(self.input, &samples);
         let y = env.rows_mut(self.output, &rows);
         y.copy_from_slice(env.rows(self.input, &rows));
         activation::forward(self.act, y, None, None);
     }
 
-    pub(super) fn backward(&self, env: &Env<'_>, rows: Range<usize>, stores: [GradStore; 2], _: &mut Scratch) {
+    pub(super) fn backward(&self, env: &Env<'_>, samples: Range<usize>, stores: [GradStore; 2], _: &mut Scratch) {
+        let rows = env.rows_of(self.input, &samples);
         if stores[0] == GradStore::Skip {
             return;
         }

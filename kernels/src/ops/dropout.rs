@@ -29,31 +29,32 @@ impl Tape<'_> {
         if rate == 0.0 || !self.is_training() {
             return Ok(x);
         }
-        let (output, mask) = (self.fresh(self.columns(x))?, self.fresh(self.columns(x))?);
+        let (output, mask) = (self.fresh_like(x, self.columns(x))?, self.fresh_like(x, self.columns(x))?);
         self.record(Op::Dropout(Dropout { input: x, output, mask, rate, lane }))?;
         Ok(output)
     }
 }
 
 impl Dropout {
-    pub(super) fn forward(&self, env: &Env<'_>, rows: Range<usize>, scratch: &mut Scratch) {
+    pub(super) fn forward(&self, env: &Env<'_>, samples: Range<usize>, scratch: &mut Scratch) {
         let random = env.randomness;
         let key = Key::new(random.seed, Stream::Dropout).lane(self.lane).epoch(random.epoch).words();
-        for row in rows {
-            let one = row..row + 1;
-            let (mask, y) = (env.rows_mut(self.mask, &one), env.rows_mut(self.output, &one));
-            let (x, sample) = (env.rows(self.input, &one), env.sample_ids[row]);
-            cpu::dropout::row(x, self.rate, key, sample, random.step, mask, y, &mut scratch.words);
+        for sample in samples {
+            // The items of a sample are one run of numbers.
+            let rows = env.rows_of(self.output, &(sample..sample + 1));
+            let (mask, y) = (env.rows_mut(self.mask, &rows), env.rows_mut(self.output, &rows));
+            let (x, id) = (env.rows(self.input, &rows), env.sample_ids[sample]);
+            cpu::dropout::row(x, self.rate, key, id, random.step, mask, y, &mut scratch.words);
         }
     }
 
-    pub(super) fn backward(&self, env: &Env<'_>, rows: Range<usize>, stores: [GradStore; 2], _: &mut Scratch) {
+    pub(super) fn backward(&self, env: &Env<'_>, samples: Range<usize>, stores: [GradStore; 2], _: &mut Scratch) {
+        let rows = env.rows_of(self.output, &samples);
         let (grad, mask) = (env.grad(self.output, &rows), env.rows(self.mask, &rows));
-        let terms = grad.iter().zip(mask).map(|(g, m)| g * m);
         match stores[0] {
             GradStore::Skip => {}
-            GradStore::Set => env.grad_mut(self.input, &rows).iter_mut().zip(terms).for_each(|(o, t)| *o = t),
-            GradStore::Add => env.grad_mut(self.input, &rows).iter_mut().zip(terms).for_each(|(o, t)| *o += t),
+            GradStore::Set => cpu::dropout::set_masked(grad, mask, env.grad_mut(self.input, &rows)),
+            GradStore::Add => cpu::dropout::add_masked(grad, mask, env.grad_mut(self.input, &rows)),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Env, GradStore, ParamTask, Var};
 use crate::cpu::activation::{self, Activation};
-use crate::cpu::gemm::{DOT_BELOW, Matrix, Right, Scratch, ShardProduct, product, product_by_dots, shard_product};
+use crate::cpu::gemm::{DOT_BELOW, Matrix, Right, Scratch, ShardProduct, dot, product, product_by_dots, shard_product};
 use crate::cpu::reduce::{Summand, add_assign, column_sums};
 use crate::error::{Error, Result};
 use crate::params::{ParamId, ParamStore};
@@ -45,8 +45,8 @@ impl Tape<'_> {
                 format!("{:?}", self.params().param(bias).shape),
             ));
         }
-        let output = self.fresh(outputs)?;
-        let kept = if act.needs_input() && self.wants_gradients() { Some(self.fresh(outputs)?) } else { None };
+        let output = self.fresh_like(x, outputs)?;
+        let kept = if act.needs_input() && self.wants_gradients() { Some(self.fresh_like(x, outputs)?) } else { None };
         self.record(super::Op::Linear(Linear { input: x, output, kept, weight, bias, act, inputs, outputs }))?;
         Ok(output)
     }
@@ -57,7 +57,8 @@ impl Linear {
         params.values(self.weight)
     }
 
-    pub(super) fn forward(&self, env: &Env<'_>, rows: Range<usize>, scratch: &mut Scratch) {
+    pub(super) fn forward(&self, env: &Env<'_>, samples: Range<usize>, scratch: &mut Scratch) {
+        let rows = env.rows_of(self.input, &samples);
         let x = Matrix::dense(env.rows(self.input, &rows), rows.len(), self.inputs);
         let y = env.rows_mut(self.output, &rows);
         if self.outputs < DOT_BELOW {
@@ -70,7 +71,8 @@ impl Linear {
         activation::forward(self.act, y, self.bias.map(|b| env.params.values(b)), kept);
     }
 
-    pub(super) fn backward(&self, env: &Env<'_>, rows: Range<usize>, stores: [GradStore; 2], scratch: &mut Scratch) {
+    pub(super) fn backward(&self, env: &Env<'_>, samples: Range<usize>, stores: [GradStore; 2], scratch: &mut Scratch) {
+        let rows = env.rows_of(self.input, &samples);
         let grad = env.grad_mut(self.output, &rows);
         activation::backward(self.act, grad, env.rows(self.kept.unwrap_or(self.output), &rows));
         if stores[0] == GradStore::Skip {
@@ -100,4 +102,29 @@ impl Linear {
         let out = unsafe { task.out.get_mut(from * self.inputs..to * self.inputs) };
         shard_product(&ShardProduct { a: grad, b: x, bounds: task.bounds, node: task.node }, from, to, out, scratch);
     }
+
+    /// The gradient of one sample is the sum of dy_i x_i^T over its rows i, so its squared norm is the sum of
+    /// (dy_i . dy_j) (x_i . x_j) over pairs (Li et al. 2022); for a single row |dy|^2 |x|^2. None where forming
+    /// the gradient is less work.
+    pub(super) fn sample_squares(&self, env: &Env<'_>, which: usize, sample: usize) -> Option<f64> {
+        let rows = env.rows_of(self.input, &(sample..sample + 1));
+        if rows.len() > 1 && rows.len() * (self.inputs + self.outputs) > self.inputs * self.outputs {
+            return None;
+        }
+        let (grad, x) = (|i: usize| env.grad(self.output, &(i..i + 1)), |i: usize| env.rows(self.input, &(i..i + 1)));
+        let both = |i: usize, j: usize| {
+            let product = f64::from(dot(grad(i), grad(j)));
+            if which == 1 { product } else { product * f64::from(dot(x(i), x(j))) }
+        };
+        Some(pair_sum(rows, both))
+    }
+}
+
+/// The sum over all ordered pairs of a symmetric term.
+pub(super) fn pair_sum(rows: Range<usize>, term: impl Fn(usize, usize) -> f64) -> f64 {
+    let mut sum = 0.0;
+    for i in rows.clone() {
+        sum += term(i, i) + 2.0 * (rows.start..i).map(|j| term(i, j)).sum::<f64>();
+    }
+    sum
 }

@@ -1,4 +1,4 @@
-//! Optimizers, learning-rate schedules and gradient clipping.
+//! Optimizers, learning-rate schedules, gradient clipping, parameter groups, averages of weights.
 
 pub mod clip;
 pub mod config;
@@ -6,6 +6,6 @@ pub mod optimizer;
 pub mod schedule;
 
 pub use clip::ClipConfig;
-pub use config::{AdamConfig, AdamWConfig, OptimizerConfig, SgdConfig};
-pub use optimizer::Optimizer;
+pub use config::{AdamConfig, AdamWConfig, EmaConfig, LambConfig, OptimizerConfig, ParamGroup, SgdConfig};
+pub use optimizer::{Extras, Optimizer, StepGradient};
 pub use schedule::{Direction, Schedule, SchedulerConfig};

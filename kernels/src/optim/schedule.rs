@@ -55,7 +55,8 @@ pub enum SchedulerConfig {
         #[serde(default = "ten_thousand")]
         final_div_factor: f64,
     },
-    /// Times factor once the metric has not improved by threshold (relative) for more than patience epochs.
+    /// Times factor once the metric has not improved by threshold (relative) for more than patience epochs;
+    /// a change of at most 1e-8 is not made, as PyTorch has it.
     ReduceOnPlateau {
         #[serde(default = "tenth")]
         factor: f64,
@@ -160,6 +161,9 @@ pub struct ScheduleState {
     pub plateau_cooldown: u64,
 }
 
+/// Below this a reduction on a plateau is not made: the `eps` of PyTorch's `ReduceLROnPlateau`.
+const LEAST_CHANGE: f64 = 1e-8;
+
 /// The learning rate of each step.
 #[derive(Clone, Debug)]
 pub struct Schedule {
@@ -246,7 +250,8 @@ impl Schedule {
         };
         let state = &mut self.state;
         let better = match (state.plateau_best_bits.map(f64::from_bits), mode) {
-            (None, _) => !metric.is_nan(),
+            (None, Direction::Min) => metric < f64::INFINITY,
+            (None, Direction::Max) => metric > f64::NEG_INFINITY,
             (Some(best), Direction::Min) => metric < best * (1.0 - threshold),
             (Some(best), Direction::Max) => metric > best * (1.0 + threshold),
         };
@@ -261,7 +266,11 @@ impl Schedule {
             state.plateau_bad = 0;
         }
         if state.plateau_bad > patience {
-            state.plateau_rate_bits = (f64::from_bits(state.plateau_rate_bits) * factor).max(min_lr).to_bits();
+            let rate = f64::from_bits(state.plateau_rate_bits);
+            let reduced = (rate * factor).max(min_lr);
+            if rate - reduced > LEAST_CHANGE {
+                state.plateau_rate_bits = reduced.to_bits();
+            }
             state.plateau_cooldown = cooldown;
             state.plateau_bad = 0;
         }

@@ -1,6 +1,7 @@
 //! What a step is fed: a global batch, or the part of one that a rank holds.
 
 use crate::error::{Error, Result};
+use crate::nn::{Feed, Inputs};
 use crate::ops::loss::Targets;
 use crate::shard::rows_of;
 use std::ops::Range;
@@ -11,11 +12,20 @@ pub struct Batch {
     pub rows: usize,
     /// [rows, input_dim], row-major.
     pub features: Vec<f32>,
+    /// Tokens, images, categories, sequences, where the model reads them.
+    pub inputs: Inputs,
     pub targets: Targets,
     /// One weight per row, at least 0; none means 1 each.
     pub weights: Option<Vec<f32>>,
     /// One id per row, the same wherever the sample turns up: dropout is addressed by it.
     pub sample_ids: Vec<u64>,
+}
+
+impl Batch {
+    /// The rows as a model reads them.
+    pub fn feed(&self) -> Feed<'_> {
+        Feed::new(self.rows, &self.features, &self.inputs)
+    }
 }
 
 /// The rows of a run of logical shards of a global batch.

@@ -56,6 +56,11 @@ impl EarlyStopping {
         } else {
             self.bad_epochs += 1;
         }
+        self.is_over()
+    }
+
+    /// Whether training should stop.
+    pub fn is_over(&self) -> bool {
         self.bad_epochs >= self.config.patience
     }
 

@@ -4,12 +4,15 @@ use super::batch::{Batch, RankBatch};
 use super::partial::{Partial, total};
 use crate::buffer::AlignedBuf;
 use crate::cpu::reduce::add_assign;
+use crate::dtype::{LossScaleConfig, LossScaler, Precision};
 use crate::error::{Error, Result};
 use crate::nn::Model;
 use crate::ops::loss::{Loss, LossConfig, LossSum};
 use crate::ops::{Randomness, Var};
 use crate::optim::clip::norm;
-use crate::optim::{ClipConfig, Optimizer, OptimizerConfig, Schedule, SchedulerConfig};
+use crate::optim::{
+    ClipConfig, EmaConfig, Extras, Optimizer, OptimizerConfig, ParamGroup, Schedule, SchedulerConfig, StepGradient,
+};
 use crate::pool::Pool;
 use crate::shard::{MAX_SHARDS, nodes_of, rows_of};
 use crate::tape::{HeldShards, InputGrad, Mode, Rows, Tape, Workspace};
@@ -27,6 +30,18 @@ pub struct TrainConfig {
     pub loss: LossConfig,
     #[serde(default)]
     pub clip: ClipConfig,
+    /// Parameters with a learning rate or decay of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<ParamGroup>,
+    /// An average of the weights beside them ([`Trainer::averaged_model`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<EmaConfig>,
+    /// What weights and gradients are rounded to; [`crate::dtype`] says where.
+    #[serde(default)]
+    pub precision: Precision,
+    /// Used with f16.
+    #[serde(default)]
+    pub loss_scale: LossScaleConfig,
     /// Into how many shards a global batch is cut, whatever the number of ranks.
     #[serde(default = "eight")]
     pub logical_shards: usize,
@@ -46,6 +61,10 @@ impl Default for TrainConfig {
             scheduler: SchedulerConfig::default(),
             loss: LossConfig::Mse,
             clip: ClipConfig::default(),
+            groups: Vec::new(),
+            ema: None,
+            precision: Precision::F32,
+            loss_scale: LossScaleConfig::default(),
             logical_shards: eight(),
             seed: 0,
         }
@@ -65,6 +84,9 @@ pub struct StepOutcome {
     pub learning_rate: f64,
     /// Steps taken so far, this one included.
     pub step: u64,
+    /// The gradient overflowed f16: nothing was changed but the loss scale, and this is no step.
+    #[serde(default)]
+    pub skipped: bool,
 }
 
 /// A model under training.
@@ -74,6 +96,8 @@ pub struct Trainer {
     pub(super) pool: Arc<Pool>,
     pub(super) optimizer: Optimizer,
     pub(super) schedule: Schedule,
+    /// With f16 only.
+    pub(super) scaler: Option<LossScaler>,
     pub(super) epoch: u64,
     /// Global batches and micro-batches seen: addresses dropout.
     pub(super) micro_step: u64,
@@ -83,7 +107,7 @@ pub struct Trainer {
     geometry: Option<(std::ops::Range<usize>, usize, HeldShards)>,
     gradients: Vec<AlignedBuf>,
     losses: Vec<LossSum>,
-    squares: Vec<AtomicU64>,
+    pub(super) squares: Vec<AtomicU64>,
 }
 
 /// Gradients summed since the last step.
@@ -95,13 +119,19 @@ pub(super) struct Pending {
 
 impl Trainer {
     /// Takes a model. `Value` errors name the setting that is out of range.
-    pub fn new(model: Model, config: TrainConfig, pool: Arc<Pool>) -> Result<Trainer> {
+    pub fn new(mut model: Model, config: TrainConfig, pool: Arc<Pool>) -> Result<Trainer> {
         config.loss.validate(model.output_dim())?;
         config.clip.validate()?;
         if !(1..=MAX_SHARDS).contains(&config.logical_shards) {
             return Err(Error::value("train", format!("logical_shards in 1..={MAX_SHARDS}"), config.logical_shards));
         }
-        let optimizer = Optimizer::new(&config.optimizer, model.params())?;
+        if model.params().has_statistics() && config.precision != Precision::F32 {
+            return Err(Error::value("train", "precision f32 for a model with running statistics", "another"));
+        }
+        let extras = Extras { groups: &config.groups, ema: config.ema.as_ref(), precision: config.precision };
+        let optimizer = Optimizer::new(&config.optimizer, &extras, model.params_mut())?;
+        let scaler = LossScaler::new(&config.loss_scale)?;
+        let scaler = (config.precision == Precision::F16).then_some(scaler);
         let schedule = Schedule::new(&config.scheduler, config.optimizer.learning_rate())?;
         let gradient = AlignedBuf::zeroed(model.params().flat_len())?;
         Ok(Trainer {
@@ -110,6 +140,7 @@ impl Trainer {
             pool,
             optimizer,
             schedule,
+            scaler,
             epoch: 0,
             micro_step: 0,
             pending: Pending { gradient, loss: LossSum::default(), micro_batches: 0 },
@@ -237,23 +268,41 @@ impl Trainer {
             return Err(Error::value("step", "a batch whose weights sum above 0", sum.weight));
         };
         self.discard();
-        let grad_norm = norm(&self.pending.gradient, &self.pool, &mut self.squares) / sum.weight;
+        self.absorb_statistics(loss);
+        let mut grad_norm = norm(&self.pending.gradient, &self.pool, &mut self.squares) / sum.weight;
         if !(loss.is_finite() && grad_norm.is_finite()) {
             return Err(Error::Numeric { op: self.broken_gradient(), step: self.global_step(), samples: Vec::new() });
         }
         let learning_rate = self.learning_rate();
-        let factor = self.config.clip.coefficient(grad_norm) / sum.weight;
-        let max_value = self.config.clip.max_value;
-        self.optimizer.step(
-            self.model.params_mut(),
-            &self.pending.gradient,
-            factor,
-            max_value,
-            learning_rate,
-            &self.pool,
-        );
+        let mut outcome =
+            StepOutcome { loss, grad_norm, rows: sum.rows, learning_rate, step: self.global_step(), skipped: false };
+        let mut divisor = sum.weight;
+        if self.config.precision != Precision::F32 {
+            if !self.round_gradient(divisor) {
+                return Ok(StepOutcome { skipped: true, ..outcome });
+            }
+            divisor = 1.0;
+            grad_norm = norm(&self.pending.gradient, &self.pool, &mut self.squares);
+        }
+        let gradient = StepGradient {
+            sum: &self.pending.gradient,
+            factor: self.config.clip.coefficient(grad_norm) / divisor,
+            max_value: self.config.clip.max_value,
+        };
+        self.optimizer.step(self.model.params_mut(), gradient, learning_rate, &self.pool);
         self.schedule.on_step();
-        Ok(StepOutcome { loss, grad_norm, rows: sum.rows, learning_rate, step: self.global_step() })
+        (outcome.grad_norm, outcome.step) = (grad_norm, self.global_step());
+        Ok(outcome)
+    }
+
+    /// Averages what the batch saw into running statistics, where the model has them and all is finite.
+    fn absorb_statistics(&mut self, loss: f64) {
+        /// How far a running statistic moves towards a batch's.
+        const MOMENTUM: f32 = 0.1;
+        let params = self.model.params_mut();
+        if params.has_statistics() && loss.is_finite() && self.pending.gradient.iter().all(|g| g.is_finite()) {
+            params.absorb_statistics(&mut self.pending.gradient, MOMENTUM);
+        }
     }
 
     /// The first parameter whose summed gradient is not finite.
@@ -265,14 +314,12 @@ impl Trainer {
 
     /// The loss of a batch, without dropout and gradients.
     pub fn evaluate(&mut self, batch: &Batch) -> Result<LossSum> {
-        let loss = Loss { config: &self.config.loss, targets: &batch.targets, weights: batch.weights.as_deref() };
-        loss.check(batch.rows, self.model.output_dim(), &batch.sample_ids)?;
-        let columns = self.model.output_dim();
-        let outputs = self.model.predict_with(&batch.features, batch.rows, &self.pool, &mut self.ws)?;
-        let mut sums = vec![[0.0; 2]; batch.rows];
-        loss.rows(0..batch.rows, columns, &outputs, &mut [], &mut sums);
-        let [sum, weight] = sums.iter().fold([0.0; 2], |[s, w], [loss, weight]| [s + loss, w + weight]);
-        Ok(LossSum { sum, weight, rows: batch.rows })
+        evaluate(&self.model, &self.config.loss, batch, &self.pool, &mut self.ws)
+    }
+
+    /// The same of another model of the same shape, such as [`Trainer::averaged_model`].
+    pub fn evaluate_model(&mut self, model: &Model, batch: &Batch) -> Result<LossSum> {
+        evaluate(model, &self.config.loss, batch, &self.pool, &mut self.ws)
     }
 
     /// An epoch ended: schedules that count epochs move on; `metric` is what `reduce_on_plateau` watches.
@@ -292,9 +339,9 @@ impl Trainer {
         self.set_geometry(part)?;
         let (batch, randomness) = (part.batch, self.randomness());
         let loss = Loss { config: &self.config.loss, targets: &batch.targets, weights: batch.weights.as_deref() };
-        let (mut tape, output) = record(&self.model, &mut self.ws, batch, randomness)?;
-        tape.forward_backward(&self.pool, output, &loss)?;
         let (_, _, held) = self.geometry.as_ref().expect("invariant: set above");
+        let (mut tape, output) = record(&self.model, &mut self.ws, batch, &held.bounds, randomness)?;
+        tape.forward_backward(&self.pool, output, &loss)?;
         tape.param_gradients(&self.pool, held, &mut self.gradients);
         self.micro_step += 1;
         self.losses.clear();
@@ -331,11 +378,24 @@ impl Trainer {
             return Ok(Some((format!("parameter {}", param.name), Vec::new())));
         }
         let randomness = self.randomness();
+        self.set_geometry(&RankBatch { batch, global_rows: batch.rows, held: 0..self.config.logical_shards })?;
         let loss = Loss { config: &self.config.loss, targets: &batch.targets, weights: batch.weights.as_deref() };
-        let (mut tape, output) = record(&self.model, &mut self.ws, batch, randomness)?;
+        let (_, _, held) = self.geometry.as_ref().expect("invariant: set above");
+        let (mut tape, output) = record(&self.model, &mut self.ws, batch, &held.bounds, randomness)?;
         tape.forward_backward(&self.pool, output, &loss)?;
         Ok(tape.find_not_finite(output, &loss))
     }
+}
+
+fn evaluate(model: &Model, config: &LossConfig, batch: &Batch, pool: &Pool, ws: &mut Workspace) -> Result<LossSum> {
+    let loss = Loss { config, targets: &batch.targets, weights: batch.weights.as_deref() };
+    loss.check(batch.rows, model.output_dim(), &batch.sample_ids)?;
+    let columns = model.output_dim();
+    let outputs = model.predict_feed(&batch.feed(), pool, ws)?;
+    let mut sums = vec![[0.0; 2]; batch.rows];
+    loss.rows(0..batch.rows, columns, &outputs, &mut [], &mut sums);
+    let [sum, weight] = sums.iter().fold([0.0; 2], |[s, w], [loss, weight]| [s + loss, w + weight]);
+    Ok(LossSum { sum, weight, rows: batch.rows })
 }
 
 /// The forward pass of a batch, recorded for training.
@@ -343,11 +403,12 @@ fn record<'a>(
     model: &'a Model,
     ws: &'a mut Workspace,
     batch: &'a Batch,
+    shards: &[usize],
     randomness: Randomness,
 ) -> Result<(Tape<'a>, Var)> {
     let rows = Rows { count: batch.rows, sample_ids: &batch.sample_ids, mode: Mode::Train, randomness };
     let mut tape = Tape::new(ws, model.params(), rows)?;
-    let x = tape.input(&batch.features, model.input_dim(), InputGrad::Skip)?;
-    let output = model.forward(&mut tape, x)?;
+    tape.set_shards(shards);
+    let output = model.forward(&mut tape, &batch.feed(), InputGrad::Skip)?;
     Ok((tape, output))
 }

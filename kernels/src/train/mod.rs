@@ -5,6 +5,8 @@ mod batch;
 mod best;
 mod early_stop;
 mod engine;
+mod hooks;
+mod mixed;
 mod partial;
 mod state;
 
@@ -13,4 +15,5 @@ pub use batch::{Batch, RankBatch};
 pub use best::{Admission, BestK};
 pub use early_stop::{EarlyStopping, EarlyStoppingConfig};
 pub use engine::{StepOutcome, TrainConfig, Trainer};
+pub use hooks::{Hook, Hooks, Moment, Observer};
 pub use partial::Partial;

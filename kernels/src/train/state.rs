@@ -1,8 +1,10 @@
-//! Everything a bit-exact resume needs, in one safetensors file: parameters, moments, and counters as
-//! exact integers in the metadata.
+//! Everything a bit-exact resume needs, in one safetensors file: parameters (the f32 ones, whatever the
+//! precision of the training), moments, averages, and counters as exact integers in the metadata.
 
 use super::engine::Trainer;
+use crate::dtype::{LossScaleState, Precision};
 use crate::error::{Error, Result};
+use crate::optim::optimizer::Saved;
 use crate::optim::schedule::ScheduleState;
 use crate::weights::{Entry, read, write};
 use std::collections::BTreeMap;
@@ -17,6 +19,9 @@ struct Counters {
     optimizer_steps: u64,
     micro_step: u64,
     schedule: ScheduleState,
+    /// With f16 only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    loss_scale: Option<LossScaleState>,
 }
 
 impl Trainer {
@@ -31,25 +36,25 @@ impl Trainer {
             optimizer_steps: self.optimizer.steps(),
             micro_step: self.micro_step,
             schedule: self.schedule.state().clone(),
+            loss_scale: self.scaler.as_ref().map(|s| s.state()),
         };
         let (first, second) = self.optimizer.moments();
         let params = self.model.params();
-        let mut entries: Vec<Entry<'_>> = Vec::with_capacity(3 * params.len());
-        for (param, values) in params.iter() {
-            entries.push(Entry { name: format!("param.{}", param.name), shape: param.shape.clone(), values });
-        }
-        for (prefix, moments) in [("first", first), ("second", second)] {
-            for (param, _) in params.iter().filter(|_| !moments.is_empty()) {
-                let values = &moments[param.range.clone()];
+        let weights = if self.optimizer.master().is_empty() { params.flat() } else { self.optimizer.master() };
+        let runs = [("param", weights), ("first", first), ("second", second), ("average", self.optimizer.averages())];
+        let mut entries: Vec<Entry<'_>> = Vec::with_capacity(runs.len() * params.len());
+        for (prefix, run) in runs.into_iter().filter(|(_, run)| !run.is_empty()) {
+            for (param, _) in params.iter() {
+                let values = &run[param.range.clone()];
                 entries.push(Entry { name: format!("{prefix}.{}", param.name), shape: param.shape.clone(), values });
             }
         }
         let text = serde_json::to_string(&counters).expect("invariant: integers serialize");
-        write(&entries, &BTreeMap::from([(KEY.to_string(), text)]))
+        write(&entries, &BTreeMap::from([(KEY.to_string(), text)]), Precision::F32)
     }
 
-    /// Continues from [`Trainer::save_state`] of a trainer with the same model and optimizer. On an error
-    /// nothing is changed.
+    /// Continues from [`Trainer::save_state`] of a trainer with the same model, optimizer and averages; the
+    /// precision may be another. On an error nothing is changed.
     pub fn load_state(&mut self, bytes: &[u8]) -> Result<()> {
         let file = read(bytes)?;
         let text = file
@@ -62,26 +67,31 @@ impl Trainer {
             return Err(Error::weights("training state", "version 1", counters.version.to_string()));
         }
         let (first, second) = self.optimizer.moments();
-        let (mut first, mut second) = (vec![0.0; first.len()], vec![0.0; second.len()]);
-        let mut values = Vec::with_capacity(self.model.params().len());
-        let moments_per_param = usize::from(!first.is_empty()) + usize::from(!second.is_empty());
-        for (param, _) in self.model.params().iter() {
-            values.push(file.tensor(&format!("param.{}", param.name), &param.shape)?);
-            if !first.is_empty() {
-                first[param.range.clone()]
-                    .copy_from_slice(&file.tensor(&format!("first.{}", param.name), &param.shape)?);
-            }
-            if !second.is_empty() {
-                second[param.range.clone()]
-                    .copy_from_slice(&file.tensor(&format!("second.{}", param.name), &param.shape)?);
+        let wanted = [
+            ("param", self.model.params().flat_len()),
+            ("first", first.len()),
+            ("second", second.len()),
+            ("average", self.optimizer.averages().len()),
+        ];
+        let mut runs = wanted.map(|(_, len)| vec![0.0; len]);
+        for ((prefix, _), run) in wanted.iter().zip(&mut runs).filter(|(_, run)| !run.is_empty()) {
+            for (param, _) in self.model.params().iter() {
+                let values = file.tensor(&format!("{prefix}.{}", param.name), &param.shape)?;
+                run[param.range.clone()].copy_from_slice(&values);
             }
         }
-        file.expect_count(self.model.params().len() * (1 + moments_per_param))?;
-        self.optimizer.restore(&first, &second, counters.optimizer_steps)?;
-        for (id, values) in values.iter().enumerate() {
-            self.model.params_mut().set(crate::params::ParamId(id), values)?;
+        file.expect_count(self.model.params().len() * runs.iter().filter(|run| !run.is_empty()).count())?;
+        let mut scaler = self.scaler.clone();
+        if let (Some(scaler), Some(state)) = (&mut scaler, counters.loss_scale) {
+            scaler.restore(state)?;
         }
+        let [weights, first, second, averages] = runs;
+        let master = if self.optimizer.master().is_empty() { Vec::new() } else { weights.clone() };
+        self.optimizer.restore(&Saved { first, second, master, averages, steps: counters.optimizer_steps })?;
+        let precision = self.config.precision;
+        self.model.params_mut().set_flat(&weights, precision);
         self.schedule.restore(counters.schedule);
+        self.scaler = scaler;
         (self.epoch, self.micro_step) = (counters.epoch, counters.micro_step);
         self.discard();
         Ok(())

@@ -21,6 +21,7 @@ fn plan(shards: usize) -> TrainConfig {
         clip: ClipConfig { max_norm: Some(0.5), max_value: Some(0.1) },
         logical_shards: shards,
         seed: 77,
+        ..TrainConfig::default()
     }
 }
 
@@ -34,6 +35,7 @@ fn part(batch: &Batch, range: std::ops::Range<usize>) -> Batch {
     Batch {
         rows: range.len(),
         features: batch.features[range.start * FEATURES..range.end * FEATURES].to_vec(),
+        inputs: Default::default(),
         targets: Targets::Real(targets[range.clone()].to_vec()),
         weights: batch.weights.as_ref().map(|w| w[range.clone()].to_vec()),
         sample_ids: batch.sample_ids[range].to_vec(),

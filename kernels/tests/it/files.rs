@@ -2,11 +2,13 @@
 
 use crate::support::model;
 use kernels::ErrorKind;
+use kernels::dtype::Precision;
 use kernels::nn::{MlpConfig, Model, ModelConfig};
 use kernels::philox::{Key, Stream};
 use kernels::pool::Pool;
+use kernels::text::{Hashing, Method, Tokenizer};
 use kernels::train::{TrainConfig, Trainer};
-use kernels::weights::{load, load_into, params_blake3, save};
+use kernels::weights::{TOKENIZER_KEY, load, load_file, load_into, params_blake3, save, save_with};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +29,22 @@ fn a_model_file_is_self_contained_and_reproducible() {
     let outputs = |m: &Model| m.predict(&x, 3, &Pool::new(1)).expect("valid");
     assert_eq!(outputs(&again), outputs(&model));
     assert!(save(&model, &BTreeMap::from([("within.model".into(), String::new())])).is_err());
+}
+
+#[test]
+fn a_model_that_reads_text_loads_with_its_tokenizer_in_one_call() {
+    let model = model(5, 2, 1);
+    let hashing = Method::Hashing(Hashing::new(500).expect("valid"));
+    let tokenizer = Tokenizer::new(hashing, 12).expect("valid");
+    let bytes = save_with(&model, Some(&tokenizer), &metadata(), Precision::F32).expect("saved");
+    let file = load_file(&bytes).expect("its own file");
+    assert_eq!((params_blake3(&file.model), &file.metadata), (params_blake3(&model), &metadata()));
+    assert_eq!(file.tokenizer.expect("it reads text").to_text(), tokenizer.to_text());
+    let without = load_file(&save(&model, &metadata()).expect("saved")).expect("its own file");
+    assert!(without.tokenizer.is_none());
+    let taken = BTreeMap::from([(TOKENIZER_KEY.to_owned(), "{}".to_owned())]);
+    assert!(save_with(&model, Some(&tokenizer), &taken, Precision::F32).is_err());
+    assert_eq!(load_file(&save(&model, &taken).expect("saved")).expect_err("no tokenizer").kind(), ErrorKind::Value);
 }
 
 /// The digest is part of what other systems see: it must never change.

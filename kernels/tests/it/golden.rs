@@ -114,6 +114,7 @@ fn six_steps_with_every_optimizer() {
             let batch = Batch {
                 rows: 10,
                 features: singles(&step["x"]),
+                inputs: Default::default(),
                 targets: Targets::Real(singles(&step["t"])),
                 weights: None,
                 sample_ids: (0..10).collect(),

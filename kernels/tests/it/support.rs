@@ -25,7 +25,7 @@ pub fn store(params: &[(&str, &[usize], &[f32])]) -> ParamStore {
     let ids: Vec<ParamId> = params
         .iter()
         .map(|(name, shape, _)| {
-            let layout = if shape.len() == 2 { Layout::Product } else { Layout::Plain };
+            let layout = if shape.len() >= 2 { Layout::Product } else { Layout::Plain };
             builder.add((*name).into(), shape, Decay::Decayed, layout).expect("a small parameter")
         })
         .collect();
@@ -57,16 +57,30 @@ pub fn run(
     (shards, threads): (usize, usize),
     graph: impl Fn(&mut Tape<'_>, Var) -> Result<Var>,
 ) -> Result<Run> {
-    let rows = x.len() / columns;
+    let graph = |tape: &mut Tape<'_>| {
+        let input = tape.input(x, columns, InputGrad::Wanted)?;
+        Ok((input, graph(tape, input)?))
+    };
+    run_graph(params, x.len() / columns, loss, (shards, threads), graph)
+}
+
+/// Runs a graph over `rows` samples; it returns the input whose gradient is wanted and the output.
+pub fn run_graph(
+    params: &ParamStore,
+    rows: usize,
+    loss: &Loss<'_>,
+    (shards, threads): (usize, usize),
+    graph: impl Fn(&mut Tape<'_>) -> Result<(Var, Var)>,
+) -> Result<Run> {
     let ids: Vec<u64> = (0..rows as u64).map(|i| i * 7 + 1).collect();
+    let bounds: Vec<usize> = (0..shards).map(|s| rows_of(s, shards, rows).start).chain([rows]).collect();
     let mut ws = Workspace::default();
     let mut tape =
         Tape::new(&mut ws, params, Rows { count: rows, sample_ids: &ids, mode: Mode::Train, randomness: RANDOMNESS })?;
-    let input = tape.input(x, columns, InputGrad::Wanted)?;
-    let output = graph(&mut tape, input)?;
+    tape.set_shards(&bounds);
+    let (input, output) = graph(&mut tape)?;
     let pool = Pool::new(threads);
     tape.forward_backward(&pool, output, loss)?;
-    let bounds = (0..shards).map(|s| rows_of(s, shards, rows).start).chain([rows]).collect();
     let held = HeldShards { nodes: vec![Node::root(shards)], bounds, first: 0 };
     let mut gradient = [AlignedBuf::zeroed(params.flat_len())?];
     tape.param_gradients(&pool, &held, &mut gradient);
@@ -108,7 +122,7 @@ pub fn batch(rows: usize, features: usize, seed: u64) -> Batch {
     let x = random(seed, rows * features);
     let targets = x.chunks_exact(features).map(|row| row[0] * 2.0 - row[features - 1]).collect();
     let sample_ids = (0..rows as u64).map(|i| seed * 1000 + i).collect();
-    Batch { rows, features: x, targets: Targets::Real(targets), weights: None, sample_ids }
+    Batch { rows, features: x, inputs: Default::default(), targets: Targets::Real(targets), weights: None, sample_ids }
 }
 
 /// Mean squares against zeros.

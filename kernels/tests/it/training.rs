@@ -48,7 +48,14 @@ fn it_learns_a_regression_a_binary_and_a_multiclass_task() {
         ),
     ];
     for (loss, outputs, targets, goal) in tasks {
-        let batch = Batch { rows, features: x.clone(), targets, weights: None, sample_ids: (0..rows as u64).collect() };
+        let batch = Batch {
+            rows,
+            features: x.clone(),
+            inputs: Default::default(),
+            targets,
+            weights: None,
+            sample_ids: (0..rows as u64).collect(),
+        };
         let mut trainer = trainer(mlp(4, &[32, 16], outputs), loss.clone());
         let first = trainer.step(&batch).expect("finite").loss;
         for _ in 0..400 {
@@ -72,6 +79,7 @@ fn accumulation_weighs_by_samples_and_weights() {
         Batch {
             rows: to - from,
             features: whole.features[from * 6..to * 6].to_vec(),
+            inputs: Default::default(),
             targets: Targets::Real(t[from..to].to_vec()),
             weights: whole.weights.as_ref().map(|w| w[from..to].to_vec()),
             sample_ids: whole.sample_ids[from..to].to_vec(),

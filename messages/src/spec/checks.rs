@@ -173,7 +173,8 @@ fn model(draft: &mut Draft<'_>) {
 }
 
 fn optimization(draft: &mut Draft<'_>) {
-    let decay = draft.text("training.optimizer.type").map(|name| if name == "adamw" { 0.01 } else { 0.0 });
+    let decay =
+        draft.text("training.optimizer.type").map(|name| if matches!(name, "adamw" | "lamb") { 0.01 } else { 0.0 });
     draft.derive("training.optimizer.weight_decay", decay);
     if let (Some(batch), Some(shards)) = (draft.whole("training.batch_size"), draft.whole("training.logical_shards"))
         && batch < shards

@@ -57,6 +57,7 @@ impl Engine {
         Batch {
             rows: rows.rows,
             features: rows.features,
+            inputs: kernels::nn::Inputs::default(),
             targets: match self.task {
                 Task::Regression | Task::BinaryClassification => Targets::Real(rows.targets),
                 Task::Multiclass => Targets::Class(rows.targets.iter().map(|&class| class as u32).collect()),

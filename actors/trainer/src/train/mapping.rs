@@ -2,14 +2,18 @@
 //! refused here by its key, never ignored.
 
 use frame::Manifest;
+use kernels::dtype::Precision;
 use kernels::nn::{Init, MlpConfig, ModelConfig, Norm};
 use kernels::ops::Activation as KernelActivation;
-use kernels::optim::{AdamConfig, AdamWConfig, ClipConfig, Direction, OptimizerConfig, SchedulerConfig, SgdConfig};
+use kernels::optim::{
+    AdamConfig, AdamWConfig, ClipConfig, Direction, LambConfig, OptimizerConfig, SchedulerConfig, SgdConfig,
+};
 use kernels::train::{LossConfig, TrainConfig};
 use messages::WireError;
 use messages::error::Code;
 use messages::plan::{
-    Activation, Initialization, JobPlan, Loss, Mode, ModelPlan, Normalization, OptimizerType, SchedulerPlan, Task,
+    Activation, Initialization, JobPlan, Loss, Mode, ModelPlan, Normalization, OptimizerType,
+    Precision as PlanPrecision, SchedulerPlan, Task,
 };
 
 /// What training needs of a plan and a dataset.
@@ -46,6 +50,12 @@ pub fn recipe(plan: &JobPlan, manifest: &Manifest, steps_per_epoch: u64) -> Resu
         clip: ClipConfig { max_norm: clip(training.clip_grad_norm), max_value: clip(training.clip_grad_value) },
         logical_shards: training.logical_shards as usize,
         seed: mlp.dropout_seed,
+        precision: match training.precision {
+            PlanPrecision::F32 => Precision::F32,
+            PlanPrecision::Bf16 => Precision::Bf16,
+            PlanPrecision::F16 => Precision::F16,
+        },
+        ..TrainConfig::default()
     };
     Ok(Recipe { model, init: init(&mlp.initialization), init_seed: mlp.initialization_seed, train })
 }
@@ -125,6 +135,13 @@ fn optimizer(plan: &JobPlan) -> OptimizerConfig {
             epsilon: o.epsilon,
         }),
         OptimizerType::Adam => OptimizerConfig::Adam(AdamConfig {
+            learning_rate: o.learning_rate,
+            weight_decay: o.weight_decay,
+            beta1: o.beta1,
+            beta2: o.beta2,
+            epsilon: o.epsilon,
+        }),
+        OptimizerType::Lamb => OptimizerConfig::Lamb(LambConfig {
             learning_rate: o.learning_rate,
             weight_decay: o.weight_decay,
             beta1: o.beta1,

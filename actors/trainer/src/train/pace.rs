@@ -80,7 +80,8 @@ mod tests {
         let mut pace = Pace::new(1_000, 10, 0);
         let told: Vec<Progress> = (1..=1_000)
             .filter_map(|step| {
-                let outcome = StepOutcome { loss: 2.0, grad_norm: 1.0, rows: 4, learning_rate: 0.1, step };
+                let outcome =
+                    StepOutcome { loss: 2.0, grad_norm: 1.0, rows: 4, learning_rate: 0.1, step, skipped: false };
                 pace.step(&outcome, &task, 1, 2)
             })
             .collect();

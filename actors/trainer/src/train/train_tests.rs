@@ -7,7 +7,9 @@ use std::sync::Arc;
 use messages::error::Code;
 use messages::event::{Checkpoint, Event};
 use messages::feed::Split;
-use messages::plan::{EarlyStoppingPlan, JobPlan, Loss, Mode, ModelPlan, OptimizerType, SchedulerPlan, Task};
+use messages::plan::{
+    EarlyStoppingPlan, JobPlan, Loss, Mode, ModelPlan, OptimizerType, Precision, SchedulerPlan, Task,
+};
 use messages::{Fence, JobId, TaskId};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -201,6 +203,13 @@ fn variants() -> Vec<(&'static str, JobPlan)> {
     vec![
         ("adamw", base.clone()),
         ("accumulation", with(&|p| p.training.accumulation_steps = 3)),
+        (
+            "f16, lamb",
+            with(&|p| {
+                p.training.precision = Precision::F16;
+                p.training.optimizer.r#type = OptimizerType::Lamb;
+            }),
+        ),
         (
             "plateau",
             with(&|p| {

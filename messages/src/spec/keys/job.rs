@@ -26,8 +26,8 @@ const SCALE: Shape = Shape::Choice(&[
     also("min_max", &["minmax"]),
     also("log1p", &["log"]),
 ]);
-const OPTIMIZERS: Shape = Shape::Choice(&[name("adamw"), name("adam"), name("sgd")]);
-const ADAMS: &[&str] = &["adamw", "adam"];
+const OPTIMIZERS: Shape = Shape::Choice(&[name("adamw"), name("adam"), name("sgd"), name("lamb")]);
+const ADAMS: &[&str] = &["adamw", "adam", "lamb"];
 const SCHEDULERS: Shape = Shape::Choice(&[
     also("constant", &["none"]),
     also("cosine_annealing", &["cosine"]),
@@ -515,11 +515,11 @@ pub(crate) const JOB_KEYS: &[Key] = &[
         "training.precision",
         Shape::Choice(&[
             also("f32", &["fp32", "float32"]),
-            later("bf16", &["bfloat16"]),
-            later("f16", &["fp16", "float16", "mixed"]),
+            also("bf16", &["bfloat16"]),
+            also("f16", &["fp16", "float16"]),
         ]),
         json(r#""f32""#),
-        "Of parameters and products.",
+        "Of weights and gradients; sixteen bits keep f32 master weights, and f16 scales the loss.",
     ),
     key(
         "training.batch_order",
@@ -529,7 +529,7 @@ pub(crate) const JOB_KEYS: &[Key] = &[
     )
     .steers()
     .alias(&["data.batch_order", "data.batching.batch_order"]),
-    not_yet("training.mixed_precision", Bool, "mixed precision"),
+    not_yet("training.mixed_precision", Bool, "a switch; training.precision says bf16 or f16"),
     not_yet("training.distributed", Any, "distributed training"),
     not_yet("training.privacy", Any, "differentially private training"),
     not_yet("training.resume_from", Text, "training from another job's checkpoint"),

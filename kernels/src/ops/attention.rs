@@ -1,0 +1,212 @@
+//! Scaled dot-product self-attention (Vaswani et al. 2017), fused: per sample, head and block of queries
+//! the scores live in scratch only. Kept for the way back is one number per item and head, the logarithm
+//! of its sum of exponentials (Dao et al. 2022); backward forms the probabilities again.
+//!
+//! Items are packed, so a padding mask is the number of items of a sample: nothing is computed for padding.
+
+use super::{Env, GradStore, Op, Var};
+use crate::cpu::attention::{self as loops, padded};
+use crate::cpu::gemm::{Matrix, Right, Scratch, Target, pack_matrix, packed_len, product_to, product_transposed};
+use crate::error::{Error, Result};
+use crate::philox::{Key, Stream, fill_words};
+use crate::tape::Tape;
+use std::ops::Range;
+
+/// One recorded attention.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attention {
+    /// Queries, keys, values side by side: [items, 3 heads width].
+    pub input: Var,
+    pub output: Var,
+    /// [items, heads]
+    log_sums: Var,
+    heads: usize,
+    width: usize,
+    rate: f32,
+    lane: u32,
+}
+
+/// Queries that are worked on at a time.
+const BLOCK: usize = 64;
+
+impl Tape<'_> {
+    /// Attention of the items of each sample to one another: `qkv` [items, 3 D] (queries, keys, values, each
+    /// of `heads` runs of D / heads columns) to [items, D]. Probabilities are dropped with `rate` during
+    /// training; `lane` tells layers apart.
+    pub fn attention(&mut self, qkv: Var, heads: usize, rate: f32, lane: u32) -> Result<Var> {
+        let columns = self.columns(qkv);
+        if heads == 0 || !columns.is_multiple_of(3 * heads) {
+            return Err(Error::shape("attention", format!("a multiple of 3 * {heads} columns"), columns.to_string()));
+        }
+        if !(0.0..1.0).contains(&rate) {
+            return Err(Error::value("attention", "a dropout rate in [0, 1)", rate));
+        }
+        let rate = if self.is_training() { rate } else { 0.0 };
+        let (output, log_sums) = (self.fresh_like(qkv, columns / 3)?, self.fresh_like(qkv, heads)?);
+        let width = columns / 3 / heads;
+        self.record(Op::Attention(Attention { input: qkv, output, log_sums, heads, width, rate, lane }))?;
+        Ok(output)
+    }
+}
+
+/// One head of one sample.
+#[derive(Clone, Copy)]
+struct Head<'a> {
+    /// The sample's rows of the input, from the head's first query column.
+    qkv: &'a [f32],
+    items: usize,
+    width: usize,
+    /// Columns of the output, a third of the input's.
+    model: usize,
+}
+
+impl<'a> Head<'a> {
+    /// Queries (0), keys (1) or values (2) of a range of items.
+    fn part(&self, which: usize, items: Range<usize>) -> Matrix<'a> {
+        let data = &self.qkv[items.start * 3 * self.model + which * self.model..];
+        Matrix { data, rows: items.len(), columns: self.width, stride: 3 * self.model }
+    }
+}
+
+impl Attention {
+    fn model(&self) -> usize {
+        self.heads * self.width
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / (self.width as f32).sqrt()
+    }
+
+    /// The random words of a block of rows of probabilities.
+    fn words(&self, env: &Env<'_>, sample: usize, head: usize, from: usize, columns: usize, words: &mut [u32]) {
+        let random = env.randomness;
+        let key = Key::new(random.seed, Stream::Dropout).lane(self.lane | (head as u32 + 1) << 16).epoch(random.epoch);
+        // Rows are a multiple of 16 words long: each begins a block.
+        let first = (from * columns / 4) as u32;
+        fill_words(key.words(), env.sample_ids[sample], random.step, first, words);
+    }
+
+    fn dropped(&self) -> (u32, f32) {
+        ((f64::from(self.rate) * 2f64.powi(32)) as u32, 1.0 / (1.0 - self.rate))
+    }
+
+    pub(super) fn forward(&self, env: &Env<'_>, samples: Range<usize>, scratch: &mut Scratch) {
+        let (model, scale) = (self.model(), self.scale());
+        for sample in samples {
+            let rows = env.rows_of(self.input, &(sample..sample + 1));
+            let items = rows.len();
+            let (x, y) = (env.rows(self.input, &rows), env.rows_mut(self.output, &rows));
+            let log_sums = env.rows_mut(self.log_sums, &rows);
+            if items == 0 {
+                continue;
+            }
+            let columns = padded(items);
+            let Scratch { planes: [keys, scores, dropped, ..], edge, words, .. } = &mut *scratch;
+            keys.resize(packed_len(columns, self.width), 0.0);
+            for head in 0..self.heads {
+                let own = Head { qkv: &x[head * self.width..], items, width: self.width, model };
+                pack_matrix(own.part(1, 0..items), keys);
+                for from in (0..items).step_by(BLOCK) {
+                    let block = from..(from + BLOCK).min(items);
+                    scores.resize(block.len() * columns, 0.0);
+                    let right = Right::Packed { panels: keys, n: columns, k: self.width };
+                    product_to(
+                        own.part(0, block.clone()),
+                        right,
+                        Target { data: scores, stride: columns, add: false },
+                        edge,
+                    );
+                    let sums = &mut log_sums[from * self.heads + head..];
+                    loops::softmax(scores, items, columns, scale, sums, self.heads);
+                    let weights: &[f32] = if self.rate > 0.0 {
+                        let (below, up) = self.dropped();
+                        words.resize(scores.len(), 0);
+                        dropped.resize(scores.len(), 0.0);
+                        self.words(env, sample, head, from, columns, words);
+                        loops::drop(scores, words, below, up, dropped);
+                        dropped
+                    } else {
+                        scores
+                    };
+                    let left = Matrix { data: weights, rows: block.len(), columns: items, stride: columns };
+                    let to = Target { data: &mut y[from * model + head * self.width..], stride: model, add: false };
+                    product_to(left, Right::Rows(own.part(2, 0..items)), to, edge);
+                }
+            }
+        }
+    }
+
+    pub(super) fn backward(&self, env: &Env<'_>, samples: Range<usize>, stores: [GradStore; 2], scratch: &mut Scratch) {
+        if stores[0] == GradStore::Skip {
+            return;
+        }
+        for sample in samples {
+            let rows = env.rows_of(self.input, &(sample..sample + 1));
+            if rows.is_empty() {
+                continue;
+            }
+            for head in 0..self.heads {
+                self.head_backward(env, sample, head, rows.clone(), stores[0] == GradStore::Add, scratch);
+            }
+        }
+    }
+
+    fn head_backward(
+        &self,
+        env: &Env<'_>,
+        sample: usize,
+        head: usize,
+        rows: Range<usize>,
+        add: bool,
+        scratch: &mut Scratch,
+    ) {
+        let (model, scale, items) = (self.model(), self.scale(), rows.len());
+        let (x, y) = (env.rows(self.input, &rows), env.rows(self.output, &rows));
+        let (grad, log_sums) = (env.grad(self.output, &rows), env.rows(self.log_sums, &rows));
+        let dx = &mut env.grad_mut(self.input, &rows)[head * self.width..];
+        let columns = padded(items);
+        let Scratch { planes: [keys, scores, dropped, values, upstream, _], edge, words, .. } = scratch;
+        let own = Head { qkv: &x[head * self.width..], items, width: self.width, model };
+        keys.resize(packed_len(columns, self.width), 0.0);
+        values.resize(packed_len(columns, self.width), 0.0);
+        pack_matrix(own.part(1, 0..own.items), keys);
+        pack_matrix(own.part(2, 0..own.items), values);
+        for from in (0..items).step_by(BLOCK) {
+            let block = from..(from + BLOCK).min(items);
+            let len = block.len() * columns;
+            [&mut *scores, &mut *upstream].into_iter().for_each(|v| v.resize(len, 0.0));
+            let packed = |panels| Right::Packed { panels, n: columns, k: self.width };
+            let first = from * model + head * self.width;
+            let out = Matrix { data: &grad[first..], rows: block.len(), columns: self.width, stride: model };
+            product_to(
+                own.part(0, block.clone()),
+                packed(keys),
+                Target { data: scores, stride: columns, add: false },
+                edge,
+            );
+            loops::probabilities(scores, items, columns, scale, &log_sums[from * self.heads + head..], self.heads);
+            product_to(out, packed(values), Target { data: upstream, stride: columns, add: false }, edge);
+            let weights: &[f32] = if self.rate > 0.0 {
+                let (below, up) = self.dropped();
+                words.resize(len, 0);
+                dropped.resize(len, 0.0);
+                self.words(env, sample, head, from, columns, words);
+                loops::drop(upstream, words, below, up, dropped);
+                std::mem::swap(dropped, upstream);
+                loops::drop(scores, words, below, up, dropped);
+                dropped
+            } else {
+                scores
+            };
+            let later = add || from > 0;
+            let stride = 3 * model;
+            let weights = Matrix { data: weights, rows: block.len(), columns: items, stride: columns };
+            product_transposed(weights, out, Target { data: &mut dx[2 * model..], stride, add: later }, edge);
+            loops::backward(scores, upstream, columns, scale, &y[first..], &grad[first..], self.width, model);
+            let slopes = Matrix { data: upstream, rows: block.len(), columns: items, stride: columns };
+            let queries = Target { data: &mut dx[from * stride..], stride, add };
+            product_to(slopes, Right::Rows(own.part(1, 0..items)), queries, edge);
+            product_transposed(slopes, own.part(0, block), Target { data: &mut dx[model..], stride, add: later }, edge);
+        }
+    }
+}

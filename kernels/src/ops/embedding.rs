@@ -1,0 +1,224 @@
+//! Rows of tables picked by id and added: token + position + type embeddings in one pass, or a category's
+//! embedding on its own.
+//!
+//! The gradient of a table is dense. A block of table rows takes the items whose id falls in it, sorted by
+//! (id, item): the items of one id are summed in order within a shard, shards in the order of the tree. A
+//! shard without the id would add +0, which changes no sum that began at +0, so it is left out.
+
+use super::linear::pair_sum;
+use super::{Env, GradStore, MAX_PARAMS, Op, ParamTask, Raw, RawId, Var};
+use crate::cpu::gemm::{MAX_LEAF, Scratch, TileStack, dot};
+use crate::cpu::reduce::add_assign;
+use crate::error::{Error, Result};
+use crate::params::ParamId;
+use crate::tape::{Space, Tape};
+use std::ops::Range;
+
+/// Ids as an input: rows of a space, each of `columns` ids.
+#[derive(Clone, Copy, Debug)]
+pub struct Ids<'a> {
+    pub(super) raw: RawId,
+    pub(super) space: Space,
+    pub(super) columns: usize,
+    pub(super) values: &'a [u32],
+}
+
+/// Where the row of a table comes from.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    /// Column `at` of rows of `columns` ids.
+    Ids { raw: RawId, columns: usize, at: usize },
+    /// The item's position in its sample.
+    Position,
+    /// Row 0: the one type of a text that has no second part.
+    Zero,
+}
+
+/// One recorded embedding.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Embedding {
+    pub output: Var,
+    tables: [Option<(Source, ParamId)>; 3],
+    columns: usize,
+}
+
+impl<'a> Tape<'a> {
+    /// Ids [rows of the space, columns], row-major. `Shape` error where the count differs.
+    pub fn ids(&mut self, space: Space, values: &'a [u32], columns: usize) -> Result<Ids<'a>> {
+        let rows = self.rows_of(space).at(self.samples());
+        if rows.checked_mul(columns) != Some(values.len()) {
+            let expected = format!("{rows} rows of {columns}");
+            return Err(Error::shape("ids", expected, format!("{} ids", values.len())));
+        }
+        Ok(Ids { raw: self.hold(Raw::Ids(values))?, space, columns, values })
+    }
+
+    /// Rows of `table` [ids, columns] by column `at` of the ids. `Value` error names a sample whose id is
+    /// out of range.
+    pub fn embedding(&mut self, ids: Ids<'a>, at: usize, table: ParamId) -> Result<Var> {
+        self.embed(ids, at, table, None, None)
+    }
+
+    /// The sum of a token's row, the row of `positions` at its place in the sample, and of `types` either
+    /// the row by a second column of ids or row 0.
+    pub fn embedding_sum(
+        &mut self,
+        ids: Ids<'a>,
+        table: ParamId,
+        positions: Option<ParamId>,
+        types: Option<ParamId>,
+    ) -> Result<Var> {
+        self.embed(ids, 0, table, positions, types)
+    }
+
+    fn embed(
+        &mut self,
+        ids: Ids<'a>,
+        at: usize,
+        table: ParamId,
+        positions: Option<ParamId>,
+        types: Option<ParamId>,
+    ) -> Result<Var> {
+        let Ids { raw, space, columns, .. } = ids;
+        let by = |at| Source::Ids { raw, columns, at };
+        let type_source = if columns > 1 { by(1) } else { Source::Zero };
+        let tables = [Some((by(at), table)), positions.map(|p| (Source::Position, p)), types.map(|t| (type_source, t))];
+        let width = self.params().param(table).shape.get(1).copied().unwrap_or(0);
+        for (source, id) in tables.iter().flatten() {
+            let param = self.params().param(*id);
+            let [rows, columns] = *param.shape.as_slice() else {
+                return Err(Error::shape("embedding", "a table [ids, columns]", format!("{:?}", param.shape)));
+            };
+            if columns != width {
+                let expected = format!("{} of {width} columns", param.name);
+                return Err(Error::shape("embedding", expected, columns.to_string()));
+            }
+            self.check_ids(&ids, *source, rows, &param.name)?;
+        }
+        let output = self.fresh_in(space, width)?;
+        self.record(Op::Embedding(Embedding { output, tables, columns: width }))?;
+        Ok(output)
+    }
+
+    fn check_ids(&self, ids: &Ids<'a>, source: Source, rows: usize, name: &str) -> Result<()> {
+        let space = self.rows_of(ids.space);
+        let refuse = |expected: String, got: usize, sample: usize| {
+            Err(Error::value("embedding", expected, format!("{got} ({})", self.name_sample(sample))))
+        };
+        match source {
+            Source::Zero if rows == 0 => Err(Error::shape("embedding", format!("a row in {name}"), "none")),
+            Source::Zero => Ok(()),
+            Source::Position => {
+                let length = |s: usize| space.at(s + 1) - space.at(s);
+                match (0..self.samples()).find(|&s| length(s) > rows) {
+                    Some(s) => refuse(format!("at most {rows} items per sample ({name})"), length(s), s),
+                    None => Ok(()),
+                }
+            }
+            Source::Ids { columns, at, .. } => {
+                if at >= columns {
+                    return Err(Error::shape("embedding", format!("a column below {columns}"), at.to_string()));
+                }
+                let bad = ids.values.iter().skip(at).step_by(columns).position(|&id| id as usize >= rows);
+                let Some(row) = bad else { return Ok(()) };
+                let sample = (0..self.samples()).find(|&s| space.at(s + 1) > row).unwrap_or(0);
+                refuse(format!("ids below {rows} ({name})"), ids.values[row * columns + at] as usize, sample)
+            }
+        }
+    }
+}
+
+impl Embedding {
+    pub(super) fn params(&self) -> [Option<ParamId>; MAX_PARAMS] {
+        let [a, b, c] = self.tables.map(|t| t.map(|(_, id)| id));
+        [a, b, c, None, None]
+    }
+
+    fn id(env: &Env<'_>, source: Source, row: usize, first: usize) -> usize {
+        match source {
+            Source::Ids { raw, columns, at } => env.ids(raw)[row * columns + at] as usize,
+            Source::Position => row - first,
+            Source::Zero => 0,
+        }
+    }
+
+    pub(super) fn forward(&self, env: &Env<'_>, samples: Range<usize>, _: &mut Scratch) {
+        for sample in samples {
+            let rows = env.rows_of(self.output, &(sample..sample + 1));
+            for row in rows.clone() {
+                let y = env.rows_mut(self.output, &(row..row + 1));
+                for (n, (source, table)) in self.tables.iter().flatten().enumerate() {
+                    let id = Embedding::id(env, *source, row, rows.start);
+                    let x = &env.params.values(*table)[id * self.columns..][..self.columns];
+                    if n == 0 { y.copy_from_slice(x) } else { add_assign(y, x) }
+                }
+            }
+        }
+    }
+
+    pub(super) fn backward(&self, _: &Env<'_>, _: Range<usize>, _: [GradStore; 2], _: &mut Scratch) {}
+
+    pub(super) fn param_gradient(&self, env: &Env<'_>, task: &ParamTask<'_>, scratch: &mut Scratch) {
+        let (source, _) = self.tables[task.which].expect("invariant: planned for a table");
+        let width = self.columns;
+        // SAFETY: blocks of parameter gradients are disjoint.
+        let out = unsafe { task.out.get_mut(task.block.start * width..task.block.end * width) };
+        out.fill(0.0);
+        let (Some(&first), Some(&last)) = (task.samples.first(), task.samples.last()) else { return };
+        let Scratch { pairs, stack, .. } = scratch;
+        pairs.clear();
+        for sample in first..last {
+            let rows = env.rows_of(self.output, &(sample..sample + 1));
+            for row in rows.clone() {
+                let id = Embedding::id(env, source, row, rows.start);
+                if task.block.contains(&id) {
+                    pairs.push((id as u64) << 32 | row as u64);
+                }
+            }
+        }
+        pairs.sort_unstable();
+        let grad = env.whole(self.output, task.rows).1;
+        for run in pairs.chunk_by(|a, b| a >> 32 == b >> 32) {
+            let id = (run[0] >> 32) as usize;
+            let out = &mut out[(id - task.block.start) * width..][..width];
+            sum_run(run, grad, task.bounds, out, stack);
+        }
+    }
+}
+
+impl Embedding {
+    /// One sample's squared norm: rows of one id add up, so the sum of dy_i . dy_j over pairs of one id.
+    pub(super) fn sample_squares(&self, env: &Env<'_>, which: usize, sample: usize) -> f64 {
+        let (source, _) = self.tables[which].expect("invariant: asked for a table");
+        let rows = env.rows_of(self.output, &(sample..sample + 1));
+        let id = |row: usize| Embedding::id(env, source, row, rows.start);
+        let grad = |row: usize| env.grad(self.output, &(row..row + 1));
+        pair_sum(rows.clone(), |i, j| if id(i) == id(j) { f64::from(dot(grad(i), grad(j))) } else { 0.0 })
+    }
+}
+
+/// The sum of the rows named in the lower halves of `run`, shard by shard in the tree's order.
+fn sum_run(run: &[u64], grad: &[f32], bounds: &[usize], out: &mut [f32], stack: &mut TileStack) {
+    let width = out.len();
+    let row_of = |pair: u64| (pair & u64::from(u32::MAX)) as usize;
+    let shard_of = |row: usize| bounds.partition_point(|&b| b <= row);
+    let (first, last) = (row_of(run[0]), row_of(run[run.len() - 1]));
+    if shard_of(first) == shard_of(last) {
+        return run.iter().for_each(|&pair| add_assign(out, &grad[row_of(pair) * width..][..width]));
+    }
+    for (n, out) in out.chunks_mut(MAX_LEAF).enumerate() {
+        let mut rest = run;
+        stack.clear();
+        for shard in bounds.windows(2) {
+            let sums = stack.push(out.len());
+            sums.fill(0.0);
+            let here = rest.partition_point(|&pair| row_of(pair) < shard[1]);
+            for &pair in &rest[..here] {
+                add_assign(sums, &grad[row_of(pair) * width + n * MAX_LEAF..][..out.len()]);
+            }
+            rest = &rest[here..];
+            stack.settle(out.len());
+        }
+        out.copy_from_slice(stack.finish(out.len()));
+    }
+}

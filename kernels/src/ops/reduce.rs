@@ -1,0 +1,54 @@
+//! Sum or mean over the columns of each row.
+
+use super::{Env, GradStore, Op, Var};
+use crate::cpu::gemm::Scratch;
+use crate::error::Result;
+use crate::tape::Tape;
+use std::ops::Range;
+
+/// One recorded reduction.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reduce {
+    pub input: Var,
+    pub output: Var,
+    factor: f32,
+}
+
+impl Tape<'_> {
+    /// The sum of each row, [rows, 1].
+    pub fn sum_columns(&mut self, x: Var) -> Result<Var> {
+        self.reduce(x, 1.0)
+    }
+
+    /// The mean of each row, [rows, 1].
+    pub fn mean_columns(&mut self, x: Var) -> Result<Var> {
+        self.reduce(x, 1.0 / self.columns(x).max(1) as f32)
+    }
+
+    fn reduce(&mut self, x: Var, factor: f32) -> Result<Var> {
+        let output = self.fresh_like(x, 1)?;
+        self.record(Op::Reduce(Reduce { input: x, output, factor }))?;
+        Ok(output)
+    }
+}
+
+impl Reduce {
+    pub(super) fn forward(&self, env: &Env<'_>, samples: Range<usize>, _: &mut Scratch) {
+        for row in env.rows_of(self.output, &samples) {
+            let one = row..row + 1;
+            env.rows_mut(self.output, &one)[0] = env.rows(self.input, &one).iter().sum::<f32>() * self.factor;
+        }
+    }
+
+    pub(super) fn backward(&self, env: &Env<'_>, samples: Range<usize>, stores: [GradStore; 2], _: &mut Scratch) {
+        for row in env.rows_of(self.output, &samples) {
+            let one = row..row + 1;
+            let grad = env.grad(self.output, &one)[0] * self.factor;
+            match stores[0] {
+                GradStore::Skip => {}
+                GradStore::Set => env.grad_mut(self.input, &one).fill(grad),
+                GradStore::Add => env.grad_mut(self.input, &one).iter_mut().for_each(|g| *g += grad),
+            }
+        }
+    }
+}
