@@ -388,7 +388,9 @@ fn connect_error(url: &str, credentials: &Credentials, error: async_nats::Connec
         ConnectErrorKind::TimedOut => (ErrorKind::Unreachable, "no answer in time".to_owned()),
         _ if error.kind() == ConnectErrorKind::Tls || is_tls(&error) => (
             ErrorKind::Unauthorized,
-            format!("TLS failed: {cause}; expected a certificate for this host that `ca` vouches for, and one of ours where the server wants it"),
+            format!(
+                "TLS failed: {cause}; expected a certificate for this host that `ca` vouches for, and one of ours where the server wants it"
+            ),
         ),
         ConnectErrorKind::ServerParse => (ErrorKind::Other, format!("not a server address: {cause}")),
         ConnectErrorKind::Io | ConnectErrorKind::Tls | ConnectErrorKind::MaxReconnects => {
@@ -458,7 +460,8 @@ mod tests {
     fn a_seed_alone_is_told_from_a_creds_file() {
         let seed = format!("SU{}", "A".repeat(56));
         assert_eq!(nkey_seed(&format!("# of the trainer\n{seed}\n")), Some(seed.as_str()));
-        for other in ["", "user:password", "-----BEGIN NATS USER JWT-----\nx", &format!("{seed}\n{seed}"), &seed[..50]] {
+        for other in ["", "user:password", "-----BEGIN NATS USER JWT-----\nx", &format!("{seed}\n{seed}"), &seed[..50]]
+        {
             assert_eq!(nkey_seed(other), None, "{other}");
         }
     }

@@ -119,9 +119,10 @@ impl Bus {
 
     async fn publish_once(&self, publish: &StreamPublish, limit: Duration) -> Result<Stored> {
         let subject = &publish.subject;
-        let answer = self.ask(subject, publish.headers.clone(), publish.payload.clone(), limit).await.map_err(|error| {
-            if error.kind() == ErrorKind::Unreachable { self.no_stream(publish) } else { error }
-        })?;
+        let answer =
+            self.ask(subject, publish.headers.clone(), publish.payload.clone(), limit).await.map_err(|error| {
+                if error.kind() == ErrorKind::Unreachable { self.no_stream(publish) } else { error }
+            })?;
         let answer: Answer = serde_json::from_slice(&answer.payload).map_err(|error| {
             Error::new(
                 ErrorKind::Other,
@@ -139,7 +140,9 @@ impl Bus {
         let (url, subject, stream) = (self.url(), &publish.subject, publish.stream);
         Error::new(
             ErrorKind::Unreachable,
-            format!("no stream at {url} takes {subject}; is a coordinator running (it creates {stream}), and JetStream on?"),
+            format!(
+                "no stream at {url} takes {subject}; is a coordinator running (it creates {stream}), and JetStream on?"
+            ),
         )
     }
 

@@ -57,8 +57,8 @@ impl Fill {
             let max = max.filter(|max| used.saturating_mul(100) >= max.saturating_mul(OPEN_BELOW_PERCENT))?;
             Some(format!("{used} of {max} {unit}"))
         };
-        let used = over(self.messages, self.max_messages, "messages")
-            .or_else(|| over(self.bytes, self.max_bytes, "bytes"))?;
+        let used =
+            over(self.messages, self.max_messages, "messages").or_else(|| over(self.bytes, self.max_bytes, "bytes"))?;
         let stream = &self.stream;
         Some(format!("{stream} at {url} holds {used}; new jobs are refused from {OPEN_BELOW_PERCENT} %: try later"))
     }

@@ -467,7 +467,9 @@ impl Bus {
 
     async fn drop_consumer(&self, stream: &str, name: &str) -> Result<()> {
         match self.consumer_info(stream, name).await {
-            Ok(_) => self.api::<serde::de::IgnoredAny>(&format!("CONSUMER.DELETE.{stream}.{name}"), &()).await.map(|_| ()),
+            Ok(_) => {
+                self.api::<serde::de::IgnoredAny>(&format!("CONSUMER.DELETE.{stream}.{name}"), &()).await.map(|_| ())
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         }

@@ -159,7 +159,7 @@ fn a_silent_partition_is_seen_and_the_job_moves_on_with_the_same_bits() {
     let told = |part: &str| (count(&own(&log(&sandbox, "behind", before)), part) > 0).then_some(());
     wait_for("the partition is seen", PATIENCE, || told(LOST));
     let seen = begun.elapsed();
-    assert!(seen < PARTITION_SEEN_WITHIN + Duration::from_secs(2), "seen after {seen:?}");
+    assert!(seen < PARTITION_SEEN_WITHIN + Duration::from_secs(4), "seen after {seen:?}");
     let ended = job.wait().expect(0);
     assert_eq!(bits(&ended), undisturbed);
     let lost = ended.events("worker_lost");
@@ -400,11 +400,11 @@ fn poison(server: &Server, bus: &Bus) -> Vec<String> {
 /// What waiting does not heal ends the process at once, with what to do, and without a restart loop.
 #[test]
 fn a_store_that_another_process_holds_ends_the_process() {
-    const HOLD: &str = "import sqlite3, sys, time\n\
+    const HOLD: &str = "import signal, sqlite3, sys\n\
         db = sqlite3.connect(sys.argv[1], isolation_level=None)\n\
         db.execute('pragma journal_mode=wal'); db.execute('begin exclusive')\n\
         print('{}', flush=True)\n\
-        sys.stdin.read() or time.sleep(600)";
+        signal.pause()";
     let sandbox = Sandbox::new();
     std::fs::create_dir(sandbox.home()).expect("creates");
     let database = sandbox.home().join("tracker.db");

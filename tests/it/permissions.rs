@@ -37,7 +37,9 @@ fn a_job_runs_with_workers_that_have_only_their_role_s_user() {
     let submit = ["submit", "job.yaml", "--watch", "--json", "--id", "one", "--creds", &client];
     let ended = sandbox.within(&submit).expect(0);
     assert_eq!(ended.last()["event"], "completed", "{}", ended.stdout);
-    for command in [&["jobs", "list"][..], &["jobs", "show", "one"], &["jobs", "events", "one"], &["jobs", "logs", "one"]] {
+    for command in
+        [&["jobs", "list"][..], &["jobs", "show", "one"], &["jobs", "events", "one"], &["jobs", "logs", "one"]]
+    {
         let ended = sandbox.within(&[command, &["--json", "--creds", &client]].concat()).expect(0);
         assert!(ended.stdout.contains("one"), "{command:?}: {}", ended.stdout);
     }

@@ -230,9 +230,10 @@ async fn a_role_that_cannot_run_for_want_of_a_permission_is_given_up() {
     let subscribe = "\"_INBOX.>\", \"within.v1.default.ctl.>\"";
     let credentials = restricted(&server, publish, subscribe).await;
     let home = tempfile::tempdir().expect("a temporary folder");
-    for (role, subject) in
-        [(Role::Evaluator, "$JS.API.CONSUMER.MSG.NEXT.WITHIN_WORK.work_evaluator"), (Role::DataLoader, "hb.data_loader.w")]
-    {
+    for (role, subject) in [
+        (Role::Evaluator, "$JS.API.CONSUMER.MSG.NEXT.WITHIN_WORK.work_evaluator"),
+        (Role::DataLoader, "hb.data_loader.w"),
+    ] {
         let name = format!("denied-{role}");
         let config = bus::BusConfig { credentials: credentials.clone(), ..server.config(&name) };
         let bus = Bus::connect(config).await.expect("connects");
@@ -245,7 +246,10 @@ async fn a_role_that_cannot_run_for_want_of_a_permission_is_given_up() {
         let (which, error) = tokio::time::timeout(LONG, bus.given_up()).await.expect("in time");
         assert_eq!((which, error.code.as_str(), error.retry), (role, "permission_denied", false));
         assert!(error.message.contains(subject), "{error:?}");
-        assert!(begun.elapsed() < Duration::from_millis(bus.timings().request_timeout_ms), "no time-out was waited for");
+        assert!(
+            begun.elapsed() < Duration::from_millis(bus.timings().request_timeout_ms),
+            "no time-out was waited for"
+        );
         assert_eq!(watch::lines_with(&["permission denied", &name]), 1);
         heart.abort();
         env.drain.cancel();

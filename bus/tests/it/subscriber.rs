@@ -80,7 +80,9 @@ async fn a_subscriber_that_was_away_gets_each_completion_once_in_order_and_again
     let (half, _) = (half.await, crate::publish::cancelled(&bus, "window", "w", Once::ById).await.expect("stored"));
     let again = stream::iter(0..COMPLETIONS / 2).map(|i| complete(&bus, i)).buffered(WINDOW);
     assert!(again.all(|stored| std::future::ready(stored.duplicate)).await, "stored once, also after the window");
-    stream::iter(COMPLETIONS / 2..COMPLETIONS).for_each_concurrent(WINDOW, async |i| drop(complete(&bus, i).await)).await;
+    stream::iter(COMPLETIONS / 2..COMPLETIONS)
+        .for_each_concurrent(WINDOW, async |i| drop(complete(&bus, i).await))
+        .await;
 
     let mut back = bus.durable_events("downstream", &["completed"]).await.expect("a consumer");
     let seen = all_of(&mut back, COMPLETIONS).await;

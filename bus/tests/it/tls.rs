@@ -108,9 +108,7 @@ async fn a_user_is_known_by_an_nkey() {
     let files = Files::new();
     let (_server, url) = start(&files, &format!("authorization {{ users = [ {{ nkey: {public} }} ] }}\n")).await;
     files.write("user.nk", &format!("# the trainer's\n{}\n", user.seed().expect("a seed")));
-    let with = |name: &str| {
-        BusConfig { tls: files.tls(), ..config(&url, Credentials::File(files.path(name)), "nkey") }
-    };
+    let with = |name: &str| BusConfig { tls: files.tls(), ..config(&url, Credentials::File(files.path(name)), "nkey") };
     Bus::connect(with("user.nk")).await.expect("connects");
     let seed = stranger.seed().expect("a seed");
     files.write("other.nk", &seed);

@@ -5,9 +5,7 @@ use std::time::Duration;
 use async_nats::jetstream::stream;
 use bus::{Bus, ErrorKind, From, Limits, Once};
 use messages::job::Role;
-use messages::subject::{
-    BUCKET_LEASE, CONSUMER_NOTIFIER, CONSUMER_SUBMIT, STREAM_EVT, STREAM_WORK, consumer_work,
-};
+use messages::subject::{BUCKET_LEASE, CONSUMER_NOTIFIER, CONSUMER_SUBMIT, STREAM_EVT, STREAM_WORK, consumer_work};
 
 use serde_json::Value;
 
