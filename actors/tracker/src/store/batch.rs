@@ -127,9 +127,9 @@ async fn settle<'a>(tx: &mut SqliteConnection, run: &str, group: &'a [Row]) -> R
             let mut select = QueryBuilder::<Sqlite>::new("SELECT DISTINCT key, source FROM metrics WHERE run_id = ");
             select.push_bind(run).push(" AND key IN (");
             let mut keys = select.separated(", ");
-            part.iter().for_each(|key| {
+            for key in part {
                 keys.push_bind(*key);
-            });
+            }
             select.push(")");
             for row in select.build().fetch_all(&mut *tx).await? {
                 spoken.insert((row.try_get(0)?, row.try_get(1)?));
