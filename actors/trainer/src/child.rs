@@ -112,19 +112,26 @@ pub async fn run(
     heard: impl Fn(Heard),
 ) {
     let rank = config.rank;
-    let exit = match spares.take().map_or_else(|| Process::spawn(&command), Ok) {
-        Err(reason) => Exit { not_started: Some(reason), ..Exit::default() },
-        Ok(mut process) => {
-            let mut task = Attended::new(&config, bus, signals, &heard);
-            configure(&mut process.stdin, &config).await;
-            let status = task.attend(&mut process).await;
-            let exit = task.exit(status).await;
-            // A signal that came late would end the next task.
-            if exit.code == Some(0) && task.ready && !task.signalled {
-                spares.put(process);
-            }
-            exit
+    let mut task = Attended::new(&config, bus, signals, &heard);
+    let exit = loop {
+        let spare = spares.take();
+        let waited = spare.is_some();
+        let mut process = match spare.map_or_else(|| Process::spawn(&command), Ok) {
+            Ok(process) => process,
+            Err(reason) => break Exit { not_started: Some(reason), ..Exit::default() },
+        };
+        configure(&mut process.stdin, &config).await;
+        let status = task.attend(&mut process).await;
+        if waited && status.is_some() && !task.spoke && !task.signalled {
+            tracing::info!(rank, "a process died while it waited for a task; another gets it");
+            continue;
         }
+        let exit = task.exit(status).await;
+        // A signal that came late would end the next task.
+        if exit.code == Some(0) && task.ready && !task.signalled {
+            spares.put(process);
+        }
+        break exit;
     };
     heard(Heard::Exited { rank, exit });
 }
@@ -171,6 +178,8 @@ struct Attended<'a, F> {
     heard: &'a F,
     signals: mpsc::Receiver<Signal>,
     log: TaskLog,
+    /// It gave a sign of life.
+    spoke: bool,
     /// It said that it waits for another task.
     ready: bool,
     signalled: bool,
@@ -179,7 +188,7 @@ struct Attended<'a, F> {
 impl<'a, F: Fn(Heard)> Attended<'a, F> {
     fn new(config: &RankConfig, bus: Bus, signals: mpsc::Receiver<Signal>, heard: &'a F) -> Self {
         let log = TaskLog::start(bus, config.work.job.clone(), config.rank);
-        Self { heard, signals, log, ready: false, signalled: false }
+        Self { heard, signals, log, spoke: false, ready: false, signalled: false }
     }
 
     /// Listens and signals until the task has ended: None, or the process has. It is never signalled after it
@@ -228,6 +237,7 @@ impl<'a, F: Fn(Heard)> Attended<'a, F> {
     fn on_line(&mut self, line: std::io::Result<Option<String>>) -> bool {
         let Ok(Some(text)) = line else { return false };
         if let Ok(line) = serde_json::from_str::<RankLine>(&text) {
+            self.spoke = true;
             self.ready |= line.ready;
             (self.heard)(Heard::Line(line));
         } else {

@@ -241,7 +241,11 @@ impl Platform {
             Offer::Start { work, fence: Fence(u64::from(attempt) * 10), generation: 1, ranks: vec![0], world_size: 1 };
         assert_eq!(self.offer(start.clone()).await, OfferAnswer::Started);
         assert_eq!(self.offer(start).await, OfferAnswer::Started, "again");
-        let join = timeout(PATIENCE, self.joins.recv()).await.expect("in time").expect("a join");
+        let Ok(join) = timeout(PATIENCE, self.joins.recv()).await else {
+            let said: Vec<_> = std::iter::from_fn(|| self.reports.try_recv().ok()).map(|(report, _)| report).collect();
+            panic!("attempt {attempt} did not join; it reported {said:?}");
+        };
+        let join = join.expect("a join");
         assert_eq!(
             (join.rank, join.fence, join.worker.clone()),
             (0, Fence(u64::from(attempt) * 10), self.worker.clone())
