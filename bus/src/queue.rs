@@ -330,7 +330,7 @@ impl Shared {
                 Ok(Pulled::Delivery(delivery)) => return Some((*delivery, permit)),
                 Ok(Pulled::Nothing) => {}
                 Ok(Pulled::Gone(reason)) => {
-                    if trouble.is_new_state() {
+                    if trouble.is_new_kind(ErrorKind::NotFound) {
                         tracing::warn!(role = %self.role, reason, "no tasks can be pulled");
                     }
                     if let Err(error) = self.env.bus.ensure_work_consumer(self.role).await {

@@ -11,19 +11,19 @@ use crate::pubsub::{FIRST_PAUSE, LONGEST_PAUSE};
 /// error's kind decides whether it is the same.
 #[derive(Debug, Default)]
 pub struct Trouble {
-    told: Option<Option<ErrorKind>>,
+    told: Option<ErrorKind>,
     pause: Duration,
 }
 
 impl Trouble {
     /// Whether this is to be told: the first of its kind since the last [`Self::over`].
     pub fn is_new(&mut self, error: &Error) -> bool {
-        self.told.replace(Some(error.kind())) != Some(Some(error.kind()))
+        self.is_new_kind(error.kind())
     }
 
-    /// The same of what is no error.
-    pub(crate) fn is_new_state(&mut self) -> bool {
-        self.told.replace(None) != Some(None)
+    /// The same where there is no error, but a kind of one.
+    pub(crate) fn is_new_kind(&mut self, kind: ErrorKind) -> bool {
+        self.told.replace(kind) != Some(kind)
     }
 
     /// Waits before the next try: 50 ms, doubled up to a second.
@@ -48,7 +48,8 @@ mod tests {
         let (slow, full) = (Error::new(ErrorKind::Timeout, "1 s"), Error::new(ErrorKind::Full, "full"));
         assert!(trouble.is_new(&slow));
         assert!(!trouble.is_new(&Error::new(ErrorKind::Timeout, "2 s")));
-        assert!(trouble.is_new(&full) && trouble.is_new_state() && !trouble.is_new_state());
+        assert!(trouble.is_new(&full));
+        assert!(trouble.is_new_kind(ErrorKind::NotFound) && !trouble.is_new_kind(ErrorKind::NotFound));
         assert!(trouble.over());
         assert!(!trouble.over());
         assert!(trouble.is_new(&slow));

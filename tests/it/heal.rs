@@ -125,7 +125,7 @@ fn an_outage_is_told_once_not_spun_on_and_changes_no_bit() {
     let taken: Vec<Duration> = workers.iter().map(|worker| cpu(worker.running.pid())).collect();
     last_for(outage);
     for (worker, taken) in workers.iter().zip(taken) {
-        let during = cpu(worker.running.pid()) - taken;
+        let during = cpu(worker.running.pid()).saturating_sub(taken);
         println!("{}: {during:?} of processor time in {outage:?} without a server", worker.name);
         assert!(during < outage / 5, "{} spins: {during:?} in {outage:?}", worker.name);
     }

@@ -51,12 +51,13 @@ impl Files {
 /// A server with this configuration on a free port; it dies with the value.
 async fn start(files: &Files, more: &str) -> (Child, String) {
     let folder = files.folder.path();
-    let show = |path: &Path| path.display().to_string();
+    let show = |path: &Path| format!("\"{}\"", path.display());
     files.write(
         "server.conf",
         &format!(
-            "listen: \"127.0.0.1:-1\"\nports_file_dir: {folder:?}\njetstream {{ store_dir: {folder:?} }}\n\
-             tls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, timeout: 10, verify: true }}\n{more}",
+            "listen: \"127.0.0.1:-1\"\nports_file_dir: {0}\njetstream {{ store_dir: {0} }}\n\
+             tls {{ cert_file: {1}, key_file: {2}, ca_file: {3}, timeout: 10, verify: true }}\n{more}",
+            show(folder),
             show(&files.path("server.pem")),
             show(&files.path("server.key")),
             show(&files.path("ca.pem")),
