@@ -225,8 +225,8 @@ async fn a_role_that_cannot_run_for_want_of_a_permission_is_given_up() {
     watch::logs();
     let server = TestServer::start().await;
     server.bus("coordinator").await.ensure_topology().await.expect("topology");
-    let publish = "\"within.v1.default.hb.evaluator.>\", \"$JS.API.STREAM.INFO.>\", \"$JS.API.CONSUMER.INFO.>\", \
-                   \"$JS.API.CONSUMER.MSG.NEXT.*.work_data_loader\"";
+    let publish = "\"within.v1.default.hb.evaluator.>\", \"$SYS.REQ.USER.INFO\", \"$JS.API.STREAM.INFO.>\", \
+                   \"$JS.API.CONSUMER.INFO.>\", \"$JS.API.CONSUMER.MSG.NEXT.*.work_data_loader\"";
     let subscribe = "\"_INBOX.>\", \"within.v1.default.ctl.>\"";
     let credentials = restricted(&server, publish, subscribe).await;
     let home = tempfile::tempdir().expect("a temporary folder");

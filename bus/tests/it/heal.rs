@@ -37,7 +37,9 @@ async fn a_killed_server_loses_no_event_and_repeats_none() {
     }
     for _ in 0..2 {
         server.server.kill9();
-        assert!(events.next(Duration::from_millis(300)).await.is_ok(), "an outage is no error of a reader");
+        let next = events.next(Duration::from_millis(300)).await.expect("an outage is no error of a reader");
+        // One may have been on its way.
+        seen.extend(next.map(|event| event.envelope.id));
         server.server.restart().await.expect("starts again");
     }
     while seen.len() < 300 {
