@@ -59,7 +59,7 @@
 //! - Training: [`train::TrainConfig`], [`train::Trainer`] (`step`; `accumulate` + `apply`; for several ranks
 //!   `partial`, then [`shard::complete`] in the order a collective keeps, then `accumulate_root` + `apply`;
 //!   `evaluate`, `end_epoch`, `save_state`, `load_state`, `diagnose`, `averaged_model`), [`train::EarlyStopping`],
-//!   [`train::BestK`], [`train::Hooks`].
+//!   [`train::BestK`].
 //! - Optimizers, parameter groups, averages of weights, schedules, clipping: [`optim`]. Sixteen bits and loss
 //!   scaling: [`dtype`]. Losses: [`ops::loss`]. Evaluation: [`metrics`].
 //! - Files: [`weights::save`], [`weights::save_with`], [`weights::load`], [`weights::load_file`],

@@ -128,3 +128,11 @@ pub const COLUMN_FEATURES: &str = "features";
 pub const COLUMN_TARGET: &str = "target";
 /// Column of sample weights in a frame (Float32), if any.
 pub const COLUMN_WEIGHT: &str = "weight";
+/// Column of token ids in a frame (List of UInt32), if any.
+pub const COLUMN_TOKENS: &str = "tokens";
+/// Column of pixels in a frame (FixedSizeBinary; the field's metadata have `shape`: `channels,height,width`), if any.
+pub const COLUMN_IMAGE: &str = "image";
+/// Column of category indices in a frame (FixedSizeList of UInt32), if any.
+pub const COLUMN_CATEGORIES: &str = "categories";
+/// Column of a sequence's steps in a frame (List of FixedSizeList of Float32), if any; `features` is then empty.
+pub const COLUMN_STEPS: &str = "steps";

@@ -109,6 +109,10 @@ pub struct DataPlan {
     /// Declared types and treatment by column; the rest is inferred.
     pub columns: BTreeMap<String, ColumnPlan>,
     pub preprocessing: PreprocessingPlan,
+    #[serde(default)]
+    pub text: TextPlan,
+    #[serde(default)]
+    pub sequence: SequencePlan,
     pub split: SplitPlan,
     pub shuffle: bool,
     pub shuffle_seed: u64,
@@ -170,8 +174,12 @@ pub enum ColumnType {
     Auto,
     /// A quantity: imputed and scaled.
     Number,
-    /// One of a set of texts or codes: one-hot.
+    /// One of a set of texts or codes: one-hot, or an embedding.
     Category,
+    /// Words: tokens of a text encoder.
+    Text,
+    /// The number of an image in the file `images`.
+    Image,
 }
 
 /// Treatment of one column; what is not set follows `preprocessing`.
@@ -182,6 +190,9 @@ pub struct ColumnPlan {
     pub null_values: Vec<String>,
     pub impute: Option<Impute>,
     pub scale: Option<Scale>,
+    /// Of an image column: the IDX file (also `.gz`) that its whole numbers, from 0, point into.
+    #[serde(default)]
+    pub images: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -216,10 +227,68 @@ pub struct PreprocessingPlan {
     pub clip: f64,
     /// Categories of train with fewer rows fall together into one.
     pub min_frequency: u32,
-    /// Most one-hot features of one column; the rarest beyond fall together.
+    /// Most categories of one column; the rarest beyond fall together.
     pub max_categories: u32,
+    #[serde(default)]
+    pub categories: CategoryEncoding,
 }
 
+/// What a category becomes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CategoryEncoding {
+    /// A 0/1 feature for each category.
+    #[default]
+    OneHot,
+    /// An index, which the model embeds.
+    Embedding,
+}
+
+/// How texts become tokens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TextPlan {
+    pub tokenizer: TokenizerType,
+    /// Tokens of a row, special ones included; longer texts are cut.
+    pub max_length: u32,
+    /// Vocabulary and hashing: token ids are below this.
+    pub vocab_size: u32,
+    /// Vocabulary: words of train with fewer occurrences are unknown.
+    pub min_frequency: u32,
+    /// Folder of a pretrained encoder in a data root: its tokenizer, and its weights for the model to begin with.
+    pub pretrained: Option<String>,
+}
+
+impl Default for TextPlan {
+    fn default() -> Self {
+        Self {
+            tokenizer: TokenizerType::Vocabulary,
+            max_length: 64,
+            vocab_size: 30_000,
+            min_frequency: 2,
+            pretrained: None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenizerType {
+    /// Words fitted on train.
+    Vocabulary,
+    /// Words by their hash; nothing is fitted.
+    Hashing,
+    /// That of `data.text.pretrained`.
+    Pretrained,
+}
+
+/// Rows that belong together are one sample: a sequence of steps.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SequencePlan {
+    /// Rows with the same value are one sample. Target, weight and what the split goes by are those of its last row.
+    pub group_column: Option<String>,
+    /// Steps stand in rising order of this; without it, in the order of the rows.
+    pub order_column: Option<String>,
+}
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SplitStrategy {
@@ -243,11 +312,29 @@ pub struct SplitPlan {
     pub time_column: Option<String>,
 }
 
-/// The model, by type.
+/// The model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ModelPlan {
+    #[serde(flatten)]
+    pub architecture: Architecture,
+    pub initialization: Initialization,
+    pub initialization_seed: u64,
+    pub dropout_seed: u64,
+    /// How many classes the author expects; checked against the data.
+    #[serde(default)]
+    pub num_classes: Option<u32>,
+}
+
+/// What is particular to a type of model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub enum ModelPlan {
+pub enum Architecture {
     Mlp(MlpPlan),
+    Tabular(TabularPlan),
+    TransformerClassifier(TransformerPlan),
+    ImageClassifier(ImagePlan),
+    LstmSequence(LstmPlan),
+    AdScore(Box<AdScorePlan>),
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -256,9 +343,156 @@ pub struct MlpPlan {
     pub activation: Activation,
     pub dropout: f64,
     pub normalization: Normalization,
-    pub initialization: Initialization,
-    pub initialization_seed: u64,
-    pub dropout_seed: u64,
+}
+
+/// Numbers, and categories with embeddings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TabularPlan {
+    pub hidden_layers: Vec<u32>,
+    pub activation: Activation,
+    pub dropout: f64,
+    /// Width of each embedding; without one half the categories, at most 50.
+    pub embedding_dim: Option<u32>,
+}
+
+/// A transformer over one text column, pooled, and a head. With `data.text.pretrained` the sizes are those of the
+/// pretrained encoder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TransformerPlan {
+    pub hidden_size: Option<u32>,
+    pub num_layers: Option<u32>,
+    pub num_heads: Option<u32>,
+    pub intermediate_size: Option<u32>,
+    pub activation: Activation,
+    pub dropout: f64,
+    pub pooling: Pooling,
+    /// Of the head.
+    pub hidden_layers: Vec<u32>,
+}
+
+/// Convolutions over one image column, pooled, and a head.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ImagePlan {
+    /// Channels of each convolution.
+    pub filters: Vec<u32>,
+    pub kernel: u32,
+    pub stride: u32,
+    pub padding: u32,
+    pub activation: Activation,
+    pub normalization: Normalization,
+    pub pooling: Pooling,
+    /// Of the head.
+    pub hidden_layers: Vec<u32>,
+    pub dropout: f64,
+}
+
+/// LSTM layers over sequences (`data.sequence`), pooled, and a head.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LstmPlan {
+    pub hidden_size: u32,
+    pub num_layers: u32,
+    pub bidirectional: bool,
+    pub dropout: f64,
+    pub pooling: Pooling,
+    /// Of the head.
+    pub hidden_layers: Vec<u32>,
+}
+
+/// Text, image and table, each with an encoder, joined, and a head. A branch is there where the data have columns
+/// for it and its type is not none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AdScorePlan {
+    pub text_encoder: TextEncoderPlan,
+    pub visual_encoder: VisualEncoderPlan,
+    pub tabular_encoder: TabularEncoderPlan,
+    pub fusion: FusionPlan,
+    pub head: HeadPlan,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TextEncoderType {
+    Transformer,
+    None,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TextEncoderPlan {
+    pub r#type: TextEncoderType,
+    /// As in [`TransformerPlan`].
+    pub hidden_size: Option<u32>,
+    pub num_layers: Option<u32>,
+    pub num_heads: Option<u32>,
+    pub intermediate_size: Option<u32>,
+    pub dropout: f64,
+    pub pooling: Pooling,
+    pub output_dim: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VisualEncoderType {
+    Convolutional,
+    None,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct VisualEncoderPlan {
+    pub r#type: VisualEncoderType,
+    pub filters: Vec<u32>,
+    pub kernel: u32,
+    pub stride: u32,
+    pub padding: u32,
+    pub normalization: Normalization,
+    pub pooling: Pooling,
+    pub output_dim: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TabularEncoderType {
+    Mlp,
+    None,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TabularEncoderPlan {
+    pub r#type: TabularEncoderType,
+    pub hidden_layers: Vec<u32>,
+    pub dropout: f64,
+    /// As in [`TabularPlan`].
+    pub embedding_dim: Option<u32>,
+    pub output_dim: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FusionType {
+    /// Side by side, then a hidden layer.
+    Concat,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct FusionPlan {
+    pub r#type: FusionType,
+    pub hidden_dim: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HeadPlan {
+    pub hidden_layers: Vec<u32>,
+    pub dropout: f64,
+}
+
+/// How the items of a sample (tokens, steps, pixels) become one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// The first item: the class token.
+    Cls,
+    Last,
+    Mean,
+    Max,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -277,16 +511,20 @@ pub enum Activation {
 pub enum Normalization {
     None,
     LayerNorm,
+    BatchNorm,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Initialization {
     Normal { mean: f64, std: f64 },
+    TruncatedNormal { mean: f64, std: f64 },
     XavierUniform,
     XavierNormal,
     KaimingUniform,
     KaimingNormal,
+    /// As the field's usual layers begin: uniform within 1 / sqrt(inputs), biases too; tokens normal with 0.02.
+    Standard,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -299,6 +537,11 @@ pub struct TrainingPlan {
     pub positive_weight: f64,
     /// Multiclass: smoothing of the one-hot targets.
     pub label_smoothing: f64,
+    #[serde(default)]
+    pub class_weights: ClassWeights,
+    /// Huber: errors up to this count squared.
+    #[serde(default = "one")]
+    pub huber_delta: f64,
     pub optimizer: OptimizerPlan,
     pub scheduler: SchedulerPlan,
     /// Largest global gradient norm; 0: not clipped.
@@ -313,6 +556,60 @@ pub struct TrainingPlan {
     /// Steps between two progress events.
     pub log_interval: u32,
     pub precision: Precision,
+    #[serde(default)]
+    pub loss_scale: LossScalePlan,
+    #[serde(default)]
+    pub ema: EmaPlan,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// Multiclass: weight of each class in the loss.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClassWeights {
+    #[default]
+    None,
+    /// Rows / (classes * rows of the class), of train.
+    Balanced,
+}
+
+/// Dynamic loss scaling of f16.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LossScalePlan {
+    pub initial_scale: f64,
+    pub growth_factor: f64,
+    pub backoff_factor: f64,
+    pub growth_interval: u32,
+}
+
+impl Default for LossScalePlan {
+    fn default() -> Self {
+        Self { initial_scale: 65_536.0, growth_factor: 2.0, backoff_factor: 0.5, growth_interval: 2000 }
+    }
+}
+
+/// An exponential average of the weights, which is what is validated and announced.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EmaPlan {
+    /// 0: no average is kept.
+    pub decay: f64,
+    /// After step t the decay is at most (1 + t) / (10 + t).
+    pub warmup: bool,
+}
+
+/// Parameters that are treated apart.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ParameterGroupPlan {
+    /// Names of parameters; `*` stands for any run of characters. The first group that fits counts.
+    pub pattern: String,
+    /// Times the scheduled learning rate; 0 freezes.
+    pub learning_rate_multiplier: f64,
+    /// In place of the optimizer's, also for biases and norms.
+    #[serde(default)]
+    pub weight_decay: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -345,6 +642,12 @@ pub struct OptimizerPlan {
     pub epsilon: f64,
     /// SGD only.
     pub momentum: f64,
+    /// SGD only.
+    #[serde(default)]
+    pub nesterov: bool,
+    /// Biases and norms are never decayed, unless a group says so.
+    #[serde(default)]
+    pub groups: Vec<ParameterGroupPlan>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

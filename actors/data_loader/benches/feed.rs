@@ -60,6 +60,7 @@ fn row(rows: &mut Vec<serde_json::Value>, name: &str, bytes: usize, took: Durati
 fn codec(figures: &mut Vec<serde_json::Value>) {
     let rows = ROWS as usize;
     let encoded = Encoded {
+        inputs: kernels::nn::Inputs::default(),
         rows,
         width: WIDTH,
         features: (0..rows * WIDTH).map(|i| i as f32).collect(),

@@ -258,8 +258,7 @@ impl Running {
             let encoded = &part.encoded;
             let info = PartInfo {
                 rows: encoded.rows,
-                width: encoded.width,
-                weighted: encoded.weights.is_some(),
+                row_bytes: part.row_bytes,
                 bytes: encoded.size_bytes(),
                 feature_names: part.feature_names.clone(),
             };

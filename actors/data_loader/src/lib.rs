@@ -17,6 +17,8 @@ pub mod fit;
 pub mod load;
 pub mod nearest;
 pub mod prepare;
+mod pretrained;
+mod sequence;
 pub mod source;
 pub mod split;
 pub mod state;

@@ -34,7 +34,36 @@ pub enum Values {
         texts: Vec<String>,
     },
     Id(Vec<u64>),
+    /// A missing text is empty.
+    Text(Texts),
     Empty,
+}
+
+/// Texts behind each other.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Texts {
+    text: String,
+    ends: Vec<usize>,
+}
+
+impl Texts {
+    fn push(&mut self, text: &str) {
+        self.text.push_str(text);
+        self.ends.push(self.text.len());
+    }
+
+    pub fn get(&self, row: usize) -> &str {
+        let start = if row == 0 { 0 } else { self.ends[row - 1] };
+        &self.text[start..self.ends[row]]
+    }
+
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
 }
 
 /// What was read.
@@ -48,6 +77,8 @@ pub struct Loaded {
     /// Rows from here on are the official test part.
     pub first_test_row: usize,
     pub warnings: Vec<String>,
+    /// Row of the files that each row here stands for; none: the same one.
+    pub row_of: Option<Vec<u32>>,
 }
 
 impl Loaded {
@@ -59,6 +90,7 @@ impl Loaded {
 
     /// File and row within it (from 1) of a row.
     pub fn place(&self, row: usize) -> (&str, At) {
+        let row = self.row_of.as_ref().map_or(row, |rows| rows[row] as usize);
         let mut before = 0;
         for source in &self.sources {
             if (row as u64) < before + source.rows {
@@ -99,7 +131,7 @@ pub fn load(plan: &DataPlan, task: Task, files: &[File], cancelled: &Cancellatio
     let columns = keep(plan, files, &layout, &kinds, &sources, cancelled)?;
     let test: u64 = sources.iter().filter(|source| source.test).map(|source| source.rows).sum();
     let loaded =
-        Loaded { layout, columns, sources, rows: rows as usize, first_test_row: (rows - test) as usize, warnings };
+        Loaded { layout, columns, sources, rows: rows as usize, first_test_row: (rows - test) as usize, warnings, row_of: None };
     check_ids(&loaded)?;
     Ok(loaded)
 }
@@ -192,6 +224,7 @@ fn with_kinds(layout: &Layout, kinds: &[Kind]) -> Layout {
             Kind::Number | Kind::Empty => Need::Number,
             Kind::Category => Need::Category,
             Kind::Id => Need::Id,
+            Kind::Text => Need::Text,
         };
         Use { need, ..usage.clone() }
     });
@@ -210,6 +243,7 @@ impl Keeper {
             Kind::Number => Values::Number(Vec::with_capacity(rows)),
             Kind::Category => Values::Category { keys: Vec::with_capacity(rows), texts: Vec::new() },
             Kind::Id => Values::Id(Vec::with_capacity(rows)),
+            Kind::Text => Values::Text(Texts::default()),
             Kind::Empty => Values::Empty,
         };
         Self { values, keys: HashMap::new() }
@@ -247,6 +281,13 @@ impl Keeper {
                     });
                 }
             }
+            Values::Text(kept) => {
+                for text in texts.into_iter().flatten() {
+                    let text = text.unwrap_or_default();
+                    let missing = usage.values.is_missing(text.trim());
+                    kept.push(if missing { "" } else { text });
+                }
+            }
             Values::Id(ids) => ids.extend(texts.into_iter().flatten().map(|text| id_of(text.unwrap_or_default()))),
             Values::Empty => {}
         }
@@ -254,7 +295,7 @@ impl Keeper {
 }
 
 /// First 8 bytes, little-endian, of the BLAKE3 of the text.
-fn id_of(text: &str) -> u64 {
+pub fn id_of(text: &str) -> u64 {
     let hash = blake3::hash(text.as_bytes());
     let mut first = [0; 8];
     first.copy_from_slice(&hash.as_bytes()[..8]);

@@ -27,8 +27,8 @@ pub type Token = u64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartInfo {
     pub rows: usize,
-    pub width: usize,
-    pub weighted: bool,
+    /// Largest size of one row in a frame.
+    pub row_bytes: usize,
     pub bytes: usize,
     pub feature_names: Vec<String>,
 }
@@ -202,7 +202,7 @@ impl State {
         let Some(Held::Ready { info, used_at }) = self.parts.get_mut(&feed.key) else { return Vec::new() };
         *used_at = now;
         feed.heard_at = now;
-        let (order, position) = match Order::new(&feed.open, info.rows, info.width, info.weighted) {
+        let (order, position) = match Order::new(&feed.open, info.rows, info.row_bytes) {
             Ok(order) => order,
             Err(error) => return self.refuse(name, &error),
         };

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bus::artifact::ArtifactStore;
-use frame::manifest::{ARTIFACT_KIND, ARTIFACT_NAME, Lineage, Shard};
+use frame::manifest::{ARTIFACT_KIND, ARTIFACT_NAME, Lineage, Pretrained, Shard};
 use frame::write_shard;
 use messages::WireError;
 use messages::error::Code;
@@ -17,11 +17,16 @@ use crate::prepare::Prepared;
 
 /// Writes everything; the manifest comes last.
 pub async fn write(
-    prepared: Prepared,
+    mut prepared: Prepared,
     artifacts: &ArtifactStore,
     lineage: Lineage,
     cancelled: &CancellationToken,
 ) -> Result<TaskOutput, WireError> {
+    let mut pretrained = None;
+    if let Some((path, config, weights)) = prepared.pretrained() {
+        let weights = artifacts.put_bytes("models", "pretrained.safetensors", weights.into()).await;
+        pretrained = Some(Pretrained { path, config, weights: weights.map_err(|e| e.to_wire())? });
+    }
     let prepared = Arc::new(prepared);
     let mut shards: [Vec<Shard>; 3] = Default::default();
     for (split, shards) in Split::ALL.into_iter().zip(&mut shards) {
@@ -39,7 +44,7 @@ pub async fn write(
         }
     }
     alive(cancelled)?;
-    let manifest = prepared.manifest(lineage, shards);
+    let manifest = prepared.manifest(lineage, shards, pretrained);
     let bytes = manifest.to_json().into();
     let dataset = artifacts.put_bytes(ARTIFACT_KIND, ARTIFACT_NAME, bytes).await.map_err(|e| e.to_wire())?;
     Ok(TaskOutput::Prepared {

@@ -3,14 +3,15 @@
 
 use std::sync::Arc;
 
-use frame::{Encoder, Manifest, read_shard};
+use frame::{Encoder, Manifest, objective, read_shard};
 use kernels::nn::Model;
 use kernels::pool::Pool;
-use kernels::train::{Batch, LossConfig, LossSum, Targets, TrainConfig, Trainer};
+use kernels::tape::Workspace;
+use kernels::train::{Batch, LossSum, Targets, TrainConfig, Trainer};
 use messages::WireError;
 use messages::error::Code;
 use messages::event::{MetricValue, ModelRef};
-use messages::plan::{JobPlan, Loss, Task};
+use messages::plan::{JobPlan, Task};
 use tokio_util::sync::CancellationToken;
 
 /// Rows that are predicted at a time; between two batches a stop is seen.
@@ -91,10 +92,12 @@ impl Predictor {
                 manifest.outputs()
             )));
         }
+        let encoder = Encoder::new(manifest)
+            .map_err(|e| WireError::new(Code::ArtifactCorrupt, format!("the dataset's preprocessing: {e}")))?;
         let pool = Arc::new(Pool::new(threads));
-        let config = TrainConfig { loss: loss_of(plan), ..TrainConfig::default() };
+        let config = TrainConfig { loss: objective::loss(plan, manifest), ..TrainConfig::default() };
         let trainer = Trainer::new(model, config, Arc::clone(&pool)).map_err(|error| invalid(error.to_string()))?;
-        Ok(Self { trainer, pool, encoder: Encoder::new(manifest), manifest: Arc::clone(manifest) })
+        Ok(Self { trainer, pool, encoder, manifest: Arc::clone(manifest) })
     }
 
     pub fn model(&self) -> &Model {
@@ -111,34 +114,30 @@ impl Predictor {
         };
         let table = read_shard(bytes).map_err(wrong)?;
         let encoded = self.encoder.encode(table.batch()).map_err(wrong)?;
+        let actual = self.encoder.own_targets(table.batch());
         for first in (0..encoded.rows).step_by(BATCH_ROWS) {
             if stop.is_cancelled() {
                 return Err(WireError::new(Code::Cancelled, "the evaluation was stopped"));
             }
             let rows = first..(first + BATCH_ROWS).min(encoded.rows);
-            let features = &encoded.features[rows.start * encoded.width..rows.end * encoded.width];
-            self.predict(features, rows.len(), part)?;
-            part.actual.extend(table.targets()[rows.clone()].iter().map(|target| f64::from(*target)));
-            part.sample_ids.extend_from_slice(&encoded.sample_ids[rows.clone()]);
+            part.actual.extend(actual[rows.clone()].iter().map(|target| f64::from(*target)));
+            let picked = encoded.select(&rows.map(|row| row as u32).collect::<Vec<_>>());
+            part.sample_ids.extend_from_slice(&picked.sample_ids);
             let batch = Batch {
-                rows: rows.len(),
-                features: features.to_vec(),
-                inputs: kernels::nn::Inputs::default(),
-                targets: self.targets(&encoded.targets[rows.clone()]),
-                weights: encoded.weights.as_ref().map(|weights| weights[rows.clone()].to_vec()),
-                sample_ids: encoded.sample_ids[rows].to_vec(),
+                rows: picked.rows,
+                targets: self.targets(&picked.targets),
+                features: picked.features,
+                inputs: picked.inputs,
+                weights: picked.weights,
+                sample_ids: picked.sample_ids,
             };
-            match self.trainer.evaluate(&batch) {
-                Ok(sum) => part.loss.merge(sum),
-                Err(error) => {
-                    part.no_loss.get_or_insert(error.to_string());
-                }
-            }
+            self.predict(&batch, part)?;
         }
         Ok(())
     }
 
-    fn predict(&self, features: &[f32], rows: usize, part: &mut Predictions) -> Result<(), WireError> {
+    /// Predictions, and the loss where there is one.
+    fn predict(&mut self, batch: &Batch, part: &mut Predictions) -> Result<(), WireError> {
         let failed = |error: kernels::Error| {
             let code = match error.kind() {
                 kernels::ErrorKind::OutOfMemory => Code::OutOfMemory,
@@ -146,7 +145,17 @@ impl Predictor {
             };
             WireError::new(code, error.to_string())
         };
-        let mut outputs = self.model().predict(features, rows, &self.pool).map_err(failed)?;
+        let mut outputs = match self.trainer.validate(None, batch) {
+            Ok((sum, outputs)) => {
+                part.loss.merge(sum);
+                outputs
+            }
+            Err(error) => {
+                part.no_loss.get_or_insert(error.to_string());
+                let mut workspace = Workspace::default();
+                self.model().predict_feed(&batch.feed(), &self.pool, &mut workspace).map_err(failed)?
+            }
+        };
         self.trainer.config().loss.to_predictions(&mut outputs, part.columns);
         if self.manifest.target.task == Task::Regression {
             self.manifest.invert_target(&mut outputs);
@@ -159,19 +168,6 @@ impl Predictor {
         match self.manifest.target.task {
             Task::Multiclass => Targets::Class(encoded.iter().map(|class| *class as u32).collect()),
             Task::Regression | Task::BinaryClassification => Targets::Real(encoded.to_vec()),
-        }
-    }
-}
-
-/// The loss that the plan trained with.
-fn loss_of(plan: &JobPlan) -> LossConfig {
-    match plan.training.loss {
-        Loss::Mse => LossConfig::Mse,
-        Loss::Mae => LossConfig::Mae,
-        Loss::Huber => LossConfig::Huber { delta: 1.0 },
-        Loss::BceWithLogits => LossConfig::BceWithLogits { pos_weight: Some(plan.training.positive_weight) },
-        Loss::CrossEntropy => {
-            LossConfig::CrossEntropy { label_smoothing: plan.training.label_smoothing, class_weights: None }
         }
     }
 }

@@ -1,72 +1,16 @@
-//! Raw rows to features and targets, by the preprocessing that a manifest carries. The only place where this
+//! Raw rows to what a model reads, by the preprocessing that a manifest carries. The only place where this
 //! happens: feed, evaluator and predictor all call it.
 
 use std::collections::HashMap;
 
-use arrow_array::{Array, ArrayRef, Float64Array, RecordBatch};
+use arrow_array::{Array, ArrayRef, FixedSizeBinaryArray, Float64Array, RecordBatch, StringArray};
+use kernels::nn::{Images, Inputs, PixelValues, Steps};
+use kernels::text::{Packed, Tokenizer};
 
+use crate::encoded::Encoded;
 use crate::error::Error;
-use crate::manifest::{Encoding, FittedScale, FittedTransform, Manifest};
+use crate::manifest::{Encoding, Feature, FittedScale, FittedTransform, Manifest};
 use crate::table::{self, Texts};
-
-/// Encoded rows.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Encoded {
-    pub rows: usize,
-    /// Features of a row.
-    pub width: usize,
-    /// `[rows, width]`, row by row.
-    pub features: Vec<f32>,
-    /// What the model learns: classes as their index, regression targets transformed. Empty where the rows have none.
-    pub targets: Vec<f32>,
-    pub sample_ids: Vec<u64>,
-    pub weights: Option<Vec<f32>>,
-}
-
-impl Encoded {
-    /// The rows of these indices, in this order.
-    pub fn select(&self, rows: &[u32]) -> Self {
-        let mut features = Vec::with_capacity(rows.len() * self.width);
-        for &row in rows {
-            let first = row as usize * self.width;
-            features.extend_from_slice(&self.features[first..first + self.width]);
-        }
-        let pick = |values: &[f32]| rows.iter().map(|&row| values[row as usize]).collect();
-        Self {
-            rows: rows.len(),
-            width: self.width,
-            features,
-            targets: if self.targets.is_empty() { Vec::new() } else { pick(&self.targets) },
-            sample_ids: rows.iter().map(|&row| self.sample_ids[row as usize]).collect(),
-            weights: self.weights.as_deref().map(pick),
-        }
-    }
-
-    /// Appends rows of the same width.
-    pub fn append(&mut self, mut other: Self) -> Result<(), Error> {
-        if self.rows == 0 {
-            *self = other;
-            return Ok(());
-        }
-        if self.width != other.width || self.weights.is_some() != other.weights.is_some() {
-            return Err(Error::layout(format!("rows of {} features after rows of {}", other.width, self.width)));
-        }
-        self.rows += other.rows;
-        self.features.append(&mut other.features);
-        self.targets.append(&mut other.targets);
-        self.sample_ids.append(&mut other.sample_ids);
-        if let (Some(ours), Some(theirs)) = (&mut self.weights, &mut other.weights) {
-            ours.append(theirs);
-        }
-        Ok(())
-    }
-
-    /// Bytes that it holds in memory.
-    pub fn size_bytes(&self) -> usize {
-        let weights = self.weights.as_ref().map_or(0, Vec::len);
-        4 * (self.features.len() + self.targets.len() + weights) + 8 * self.sample_ids.len()
-    }
-}
 
 /// The fitted preprocessing of one dataset version, ready to apply.
 #[derive(Debug)]
@@ -74,6 +18,8 @@ pub struct Encoder {
     columns: Vec<ColumnEncoder>,
     transform: FittedTransform,
     width: usize,
+    /// Whether several rows make one sample.
+    sequence: bool,
 }
 
 #[derive(Debug)]
@@ -96,66 +42,147 @@ enum Apply {
         offsets: HashMap<String, usize>,
         other: Option<usize>,
     },
+    /// Index of each category.
+    Index(HashMap<String, u32>),
+    Text(Box<Tokenizer>),
+    Image {
+        channels: usize,
+        height: usize,
+        width: usize,
+    },
+}
+
+impl Apply {
+    fn new(encoding: &Encoding) -> Result<Self, Error> {
+        Ok(match encoding {
+            Encoding::Number { impute, missing_indicator, scale, clip } => {
+                Self::Number { impute: *impute, missing_indicator: *missing_indicator, scale: *scale, clip: *clip }
+            }
+            Encoding::OneHot { categories, other } => Self::OneHot {
+                offsets: categories.iter().enumerate().map(|(i, text)| (text.clone(), i)).collect(),
+                other: other.then_some(categories.len()),
+            },
+            Encoding::Index { categories } => Self::Index((1..).zip(categories).map(|(i, t)| (t.clone(), i)).collect()),
+            Encoding::Text { tokenizer, max_length, vocab_size } => {
+                let tokenizer = Tokenizer::from_text(tokenizer).map_err(|e| Error::malformed(e.to_string()))?;
+                let said = (*max_length as usize, *vocab_size as usize);
+                if (tokenizer.max_length(), tokenizer.size()) != said {
+                    return Err(Error::malformed(format!(
+                        "tokenizer of {} ids and rows of {}, expected {} and {}",
+                        tokenizer.size(),
+                        tokenizer.max_length(),
+                        said.1,
+                        said.0
+                    )));
+                }
+                Self::Text(Box::new(tokenizer))
+            }
+            Encoding::Image { channels, height, width } => {
+                Self::Image { channels: *channels as usize, height: *height as usize, width: *width as usize }
+            }
+        })
+    }
 }
 
 impl Encoder {
-    pub fn new(manifest: &Manifest) -> Self {
-        let columns = manifest
-            .features
-            .iter()
-            .map(|feature| ColumnEncoder {
-                name: feature.column.clone(),
-                first: feature.first,
-                apply: match &feature.encoding {
-                    Encoding::Number { impute, missing_indicator, scale, clip } => Apply::Number {
-                        impute: *impute,
-                        missing_indicator: *missing_indicator,
-                        scale: *scale,
-                        clip: *clip,
-                    },
-                    Encoding::OneHot { categories, other } => Apply::OneHot {
-                        offsets: categories.iter().enumerate().map(|(i, text)| (text.clone(), i)).collect(),
-                        other: other.then_some(categories.len()),
-                    },
-                },
-            })
-            .collect();
-        Self { columns, transform: manifest.target.transform, width: manifest.width() }
+    /// `malformed` where the manifest holds a tokenizer that is none.
+    pub fn new(manifest: &Manifest) -> Result<Self, Error> {
+        Self::of(&manifest.features, manifest.target.transform, manifest.sequence.is_some())
     }
 
-    /// Features of a row.
+    /// From the parts of a manifest that a model file keeps.
+    pub fn of(features: &[Feature], transform: FittedTransform, sequence: bool) -> Result<Self, Error> {
+        let columns = features
+            .iter()
+            .map(|feature| {
+                let apply = Apply::new(&feature.encoding)?;
+                Ok(ColumnEncoder { name: feature.column.clone(), first: feature.first, apply })
+            })
+            .collect::<Result<Vec<_>, Error>>()?;
+        let width = features.iter().map(|feature| feature.encoding.width()).sum();
+        Ok(Self { columns, transform, width, sequence })
+    }
+
+    /// Features of a row, or of a step.
     pub fn width(&self) -> usize {
         self.width
     }
 
     /// Encodes rows of a table. Columns are found by name; columns that the manifest does not use are
-    /// ignored, and rows to predict may lack ids (then 0, 1, …), target and weight.
+    /// ignored, and rows to predict may lack ids (then 0, 1, …, or one sequence), target and weight.
     pub fn encode(&self, batch: &RecordBatch) -> Result<Encoded, Error> {
         let rows = batch.num_rows();
         let mut features = vec![0f32; rows * self.width];
-        for column in self.columns.iter().filter(|_| self.width > 0) {
+        let mut inputs = Inputs::default();
+        let indices = self.columns.iter().filter(|column| matches!(column.apply, Apply::Index(_))).count();
+        inputs.categories = vec![0; rows * indices];
+        let mut index = 0;
+        for column in &self.columns {
             let array = batch
                 .column_by_name(&column.name)
                 .ok_or_else(|| Error::layout(format!("no column {:?}", column.name)))?;
             match &column.apply {
                 Apply::Number { .. } => self.encode_number(column, array, &mut features)?,
                 Apply::OneHot { offsets, other } => {
-                    self.encode_category(column, offsets, *other, array, &mut features)?;
+                    let find = |text: &str| offsets.get(text).copied().or(*other);
+                    let mut out = features.chunks_exact_mut(self.width);
+                    each_text(column, array, find, |offset| {
+                        if let (Some(row), Some(offset)) = (out.next(), offset) {
+                            row[column.first + offset] = 1.0;
+                        }
+                    })?;
+                }
+                Apply::Index(places) => {
+                    let mut out = inputs.categories.chunks_exact_mut(indices);
+                    each_text(column, array, |text| places.get(text).copied(), |place| {
+                        if let Some(row) = out.next() {
+                            row[index] = place.unwrap_or(0);
+                        }
+                    })?;
+                    index += 1;
+                }
+                Apply::Text(tokenizer) => inputs.tokens = Some(tokens(column, tokenizer, array)?),
+                Apply::Image { channels, height, width } => {
+                    let pixels = PixelValues::Bytes(pixels(column, channels * height * width, array)?);
+                    inputs.images = Some(Images { channels: *channels, height: *height, width: *width, pixels });
                 }
             }
         }
-        let targets = table::floats(batch, table::TARGET).unwrap_or_default();
-        Ok(Encoded {
+        let encoded = Encoded {
             rows,
             width: self.width,
             features,
-            targets: match self.transform {
-                FittedTransform::None => targets.to_vec(),
-                transform => targets.iter().map(|&y| transform.apply(f64::from(y)) as f32).collect(),
-            },
-            sample_ids: table::sample_ids(batch).map_or_else(|| (0..rows as u64).collect(), <[u64]>::to_vec),
+            inputs,
+            targets: self.targets(batch),
+            sample_ids: self.sample_ids(batch),
             weights: table::floats(batch, table::WEIGHT).map(<[f32]>::to_vec),
-        })
+        };
+        if self.sequence { sequences(encoded) } else { Ok(encoded) }
+    }
+
+    /// Targets of the samples in the target column's own unit; empty where the rows have none.
+    pub fn own_targets(&self, batch: &RecordBatch) -> Vec<f32> {
+        let targets = table::floats(batch, table::TARGET).unwrap_or_default();
+        if !self.sequence || targets.is_empty() {
+            return targets.to_vec();
+        }
+        last_steps(&self.sample_ids(batch)).into_iter().map(|row| targets[row as usize]).collect()
+    }
+
+    fn targets(&self, batch: &RecordBatch) -> Vec<f32> {
+        let targets = table::floats(batch, table::TARGET).unwrap_or_default();
+        match self.transform {
+            FittedTransform::None => targets.to_vec(),
+            transform => targets.iter().map(|&y| transform.apply(f64::from(y)) as f32).collect(),
+        }
+    }
+
+    fn sample_ids(&self, batch: &RecordBatch) -> Vec<u64> {
+        match table::sample_ids(batch) {
+            Some(ids) => ids.to_vec(),
+            None if self.sequence => vec![0; batch.num_rows()],
+            None => (0..batch.num_rows() as u64).collect(),
+        }
     }
 
     fn encode_number(&self, column: &ColumnEncoder, array: &ArrayRef, features: &mut [f32]) -> Result<(), Error> {
@@ -176,41 +203,73 @@ impl Encoder {
         }
         Ok(())
     }
+}
 
-    fn encode_category(
-        &self,
-        column: &ColumnEncoder,
-        offsets: &HashMap<String, usize>,
-        other: Option<usize>,
-        array: &ArrayRef,
-        features: &mut [f32],
-    ) -> Result<(), Error> {
-        let texts = table::texts(array).ok_or_else(|| {
-            Error::layout(format!("column {:?} is {}, expected texts", column.name, array.data_type()))
-        })?;
-        let find = |text: &str| offsets.get(text).copied().or(other);
-        match texts {
-            Texts::Dictionary(keys, values) => {
-                let by_key: Vec<Option<usize>> = (0..values.len())
-                    .map(|key| if values.is_null(key) { None } else { find(values.value(key)) })
-                    .collect();
-                for (row, out) in features.chunks_exact_mut(self.width).enumerate() {
-                    let offset = keys.key(row).and_then(|key| by_key[key]);
-                    if let Some(offset) = offset {
-                        out[column.first + offset] = 1.0;
-                    }
-                }
-            }
-            Texts::Plain(values) => {
-                for (row, out) in features.chunks_exact_mut(self.width).enumerate() {
-                    if !values.is_null(row)
-                        && let Some(offset) = find(values.value(row))
-                    {
-                        out[column.first + offset] = 1.0;
-                    }
-                }
-            }
-        }
-        Ok(())
+/// Steps to samples: rows that follow each other with the same id are one. Target and weight are the last step's.
+fn sequences(steps: Encoded) -> Result<Encoded, Error> {
+    let ids = &steps.sample_ids;
+    if u32::try_from(ids.len()).is_err() {
+        return Err(Error::layout(format!("{} steps, expected fewer than 2^32", ids.len())));
     }
+    let last = last_steps(ids);
+    let mut offsets = vec![0];
+    offsets.extend(last.iter().map(|row| row + 1));
+    let pick = |values: &[f32]| last.iter().map(|&row| values[row as usize]).collect::<Vec<f32>>();
+    Ok(Encoded {
+        rows: last.len(),
+        width: steps.width,
+        inputs: Inputs { steps: Some(Steps { values: steps.features, offsets }), ..Inputs::default() },
+        features: Vec::new(),
+        targets: if steps.targets.is_empty() { Vec::new() } else { pick(&steps.targets) },
+        sample_ids: last.iter().map(|&row| ids[row as usize]).collect(),
+        weights: steps.weights.as_deref().map(pick),
+    })
+}
+
+/// The last row of each run of equal ids.
+fn last_steps(ids: &[u64]) -> Vec<u32> {
+    let ends = |row: &u32| ids.get(*row as usize + 1).is_none_or(|next| *next != ids[*row as usize]);
+    (0..ids.len() as u32).filter(ends).collect()
+}
+
+/// What `find` says of each row's text, in order; none for a missing one.
+fn each_text<T: Copy>(
+    column: &ColumnEncoder,
+    array: &ArrayRef,
+    find: impl Fn(&str) -> Option<T>,
+    mut take: impl FnMut(Option<T>),
+) -> Result<(), Error> {
+    let texts = table::texts(array).ok_or_else(|| {
+        Error::layout(format!("column {:?} is {}, expected texts", column.name, array.data_type()))
+    })?;
+    match texts {
+        Texts::Dictionary(keys, values) => {
+            let by_key: Vec<Option<T>> = (0..values.len())
+                .map(|key| if values.is_null(key) { None } else { find(values.value(key)) })
+                .collect();
+            (0..keys.len()).for_each(|row| take(keys.key(row).and_then(|key| by_key[key])));
+        }
+        Texts::Plain(values) => values.iter().for_each(|text| take(text.and_then(&find))),
+    }
+    Ok(())
+}
+
+fn tokens(column: &ColumnEncoder, tokenizer: &Tokenizer, array: &ArrayRef) -> Result<Packed, Error> {
+    let texts = array.as_any().downcast_ref::<StringArray>().ok_or_else(|| {
+        Error::layout(format!("column {:?} is {}, expected Utf8", column.name, array.data_type()))
+    })?;
+    let failed = |e: kernels::Error| Error::layout(format!("column {:?}: {e}", column.name));
+    tokenizer.pack(texts.iter().map(Option::unwrap_or_default)).map_err(failed)
+}
+
+fn pixels(column: &ColumnEncoder, size: usize, array: &ArrayRef) -> Result<Vec<u8>, Error> {
+    let images = array.as_any().downcast_ref::<FixedSizeBinaryArray>();
+    let images = images.filter(|images| usize::try_from(images.value_length()) == Ok(size)).ok_or_else(|| {
+        Error::layout(format!("column {:?} is {}, expected {size} bytes a row", column.name, array.data_type()))
+    })?;
+    let mut out = vec![0; images.len() * size];
+    for (row, out) in out.chunks_exact_mut(size.max(1)).enumerate().filter(|(row, _)| images.is_valid(*row)) {
+        out.copy_from_slice(images.value(row));
+    }
+    Ok(out)
 }

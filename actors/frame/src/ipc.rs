@@ -166,7 +166,7 @@ pub(crate) fn check_batch(batch: RecordBatch<'_>, body: &[u8]) -> Result<(), Err
     Ok(())
 }
 
-/// Only flat Float64, Float32, UInt64, Utf8 and Utf8 dictionaries with Int32 keys. Gives the size of an element
+/// Only flat Float64, Float32, UInt64, Utf8, FixedSizeBinary and Utf8 dictionaries with Int32 keys. Gives the size of an element
 /// in each buffer of a batch.
 fn check_schema(schema: Schema<'_>) -> Result<Vec<i64>, Error> {
     let mut units = Vec::new();
@@ -182,6 +182,7 @@ fn check_schema(schema: Schema<'_>) -> Result<Vec<i64>, Error> {
             Type::Utf8 if field.dictionary().is_none() => units.extend(UTF8_UNITS),
             Type::Utf8 => units.extend([1, 4]),
             Type::FloatingPoint if is_float(field, Precision::SINGLE) => units.extend([1, 4]),
+            Type::FixedSizeBinary => units.extend([1, fixed_bytes(field).map_or(1, i64::from)]),
             _ => units.extend([1, 8]),
         }
     }
@@ -197,6 +198,7 @@ fn is_ours(field: Field<'_>) -> bool {
     flat && match field.type_type() {
         Type::Utf8 => true,
         Type::Int => is_u64(field),
+        Type::FixedSizeBinary => fixed_bytes(field).is_some(),
         Type::FloatingPoint => is_float(field, Precision::SINGLE) || is_float(field, Precision::DOUBLE),
         _ => false,
     }
@@ -204,6 +206,16 @@ fn is_ours(field: Field<'_>) -> bool {
 
 pub(crate) fn is_u64(field: Field<'_>) -> bool {
     field.dictionary().is_none() && field.type_as_int().is_some_and(|int| int.bitWidth() == 64 && !int.is_signed())
+}
+
+/// Bytes of a value of fixed size: at least one.
+pub(crate) fn fixed_bytes(field: Field<'_>) -> Option<i32> {
+    let found = field.type_as_fixed_size_binary().map(|kind| kind.byteWidth());
+    found.filter(|&bytes| bytes > 0 && field.dictionary().is_none())
+}
+
+pub(crate) fn is_u32(field: Field<'_>) -> bool {
+    field.dictionary().is_none() && field.type_as_int().is_some_and(|int| int.bitWidth() == 32 && !int.is_signed())
 }
 
 pub(crate) fn is_float(field: Field<'_>, precision: Precision) -> bool {

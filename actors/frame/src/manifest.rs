@@ -8,6 +8,7 @@ use messages::plan::{SplitStrategy, Task};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::feed_frame::row_bytes;
 pub use crate::scale::{FittedScale, FittedTransform};
 
 /// Kind under which shards and manifests are stored.
@@ -43,6 +44,12 @@ pub struct Manifest {
     pub features: Vec<Feature>,
     /// Name of each encoded feature.
     pub feature_names: Vec<String>,
+    /// Set where several rows make one sample.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<Sequence>,
+    /// The encoder that a model begins with, where the plan names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pretrained: Option<Pretrained>,
     pub sample_id: SampleIdScheme,
     /// Whether rows carry weights.
     pub weighted: bool,
@@ -82,6 +89,7 @@ pub struct Source {
 pub enum ColumnKind {
     Number,
     Category,
+    Text,
     /// Read past: not a feature, and not target, id or weight either.
     Dropped,
 }
@@ -96,6 +104,8 @@ pub enum ColumnRole {
     Weight,
     /// Named by the split (group, time, strata) and not a feature.
     Split,
+    /// Says which rows make one sample, or in which order.
+    Sequence,
     None,
 }
 
@@ -162,6 +172,27 @@ pub struct Feature {
     pub encoding: Encoding,
 }
 
+/// How rows make samples. Counts of rows elsewhere in a manifest are then of samples; a shard holds the steps of
+/// a sample behind each other, all with its id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sequence {
+    pub group_column: String,
+    pub order_column: Option<String>,
+    /// Steps of the longest sample.
+    pub max_steps: u32,
+}
+
+/// A pretrained encoder: what its folder held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pretrained {
+    /// As in the plan.
+    pub path: String,
+    /// Its `config.json`.
+    pub config: String,
+    /// Its `model.safetensors`.
+    pub weights: ArtifactRef,
+}
+
 /// How a column is encoded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -177,6 +208,12 @@ pub enum Encoding {
     /// One feature a category, in text order, then one for all others if rare categories were folded.
     /// A missing value is all zeros; so is an unseen category where nothing was folded.
     OneHot { categories: Vec<String>, other: bool },
+    /// An index: 0 for missing, unseen and folded ones, then the categories from 1 in text order.
+    Index { categories: Vec<String> },
+    /// Token ids by this tokenizer (`kernels::text::Tokenizer` as text). A missing text is an empty one.
+    Text { tokenizer: String, max_length: u32, vocab_size: u32 },
+    /// Pixels of one byte, 0 to 255.
+    Image { channels: u32, height: u32, width: u32 },
 }
 
 impl Encoding {
@@ -185,6 +222,7 @@ impl Encoding {
         match self {
             Self::Number { missing_indicator, .. } => 1 + usize::from(*missing_indicator),
             Self::OneHot { categories, other } => categories.len() + usize::from(*other),
+            Self::Index { .. } | Self::Text { .. } | Self::Image { .. } => 0,
         }
     }
 
@@ -204,6 +242,19 @@ impl Encoding {
                     names.push(format!("{column}={OTHER}"));
                 }
                 names
+            }
+            Self::Index { .. } | Self::Text { .. } | Self::Image { .. } => Vec::new(),
+        }
+    }
+
+    /// Bytes that one row of it takes beside flat features, at most.
+    fn row_bytes(&self) -> usize {
+        match self {
+            Self::Number { .. } | Self::OneHot { .. } => 0,
+            Self::Index { .. } => 4,
+            Self::Text { max_length, .. } => 4 + 4 * *max_length as usize,
+            Self::Image { channels, height, width } => {
+                (*channels as usize).saturating_mul(*height as usize).saturating_mul(*width as usize)
             }
         }
     }
@@ -286,6 +337,15 @@ impl Manifest {
         self.feature_names.len()
     }
 
+    /// Largest size of an encoded row (of a sequence: all its steps) in a frame, in bytes.
+    pub fn row_bytes(&self) -> usize {
+        let steps = self.sequence.as_ref().map_or(1, |sequence| sequence.max_steps.max(1) as usize);
+        let flat = self.width().saturating_mul(steps);
+        let inputs: usize = self.features.iter().map(|feature| feature.encoding.row_bytes()).sum();
+        // Offsets of steps beside them.
+        row_bytes(flat, self.weighted).saturating_add(inputs).saturating_add(4)
+    }
+
     /// Number of outputs that a model for this target has.
     pub fn outputs(&self) -> usize {
         match self.target.task {
@@ -312,6 +372,22 @@ impl Manifest {
         }
     }
 
+    /// At most one text and one image; steps hold nothing but flat features.
+    fn check_inputs(&self) -> Result<(), Error> {
+        let count = |wanted: fn(&Encoding) -> bool| self.features.iter().filter(|f| wanted(&f.encoding)).count();
+        let texts = count(|e| matches!(e, Encoding::Text { .. }));
+        let images = count(|e| matches!(e, Encoding::Image { .. }));
+        let indices = count(|e| matches!(e, Encoding::Index { .. }));
+        if texts > 1 || images > 1 {
+            let found = format!("{texts} text and {images} image columns");
+            return Err(Error::malformed(format!("manifest: {found}, expected at most one of each")));
+        }
+        if self.sequence.is_some() && texts + images + indices > 0 {
+            return Err(Error::malformed("manifest: a sequence with texts, images or indices"));
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<(), Error> {
         let mut names = Vec::new();
         for feature in &self.features {
@@ -325,6 +401,7 @@ impl Manifest {
             }
             names.extend(feature.encoding.names(&feature.column));
         }
+        self.check_inputs()?;
         if names != self.feature_names {
             return Err(Error::malformed("manifest: feature_names are not those of its features"));
         }

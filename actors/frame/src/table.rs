@@ -1,12 +1,13 @@
 //! Raw typed rows: what a shard holds. Numbers are Float64 with nulls, categories a dictionary of texts
-//! with nulls, beside the sample's id (UInt64), its target (Float32; a class as its index, a regression target
+//! with nulls, texts Utf8 with nulls, images their pixels (FixedSizeBinary), beside the sample's id (UInt64), its target (Float32; a class as its index, a regression target
 //! untransformed) and, if the data have them, its weight (Float32).
 
 use std::sync::Arc;
 
 use arrow_array::types::Int32Type;
 use arrow_array::{
-    Array, ArrayRef, DictionaryArray, Float32Array, Float64Array, RecordBatch, StringArray, UInt64Array,
+    Array, ArrayRef, DictionaryArray, FixedSizeBinaryArray, Float32Array, Float64Array, RecordBatch, StringArray,
+    UInt64Array,
 };
 use arrow_schema::{DataType, Field, Schema};
 
@@ -24,6 +25,8 @@ pub const WEIGHT: &str = "within.weight";
 pub enum ColumnValues {
     Number(Float64Array),
     Category(DictionaryArray<Int32Type>),
+    Text(StringArray),
+    Image(FixedSizeBinaryArray),
 }
 
 /// Rows with the columns above, checked.
@@ -46,6 +49,8 @@ impl Table {
             let array: ArrayRef = match values {
                 ColumnValues::Number(array) => Arc::new(array),
                 ColumnValues::Category(array) => Arc::new(array),
+                ColumnValues::Text(array) => Arc::new(array),
+                ColumnValues::Image(array) => Arc::new(array),
             };
             fields.push(Field::new(name, array.data_type().clone(), true));
             arrays.push(array);
@@ -61,7 +66,7 @@ impl Table {
         Self::from_batch(batch)
     }
 
-    /// Checks that the batch has a table's own columns, without nulls, and only number and category columns beside them.
+    /// Checks that the batch has a table's own columns, without nulls, and only feature columns beside them.
     pub fn from_batch(batch: RecordBatch) -> Result<Self, Error> {
         for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
             let expected = match field.name().as_str() {
@@ -81,10 +86,10 @@ impl Table {
                     return Err(Error::layout(format!("column {:?} has nulls, expected none", field.name())));
                 }
                 Some(_) => {}
-                None if is_number(field.data_type()) || is_category(field.data_type()) => {}
+                None if is_feature(field.data_type()) => {}
                 None => {
                     return Err(Error::layout(format!(
-                        "column {:?} is {}, expected Float64 or a dictionary of Utf8",
+                        "column {:?} is {}, expected Float64, Utf8, a dictionary of Utf8 or FixedSizeBinary",
                         field.name(),
                         field.data_type()
                     )));
@@ -121,8 +126,8 @@ impl Table {
     }
 }
 
-fn is_number(kind: &DataType) -> bool {
-    *kind == DataType::Float64
+fn is_feature(kind: &DataType) -> bool {
+    matches!(kind, DataType::Float64 | DataType::Utf8 | DataType::FixedSizeBinary(_)) || is_category(kind)
 }
 
 fn is_category(kind: &DataType) -> bool {

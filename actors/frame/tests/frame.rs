@@ -15,7 +15,7 @@ use within_frame::manifest::{
     MANIFEST_VERSION, Part, SampleIdScheme, Shard, Source, SplitInfo, Statistics, Target,
 };
 use within_frame::{
-    ColumnValues, Encoded, Encoder, ErrorKind, Manifest, Table, decode_frame, encode_frame, read_shard, write_shard,
+    ColumnValues, Encoded, Encoder, ErrorKind, Manifest, Table, decode_frame, encode_frame, read_shard, row_bytes, write_shard,
 };
 
 fn feature(column: &str, first: usize, encoding: Encoding) -> Feature {
@@ -66,6 +66,8 @@ fn manifest() -> Manifest {
         },
         feature_names: features.iter().flat_map(|f| f.encoding.names(&f.column)).collect(),
         features,
+        sequence: None,
+        pretrained: None,
         sample_id: SampleIdScheme::RowNumber,
         weighted: false,
         split: SplitInfo {
@@ -110,7 +112,7 @@ fn features_are_as_computed_by_hand() {
         manifest.feature_names,
         ["age", "age=<missing>", "city=Oslo", "city=Rome", "city=<other>", "spent", "sex=f", "sex=m"]
     );
-    let encoded = Encoder::new(&manifest).encode(table().batch()).expect("encodes");
+    let encoded = Encoder::new(&manifest).expect("a tokenizer").encode(table().batch()).expect("encodes");
     #[rustfmt::skip]
     let expected = [
         // age, missing, Oslo, Rome, other, spent, f, m
@@ -135,7 +137,7 @@ fn features_are_as_computed_by_hand() {
 #[test]
 fn a_row_has_the_same_features_alone_and_from_plain_texts() {
     let manifest = manifest();
-    let encoder = Encoder::new(&manifest);
+    let encoder = Encoder::new(&manifest).expect("a tokenizer");
     let all = encoder.encode(table().batch()).expect("encodes");
     for row in 0..4 {
         let alone = encoder.encode(&table().batch().slice(row, 1)).expect("encodes");
@@ -171,7 +173,7 @@ fn rows_that_do_not_fit_are_refused_by_column() {
     expect![[r#"no column "city""#]].assert_eq(&error.to_string());
     let mut wrong = manifest();
     wrong.features[0].column = "city".into();
-    let error = Encoder::new(&wrong).encode(table().batch()).expect_err("a type is wrong");
+    let error = Encoder::new(&wrong).expect("a tokenizer").encode(table().batch()).expect_err("a type is wrong");
     expect![[r#"column "city" is Dictionary(Int32, Utf8), expected Float64"#]].assert_eq(&error.to_string());
     let columns = vec![("age".to_owned(), ColumnValues::Number(Float64Array::from(vec![1.0])))];
     assert!(Table::new(vec![1, 2], columns, vec![0.0, 0.0], None).is_err());
@@ -220,9 +222,9 @@ fn a_shard_reads_back_and_has_the_same_bytes_each_time() {
 
 #[test]
 fn a_frame_is_an_arrow_stream_that_others_read() {
-    let encoded = Encoder::new(&manifest()).encode(table().batch()).expect("encodes");
+    let encoded = Encoder::new(&manifest()).expect("a tokenizer").encode(table().batch()).expect("encodes");
     let bytes = encode_frame(encoded.clone()).expect("writes");
-    assert!(bytes.len() <= within_frame::frame_bytes_bound(4, 8, true));
+    assert!(bytes.len() <= within_frame::frame_bytes_bound(4, row_bytes(8, true)));
     assert_eq!(decode_frame(&bytes).expect("reads"), encoded);
     // At any address: a frame lies anywhere in a network buffer.
     for shift in 1..8 {
@@ -267,13 +269,13 @@ proptest! {
     fn damaged_shards_never_panic(edits in prop::collection::vec((any::<usize>(), any::<u8>()), 1..12), cut in any::<usize>()) {
         let bytes = write_shard(&table()).expect("writes");
         if let Ok(table) = read_shard(&damage(&bytes, &edits, cut)) {
-            let _ = Encoder::new(&manifest()).encode(table.batch());
+            let _ = Encoder::new(&manifest()).expect("a tokenizer").encode(table.batch());
         }
     }
 
     #[test]
     fn damaged_frames_never_panic(edits in prop::collection::vec((any::<usize>(), any::<u8>()), 1..12), cut in any::<usize>()) {
-        let encoded = Encoder::new(&manifest()).encode(table().batch()).expect("encodes");
+        let encoded = Encoder::new(&manifest()).expect("a tokenizer").encode(table().batch()).expect("encodes");
         let bytes = encode_frame(encoded).expect("writes");
         let _ = decode_frame(&damage(&bytes, &edits, cut));
     }
@@ -295,9 +297,10 @@ proptest! {
             targets: (0..rows).map(value).collect(),
             sample_ids: (0..rows as u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect(),
             weights: weighted.then(|| (0..rows).map(value).collect()),
+            ..Encoded::default()
         };
         let bytes = encode_frame(encoded.clone()).expect("writes");
-        prop_assert!(bytes.len() <= within_frame::frame_bytes_bound(rows, width, weighted));
+        prop_assert!(bytes.len() <= within_frame::frame_bytes_bound(rows, row_bytes(width, weighted)));
         prop_assert_eq!(decode_frame(&bytes).expect("reads"), encoded);
     }
 }

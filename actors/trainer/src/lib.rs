@@ -14,7 +14,6 @@ pub mod checkpoint;
 mod child;
 mod error;
 pub mod link;
-pub mod model_file;
 mod rank;
 pub mod state;
 pub mod train;

@@ -98,13 +98,14 @@ impl Model {
         &self.config
     }
 
-    /// Features per row.
+    /// Flat features per row; of sequences per step.
     pub fn input_dim(&self) -> usize {
         match &self.config {
             ModelConfig::Mlp(c) => c.input_dim,
             ModelConfig::Tabular(c) => c.table.input_dim,
             ModelConfig::AdScore(c) => c.table.as_ref().map_or(0, |table| table.input_dim),
-            ModelConfig::TransformerClassifier(_) | ModelConfig::ImageClassifier(_) | ModelConfig::LstmSequence(_) => 0,
+            ModelConfig::LstmSequence(c) => c.input_dim,
+            ModelConfig::TransformerClassifier(_) | ModelConfig::ImageClassifier(_) => 0,
         }
     }
 

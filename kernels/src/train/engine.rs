@@ -322,6 +322,13 @@ impl Trainer {
         evaluate(model, &self.config.loss, batch, &self.pool, &mut self.ws)
     }
 
+    /// The loss of a batch and the raw outputs [rows, output_dim] that it is of: of another model of the same
+    /// shape, or of the one under training.
+    pub fn validate(&mut self, other: Option<&Model>, batch: &Batch) -> Result<(LossSum, Vec<f32>)> {
+        let model = other.unwrap_or(&self.model);
+        loss_and_outputs(model, &self.config.loss, batch, &self.pool, &mut self.ws)
+    }
+
     /// An epoch ended: schedules that count epochs move on; `metric` is what `reduce_on_plateau` watches.
     pub fn end_epoch(&mut self, metric: Option<f64>) -> Result<()> {
         self.schedule.on_epoch(metric)?;
@@ -388,6 +395,16 @@ impl Trainer {
 }
 
 fn evaluate(model: &Model, config: &LossConfig, batch: &Batch, pool: &Pool, ws: &mut Workspace) -> Result<LossSum> {
+    loss_and_outputs(model, config, batch, pool, ws).map(|(sum, _)| sum)
+}
+
+fn loss_and_outputs(
+    model: &Model,
+    config: &LossConfig,
+    batch: &Batch,
+    pool: &Pool,
+    ws: &mut Workspace,
+) -> Result<(LossSum, Vec<f32>)> {
     let loss = Loss { config, targets: &batch.targets, weights: batch.weights.as_deref() };
     loss.check(batch.rows, model.output_dim(), &batch.sample_ids)?;
     let columns = model.output_dim();
@@ -395,7 +412,7 @@ fn evaluate(model: &Model, config: &LossConfig, batch: &Batch, pool: &Pool, ws: 
     let mut sums = vec![[0.0; 2]; batch.rows];
     loss.rows(0..batch.rows, columns, &outputs, &mut [], &mut sums);
     let [sum, weight] = sums.iter().fold([0.0; 2], |[s, w], [loss, weight]| [s + loss, w + weight]);
-    Ok(LossSum { sum, weight, rows: batch.rows })
+    Ok((LossSum { sum, weight, rows: batch.rows }, outputs))
 }
 
 /// The forward pass of a batch, recorded for training.

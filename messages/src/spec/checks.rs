@@ -1,5 +1,7 @@
 //! What follows from one key for another: derived defaults, and checks across keys.
 
+mod model;
+
 use serde_json::json;
 
 use super::draft::Draft;
@@ -17,7 +19,7 @@ pub(crate) fn complete(draft: &mut Draft<'_>, name: &str) {
     columns(draft);
     split(draft);
     order_of_batches(draft);
-    model(draft);
+    model::complete(draft);
     optimization(draft);
     scheduler(draft);
     if let Some(task) = task {
@@ -83,7 +85,14 @@ fn columns(draft: &mut Draft<'_>) {
     let (include, exclude) = (draft.texts("data.include"), draft.texts("data.exclude"));
     let target = draft.text("data.target.column").map(str::to_owned);
     let mut roles: Vec<(&str, String)> = Vec::new();
-    for path in ["data.target.column", "data.id_column", "data.weight_column"] {
+    let named = [
+        "data.target.column",
+        "data.id_column",
+        "data.weight_column",
+        "data.sequence.group_column",
+        "data.sequence.order_column",
+    ];
+    for path in named {
         let Some(column) = draft.text(path).map(str::to_owned) else { continue };
         if let Some((other, _)) = roles.iter().find(|(_, known)| *known == column) {
             draft.blame(path, format!("column {column:?} is already {other}"));
@@ -162,16 +171,6 @@ fn order_of_batches(draft: &mut Draft<'_>) {
     }
 }
 
-fn model(draft: &mut Draft<'_>) {
-    let rectifies = draft.text("model.activation").is_none_or(|name| !matches!(name, "sigmoid" | "tanh"));
-    let initial = if rectifies { "kaiming_uniform" } else { "xavier_uniform" };
-    draft.derive("model.initialization.type", Some(initial));
-    let layers = draft.value("model.hidden_layers").and_then(|value| value.as_array()).map(Vec::len);
-    if let Some(layers) = layers.filter(|layers| *layers > 64) {
-        draft.blame("model.hidden_layers", format!("expected at most 64 layers, found {layers}"));
-    }
-}
-
 fn optimization(draft: &mut Draft<'_>) {
     let decay =
         draft.text("training.optimizer.type").map(|name| if matches!(name, "adamw" | "lamb") { 0.01 } else { 0.0 });
@@ -215,6 +214,9 @@ fn target_and_loss(draft: &mut Draft<'_>, task: Task) {
     if let Some(loss) = draft.text("training.loss").filter(|loss| !fitting.contains(loss)).map(str::to_owned) {
         let message = format!("{loss} does not fit task {}: expected {}", task.as_str(), fitting.join(", "));
         draft.blame_with("training.loss", message, Some(default.to_owned()));
+    }
+    if draft.is_written("training.huber_delta") && draft.text("training.loss") != Some("huber") {
+        draft.warn("training.huber_delta", "no effect because training.loss is not huber");
     }
     let positive = draft.text("data.target.positive").is_some_and(|text| !text.is_empty());
     if positive && draft.number("data.target.threshold").is_some() {

@@ -61,7 +61,7 @@ impl<'a> Draft<'a> {
         for (path, entry) in &self.entries {
             let written = entry.effective();
             match entry.key.status {
-                Status::Plan | Status::Steers | Status::WithModel => {
+                Status::Plan | Status::Steers => {
                     if let Some((name, now)) = self.values.get(path).and_then(|value| not_yet(entry.key, value)) {
                         refused.push((written.node.at, path.clone(), format!("{name} (this version: {now})")));
                     }

@@ -63,7 +63,6 @@ fn leaf(key: &Key, path: &str) -> Json {
     let mut schema = shape(&key.shape);
     let mut doc = match key.status {
         Status::NotYet(what) => format!("Not yet supported: {what}."),
-        Status::WithModel => format!("Not yet supported: {}", key.doc),
         Status::NoEffect(because) => format!("Accepted, no effect because {because}."),
         Status::Plan | Status::Steers => key.doc.to_owned(),
     };
@@ -97,6 +96,7 @@ fn shape(shape: &Shape) -> Json {
         Shape::Choices(choices) => list(choice(choices)),
         Shape::Texts => list(json!({ "type": SCALAR })),
         Shape::Wholes { min, max } => list(json!({ "type": "integer", "minimum": min, "maximum": max })),
+        Shape::Path => json!({ "type": "string", "minLength": 1 }),
         Shape::Paths => list(json!({ "type": "string", "minLength": 1 })),
         Shape::WebUrl => json!({ "type": "string", "pattern": "^https?://" }),
         Shape::Records(keys) => {

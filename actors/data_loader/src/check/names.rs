@@ -18,6 +18,8 @@ pub enum Need {
     Category,
     /// Hashed to sample ids.
     Id,
+    /// Kept as it stands.
+    Text,
 }
 
 /// One column that is read.
@@ -39,12 +41,12 @@ impl Use {
     }
 
     pub fn want(&self) -> Want {
-        if matches!(self.need, Need::Category | Need::Id) { Want::Text } else { Want::Native }
+        if matches!(self.need, Need::Category | Need::Id | Need::Text) { Want::Text } else { Want::Native }
     }
 }
 
 /// The columns of the files, and those that are read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Layout {
     /// All names, in the order of the first file.
     pub names: Vec<String>,
@@ -106,6 +108,8 @@ fn check_plan_names(plan: &DataPlan, file: &str, names: &[String], violations: &
         ("data.split.stratify_column", &plan.split.stratify_column),
         ("data.split.group_column", &plan.split.group_column),
         ("data.split.time_column", &plan.split.time_column),
+        ("data.sequence.group_column", &plan.sequence.group_column),
+        ("data.sequence.order_column", &plan.sequence.order_column),
     ];
     named.extend(optional.iter().filter_map(|(key, column)| Some((*key, column.as_deref()?))));
     named.extend(plan.include.iter().map(|column| ("data.include", column.as_str())));
@@ -148,6 +152,8 @@ fn usage(plan: &DataPlan, task: Task, name: &str) -> Option<Use> {
     let declared_need = match declared.map(|column| column.r#type) {
         Some(ColumnType::Number) => (Need::Number, "its type is declared number"),
         Some(ColumnType::Category) => (Need::Category, "its type is declared category"),
+        Some(ColumnType::Text) => (Need::Text, "its type is declared text"),
+        Some(ColumnType::Image) => (Need::Number, "its type is declared image: the number of one, from 0"),
         _ => (Need::Infer, ""),
     };
     let lists = |columns: &[String]| columns.iter().any(|column| column == name);
@@ -163,10 +169,16 @@ fn usage(plan: &DataPlan, task: Task, name: &str) -> Option<Use> {
         (ColumnRole::SampleId, (Need::Id, ""), Some("it identifies samples"))
     } else if is(&plan.weight_column) {
         (ColumnRole::Weight, (Need::Number, "it is the sample weight"), Some("it is the sample weight"))
+    } else if is(&plan.sequence.group_column) {
+        (ColumnRole::Sequence, (Need::Category, ""), Some("it says which sample a row belongs to"))
+    } else if is(&plan.sequence.order_column) {
+        (ColumnRole::Sequence, declared_need, Some("steps are ordered by it"))
     } else if is_feature {
         let impute = declared.and_then(|column| column.impute).unwrap_or(plan.preprocessing.impute);
         let required = if named_by_split {
             Some("the split goes by it")
+        } else if declared.is_some_and(|column| column.r#type == ColumnType::Image) {
+            Some("it names an image")
         } else {
             (impute == Impute::Refuse).then_some("impute is refuse")
         };

@@ -16,6 +16,7 @@ pub enum Kind {
     Number,
     Category,
     Id,
+    Text,
     /// No value at all.
     Empty,
 }
@@ -75,8 +76,8 @@ impl ColumnScan {
 
     fn observe_text(&mut self, usage: &Use, file: usize, at: impl FnOnce() -> At, text: &str) {
         match usage.need {
-            Need::Category | Need::Id if usage.values.is_missing(text.trim()) => self.missing.add(file, at, text),
-            Need::Category | Need::Id => self.texts.count += 1,
+            Need::Category | Need::Id | Need::Text if usage.values.is_missing(text.trim()) => self.missing.add(file, at, text),
+            Need::Category | Need::Id | Need::Text => self.texts.count += 1,
             Need::Infer | Need::Number => match usage.values.read(text) {
                 Value::Missing => self.missing.add(file, at, text),
                 Value::Number(_) => self.numbers += 1,
@@ -92,6 +93,7 @@ impl ColumnScan {
         let kind = match usage.need {
             Need::Category => Kind::Category,
             Need::Id => Kind::Id,
+            Need::Text => Kind::Text,
             Need::Number => Kind::Number,
             Need::Infer if self.texts.count > 0 => Kind::Category,
             Need::Infer if self.numbers + self.unusable.count == 0 => Kind::Empty,

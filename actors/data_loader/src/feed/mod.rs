@@ -19,6 +19,8 @@ use crate::write::off_runtime;
 pub struct Part {
     pub encoded: Encoded,
     pub feature_names: Vec<String>,
+    /// Largest size of one row in a frame.
+    pub row_bytes: usize,
 }
 
 /// Reads and encodes a part.
@@ -26,23 +28,27 @@ pub async fn load(artifacts: &ArtifactStore, dataset: &ArtifactRef, split: Split
     let corrupt = |e: frame::Error| WireError::new(Code::ArtifactCorrupt, e.to_string());
     let bytes = artifacts.get(dataset).await.map_err(|e| e.to_wire())?;
     let manifest = Manifest::from_json(&bytes).map_err(corrupt)?;
-    let encoder = Arc::new(Encoder::new(&manifest));
+    let encoder = Arc::new(Encoder::new(&manifest).map_err(corrupt)?);
     let width = manifest.width();
     let mut encoded = Encoded { width, ..Encoded::default() };
-    encoded.features.reserve_exact(width * manifest.rows(split) as usize);
+    if manifest.sequence.is_none() {
+        encoded.features.reserve_exact(width * manifest.rows(split) as usize);
+    }
     for shard in manifest.part(split).into_iter().flat_map(|part| &part.shards) {
         let bytes = artifacts.get(&shard.artifact).await.map_err(|e| e.to_wire())?;
         let (encoder, expected) = (Arc::clone(&encoder), shard.rows);
         let rows = off_runtime(move || {
             let table = read_shard(&bytes).map_err(corrupt)?;
-            if table.rows() as u64 != expected {
-                let message = format!("shard of {} rows, but the manifest says {expected}", table.rows());
+            let rows = encoder.encode(table.batch()).map_err(corrupt)?;
+            if rows.rows as u64 != expected {
+                let message = format!("shard of {} rows, but the manifest says {expected}", rows.rows);
                 return Err(WireError::new(Code::ArtifactCorrupt, message));
             }
-            encoder.encode(table.batch()).map_err(corrupt)
+            Ok(rows)
         })
         .await?;
         encoded.append(rows).map_err(corrupt)?;
     }
-    Ok(Part { encoded, feature_names: manifest.feature_names })
+    let row_bytes = manifest.row_bytes();
+    Ok(Part { encoded, feature_names: manifest.feature_names, row_bytes })
 }

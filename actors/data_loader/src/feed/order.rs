@@ -44,15 +44,14 @@ pub struct Piece {
 }
 
 impl Order {
-    /// The order of a feed over `rows` rows of `width` features, and its first position.
-    pub fn new(open: &OpenFeed, rows: usize, width: usize, weighted: bool) -> Result<(Self, Position), WireError> {
+    /// The order of a feed over `rows` rows of at most `row_bytes` bytes, and its first position.
+    pub fn new(open: &OpenFeed, rows: usize, row_bytes: usize) -> Result<(Self, Position), WireError> {
         check(open)?;
-        let overhead = frame_bytes_bound(0, width, weighted);
-        let row_bytes = frame_bytes_bound(1, width, weighted) - overhead;
+        let overhead = frame_bytes_bound(0, row_bytes);
         let frame_rows = (open.max_frame_bytes as usize).saturating_sub(overhead) / row_bytes.max(1);
         if frame_rows == 0 {
             let message = format!(
-                "a row of {width} features takes {row_bytes} bytes, more than a frame of {} may hold",
+                "a row takes up to {row_bytes} bytes, more than a frame of {} may hold",
                 open.max_frame_bytes
             );
             return Err(WireError::new(Code::TooLarge, message));

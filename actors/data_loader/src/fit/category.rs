@@ -1,7 +1,7 @@
 //! Counts and one-hot encoding of category columns.
 
 use frame::manifest::{CategoryCount, Encoding, MAX_LISTED_CATEGORIES, Statistics};
-use messages::plan::PreprocessingPlan;
+use messages::plan::{CategoryEncoding, PreprocessingPlan};
 
 use crate::load::MISSING_KEY;
 
@@ -39,7 +39,7 @@ pub fn listed(counts: &[u64], texts: &[String]) -> Vec<CategoryCount> {
     order.map(|key| CategoryCount { value: texts[key].clone(), count: counts[key] }).collect()
 }
 
-/// Frequent categories get a feature each, in text order; the rest, if there is any, share one.
+/// Frequent categories get a feature or an index each, in text order; the rest, if there is any, share one.
 pub fn fit(
     plan: &PreprocessingPlan,
     keys: &[u32],
@@ -55,19 +55,22 @@ pub fn fit(
     if kept > most || (kept == most && kept < order.len()) {
         kept = most - 1;
         warnings.push(format!(
-            "column {name:?} has {} categories in train: the {kept} most frequent get a feature each, the others share one (data.preprocessing.max_categories)",
+            "column {name:?} has {} categories in train: the {kept} most frequent are told apart, the others are one (data.preprocessing.max_categories)",
             order.len()
         ));
     }
     let mut categories: Vec<String> = order[..kept].iter().map(|&key| texts[key].clone()).collect();
     categories.sort_unstable();
-    Encoding::OneHot { categories, other: kept < order.len() }
+    match plan.categories {
+        CategoryEncoding::OneHot => Encoding::OneHot { categories, other: kept < order.len() },
+        CategoryEncoding::Embedding => Encoding::Index { categories },
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use messages::plan::{Impute, Scale};
+    use messages::plan::{CategoryEncoding, Impute, Scale};
 
     fn plan(min_frequency: u32, max_categories: u32) -> PreprocessingPlan {
         PreprocessingPlan {
@@ -77,6 +80,7 @@ mod tests {
             clip: 0.0,
             min_frequency,
             max_categories,
+            categories: CategoryEncoding::OneHot,
         }
     }
 

@@ -2,15 +2,20 @@
 
 mod category;
 mod number;
+mod text;
+
+use std::collections::BTreeMap;
 
 use frame::manifest::{Column, ColumnKind, ColumnRole, Feature, FittedTransform, MAX_FEATURES, Statistics, Target};
 use messages::WireError;
-use messages::plan::{DataPlan, TargetTransform, Task};
+use messages::plan::{ColumnType, DataPlan, TargetTransform, Task};
 use tokio_util::sync::CancellationToken;
 
 use crate::check::target::TargetValues;
 use crate::check::{Violation, names::Use};
 use crate::load::{Loaded, Values, alive};
+use crate::pretrained::Pretrained;
+use crate::source::idx::Images;
 
 /// What was fitted.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,16 +26,29 @@ pub struct Fitted {
     pub target: Target,
 }
 
+/// What fitting looks at.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    pub loaded: &'a Loaded,
+    /// Rows of the train part.
+    pub train: &'a [u32],
+    pub target: &'a TargetValues,
+    /// Samples of the train part: its rows, unless several rows make a sample.
+    pub train_samples: &'a [u32],
+    /// Images by column.
+    pub images: &'a BTreeMap<String, Images>,
+    pub pretrained: Option<&'a Pretrained>,
+}
+
 /// Statistics and encodings of all columns, and the target's transform.
 pub fn fit(
     plan: &DataPlan,
     task: Task,
-    loaded: &Loaded,
-    target: &TargetValues,
-    train: &[u32],
+    inputs: Inputs<'_>,
     cancelled: &CancellationToken,
     warnings: &mut Vec<String>,
 ) -> Result<Fitted, WireError> {
+    let Inputs { loaded, train, .. } = inputs;
     let (mut columns, mut features, mut feature_names) = (Vec::new(), Vec::new(), Vec::new());
     for name in &loaded.layout.names {
         alive(cancelled)?;
@@ -40,7 +58,7 @@ pub fn fit(
         };
         let described = describe(usage, values, train);
         if usage.is_feature()
-            && let Some(encoding) = encode(plan, usage, values, train, &described, warnings)
+            && let Some(encoding) = encode(plan, usage, values, inputs, &described, warnings)?
         {
             let feature = Feature { column: name.clone(), first: feature_names.len(), encoding };
             feature_names.extend(feature.encoding.names(name));
@@ -48,11 +66,11 @@ pub fn fit(
         }
         columns.push(described);
     }
-    if feature_names.is_empty() || feature_names.len() > MAX_FEATURES {
+    if features.is_empty() || feature_names.len() > MAX_FEATURES {
         let message = format!("{} features after encoding, expected 1 to {MAX_FEATURES}", feature_names.len());
         return Err(Violation::new(message).hint("lower data.preprocessing.max_categories, or exclude columns").into());
     }
-    Ok(Fitted { columns, features, feature_names, target: fit_target(plan, task, target, train) })
+    Ok(Fitted { columns, features, feature_names, target: fit_target(plan, task, inputs.target, inputs.train_samples) })
 }
 
 fn unused(name: &str, role: ColumnRole) -> Column {
@@ -87,6 +105,13 @@ fn describe(usage: &Use, values: &Values, train: &[u32]) -> Column {
             }),
             ..unused(&usage.name, usage.role)
         },
+        Values::Text(texts) => Column {
+            name: usage.name.clone(),
+            r#type: ColumnKind::Text,
+            role: usage.role,
+            statistics: Some(text::statistics(texts, train)),
+            categories: Vec::new(),
+        },
         Values::Empty => unused(&usage.name, usage.role),
     }
 }
@@ -96,15 +121,24 @@ fn encode(
     plan: &DataPlan,
     usage: &Use,
     values: &Values,
-    train: &[u32],
+    inputs: Inputs<'_>,
     described: &Column,
     warnings: &mut Vec<String>,
-) -> Option<frame::manifest::Encoding> {
+) -> Result<Option<frame::manifest::Encoding>, WireError> {
+    let train = inputs.train;
     let statistics = described.statistics.clone().unwrap_or_default();
     if statistics.distinct <= 1 && statistics.missing == 0 && described.r#type != ColumnKind::Dropped {
         warnings.push(format!("column {:?} has the same value in every row of train: it teaches nothing", usage.name));
     }
-    match values {
+    if plan.columns.get(&usage.name).is_some_and(|column| column.r#type == ColumnType::Image) {
+        let images = inputs.images.get(&usage.name);
+        return Ok(images.map(|images| frame::manifest::Encoding::Image {
+            channels: images.channels,
+            height: images.height,
+            width: images.width,
+        }));
+    }
+    Ok(match values {
         Values::Number(numbers) => {
             if looks_like_id(&usage.name, numbers, &statistics) {
                 warnings.push(format!("column {:?} has another whole number in each row of train: if it identifies rows, exclude it or make it data.id_column", usage.name));
@@ -116,10 +150,12 @@ fn encode(
                 warnings.push(format!("column {:?} has {} different texts in {} rows of train: if it identifies rows, exclude it or make it data.id_column", usage.name, statistics.distinct, statistics.count));
             }
             let encoding = category::fit(&plan.preprocessing, keys, texts, train, &usage.name, warnings);
-            (encoding.width() > 0).then_some(encoding)
+            let says = encoding.width() > 0 || matches!(encoding, frame::manifest::Encoding::Index { .. });
+            says.then_some(encoding)
         }
+        Values::Text(texts) => Some(text::fit(&plan.text, &usage.name, texts, train, inputs.pretrained, warnings)?),
         Values::Id(_) | Values::Empty => None,
-    }
+    })
 }
 
 /// All different, all whole; a name that says id, or values that rise or fall by about one a row.

@@ -2,6 +2,7 @@
 
 mod csv_file;
 mod guard;
+pub mod idx;
 mod parquet_file;
 pub mod path;
 

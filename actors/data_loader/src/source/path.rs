@@ -11,6 +11,24 @@ use crate::nearest::did_you_mean;
 /// The file that `path` names in one of the roots: as it stands if it is absolute, else below the first root
 /// that has it.
 pub fn resolve(path: &str, roots: &[PathBuf]) -> Result<PathBuf, WireError> {
+    resolve_as(path, roots, regular_file)
+}
+
+/// The same for a folder.
+pub fn resolve_folder(path: &str, roots: &[PathBuf]) -> Result<PathBuf, WireError> {
+    resolve_as(path, roots, |path, real| {
+        if real.is_dir() {
+            return Ok(real);
+        }
+        Err(WireError::new(Code::DatasetNotFound, format!("{path}: is a file, expected a folder")))
+    })
+}
+
+fn resolve_as(
+    path: &str,
+    roots: &[PathBuf],
+    accept: impl Fn(&str, PathBuf) -> Result<PathBuf, WireError>,
+) -> Result<PathBuf, WireError> {
     if path.is_empty() || path.contains('\0') {
         return Err(WireError::new(Code::DatasetNotFound, format!("path {path:?}: expected the name of a file")));
     }
@@ -19,7 +37,7 @@ pub fn resolve(path: &str, roots: &[PathBuf]) -> Result<PathBuf, WireError> {
     for root in &roots {
         let Some(candidate) = normalized(&root.join(path)) else { continue };
         match candidate.canonicalize() {
-            Ok(real) if roots.iter().any(|root| real.starts_with(root)) => return regular_file(path, real),
+            Ok(real) if roots.iter().any(|root| real.starts_with(root)) => return accept(path, real),
             Ok(_) => return Err(forbidden(path)),
             Err(_) if roots.iter().any(|root| candidate.starts_with(root)) => {
                 if leads_outside(&candidate, &roots) {

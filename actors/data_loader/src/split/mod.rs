@@ -183,7 +183,7 @@ fn pick(labels: &[u32], rows: &[u32]) -> Vec<u32> {
 }
 
 /// The rank of each value among the distinct ones, in rising order; missing values come last.
-fn ranks(values: &Values) -> Vec<u32> {
+pub fn ranks(values: &Values) -> Vec<u32> {
     match values {
         Values::Number(numbers) => {
             let mut distinct = numbers.clone();
@@ -202,8 +202,17 @@ fn ranks(values: &Values) -> Vec<u32> {
             let last = texts.len() as u32;
             keys.iter().map(|&key| if key == MISSING_KEY { last } else { rank[key as usize] }).collect()
         }
-        Values::Id(_) | Values::Empty => Vec::new(),
+        Values::Id(ids) => ranks_of(ids),
+        Values::Text(texts) => ranks_of(&(0..texts.len()).map(|row| texts.get(row)).collect::<Vec<_>>()),
+        Values::Empty => Vec::new(),
     }
+}
+
+fn ranks_of<T: Ord + Copy>(values: &[T]) -> Vec<u32> {
+    let mut distinct = values.to_vec();
+    distinct.sort_unstable();
+    distinct.dedup();
+    values.iter().map(|value| distinct.partition_point(|other| other < value) as u32).collect()
 }
 
 fn warn_of_shared_groups(plan: &DataPlan, groups: &[u32], parts: &Parts, warnings: &mut Vec<String>) {

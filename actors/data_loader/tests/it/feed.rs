@@ -1,6 +1,7 @@
 //! The order of a feed and the life of feeds, without a network.
 
 use expect_test::expect;
+use frame::row_bytes;
 use messages::error::Code;
 use messages::feed::{FeedControl, OpenFeed, Split};
 use messages::{ArtifactRef, Fence, JobId, WireError, WorkerId};
@@ -32,7 +33,7 @@ fn open(feed: &str) -> OpenFeed {
 
 /// (batch, row) of each row of one epoch that a rank gets, in the order of its frames.
 fn rows_of_epoch(open: &OpenFeed, rows: usize, epoch: u32) -> Vec<(u64, u32)> {
-    let (order, mut at) = Order::new(&OpenFeed { epoch, ..open.clone() }, rows, 3, false).expect("an order");
+    let (order, mut at) = Order::new(&OpenFeed { epoch, ..open.clone() }, rows, row_bytes(3, false)).expect("an order");
     let permutation = order.permutation(epoch).unwrap_or_else(|| (0..rows as u32).collect());
     let mut out = Vec::new();
     loop {
@@ -93,16 +94,16 @@ fn epochs_differ_and_stored_order_is_kept() {
 #[test]
 fn places_within_a_batch_are_told() {
     let base = OpenFeed { world_size: 2, rank: 1, global_batch_size: 64, ..open("f") };
-    let (order, at) = Order::new(&base, 100, 3, false).expect("an order");
+    let (order, at) = Order::new(&base, 100, row_bytes(3, false)).expect("an order");
     let first = order.piece(at).expect("a piece");
     assert_eq!((first.global_rows, first.first_row, first.places.clone()), (64, 32, 32..64));
     let last = order.piece(Order::after(at, &first)).expect("a piece");
     assert_eq!((last.global_rows, last.first_row, last.places.clone(), last.end_of_epoch), (36, 18, 82..100, true));
     // A last batch of one row belongs to the last shard; the other rank gets an empty frame to stay in step.
-    let (order, at) = Order::new(&OpenFeed { rank: 0, ..base.clone() }, 65, 3, false).expect("an order");
+    let (order, at) = Order::new(&OpenFeed { rank: 0, ..base.clone() }, 65, row_bytes(3, false)).expect("an order");
     let piece = order.piece(Order::after(at, &order.piece(at).expect("a piece"))).expect("a piece");
     assert_eq!((piece.global_rows, piece.places.is_empty(), piece.end_of_epoch), (1, true, true));
-    let (order, at) = Order::new(&OpenFeed { drop_last: true, batch: 1, ..base }, 100, 3, false).expect("an order");
+    let (order, at) = Order::new(&OpenFeed { drop_last: true, batch: 1, ..base }, 100, row_bytes(3, false)).expect("an order");
     assert_eq!((order.batches_per_epoch(), at.epoch, at.batch), (1, 1, 0));
 }
 
@@ -111,7 +112,7 @@ fn openings_that_make_no_sense_are_refused() {
     let message = |change: fn(&mut OpenFeed)| {
         let mut open = open("f");
         change(&mut open);
-        Order::new(&open, 100, 3, false).expect_err("refused").to_string()
+        Order::new(&open, 100, row_bytes(3, false)).expect_err("refused").to_string()
     };
     let all = [
         message(|open| open.rank = 1),
@@ -138,7 +139,7 @@ fn state() -> State {
 }
 
 fn info(bytes: usize) -> PartInfo {
-    PartInfo { rows: 64, width: 3, weighted: false, bytes, feature_names: vec!["a".into(), "b".into(), "c".into()] }
+    PartInfo { rows: 64, row_bytes: row_bytes(3, false), bytes, feature_names: vec!["a".into(), "b".into(), "c".into()] }
 }
 
 fn key(hash: &str) -> (String, &'static str) {

@@ -211,7 +211,7 @@ async fn a_task_is_prepared_and_fed_row_by_row() {
     assert_eq!(manifest.lineage.code_version, "test");
     let shard = &manifest.part(Split::Train).expect("a part").shards[0];
     let stored = read_shard(&artifacts.get(&shard.artifact).await.expect("stored")).expect("a shard");
-    let expected = Encoder::new(&manifest).encode(stored.batch()).expect("encodes");
+    let expected = Encoder::new(&manifest).expect("a tokenizer").encode(stored.batch()).expect("encodes");
 
     let open = world.feed("f1", &dataset);
     let (mut frames, opened) = world.open(&open).await;

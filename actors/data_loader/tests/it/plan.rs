@@ -9,8 +9,8 @@ use frame::{Encoded, Encoder, Manifest, write_shard};
 use messages::WireError;
 use messages::feed::Split;
 use messages::plan::{
-    ColumnPlan, ColumnType, CsvPlan, DataFormat, DataPlan, Impute, PreprocessingPlan, Scale, SplitPlan, SplitStrategy,
-    TargetPlan, TargetTransform, Task,
+    CategoryEncoding, ColumnPlan, ColumnType, CsvPlan, DataFormat, DataPlan, Impute, PreprocessingPlan, Scale,
+    SequencePlan, SplitPlan, SplitStrategy, TargetPlan, TargetTransform, Task, TextPlan,
 };
 use tokio_util::sync::CancellationToken;
 use within_data_loader::prepare::{Prepared, prepare};
@@ -50,7 +50,10 @@ pub fn data_plan(path: &[&str], target: &str) -> DataPlan {
             clip: 0.0,
             min_frequency: 0,
             max_categories: 100,
+            categories: CategoryEncoding::OneHot,
         },
+        text: TextPlan::default(),
+        sequence: SequencePlan::default(),
         split: SplitPlan {
             strategy: SplitStrategy::Random,
             test_size: 0.2,
@@ -67,7 +70,7 @@ pub fn data_plan(path: &[&str], target: &str) -> DataPlan {
 }
 
 pub fn column(r#type: ColumnType) -> ColumnPlan {
-    ColumnPlan { r#type, null_values: vec![], impute: None, scale: None }
+    ColumnPlan { r#type, null_values: vec![], impute: None, scale: None, images: None }
 }
 
 /// A data root with files, removed in the end.
@@ -107,12 +110,12 @@ pub fn manifest(prepared: &Prepared) -> Manifest {
             })
             .collect()
     });
-    let manifest = prepared.manifest(Lineage::default(), shards);
+    let manifest = prepared.manifest(Lineage::default(), shards, None);
     // What readers get went through JSON.
     Manifest::from_json(&manifest.to_json()).expect("reads back")
 }
 
 pub fn encoded(prepared: &Prepared, split: Split) -> Encoded {
     let table = prepared.table(split, 0..prepared.rows(split)).expect("a table");
-    Encoder::new(&manifest(prepared)).encode(table.batch()).expect("encodes")
+    Encoder::new(&manifest(prepared)).expect("a tokenizer").encode(table.batch()).expect("encodes")
 }

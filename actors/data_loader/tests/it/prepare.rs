@@ -29,6 +29,7 @@ fn shown(prepared: &Prepared) -> String {
         let kind = match column.r#type {
             ColumnKind::Number => "number",
             ColumnKind::Category => "category",
+            ColumnKind::Text => "text",
             ColumnKind::Dropped => "dropped",
         };
         lines.push(format!("{} {kind} {:?}", column.name, column.role));

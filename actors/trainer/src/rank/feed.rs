@@ -352,6 +352,7 @@ mod tests {
     fn frame(batch: u64, part: u32, parts: u32, ids: std::ops::Range<u64>) -> Frame {
         let n = (ids.end - ids.start) as usize;
         let rows = Encoded {
+            inputs: kernels::nn::Inputs::default(),
             rows: n,
             width: 1,
             features: vec![0.5; n],

@@ -30,7 +30,7 @@ use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::link::{Connection, LOG_ENDS, Phase, RankConfig};
-use crate::model_file;
+use frame::model_file;
 use crate::train::{BatchSource, Outbox, Outcome, Outgoing, Ports, Stop, StopReason, TrainJob, Trained, train};
 use crate::vitals::Vitals;
 use feed::FeedContext;
@@ -303,6 +303,7 @@ struct Prepared {
     store: ArtifactStore,
     plan: JobPlan,
     manifest: Manifest,
+    pretrained: Option<Arc<Vec<u8>>>,
 }
 
 async fn prepare(config: &RankConfig, bus: &Bus, vitals: &Vitals) -> Result<Prepared, WireError> {
@@ -325,7 +326,13 @@ async fn prepare(config: &RankConfig, bus: &Bus, vitals: &Vitals) -> Result<Prep
     vitals.progress();
     let manifest = store.get(dataset).await.map_err(|e| e.to_wire())?;
     let manifest = Manifest::from_json(&manifest).map_err(|e| WireError::new(Code::ArtifactCorrupt, e.to_string()))?;
-    Ok(Prepared { store, plan, manifest })
+    vitals.progress();
+    let pretrained = match &manifest.pretrained {
+        Some(pretrained) => Some(store.get(&pretrained.weights).await.map_err(|e| e.to_wire())?),
+        None => None,
+    };
+    let pretrained = pretrained.map(|bytes| Arc::new(bytes.to_vec()));
+    Ok(Prepared { store, plan, manifest, pretrained })
 }
 
 /// Meets the other ranks. Asked again while no coordinator leads, until the join time-out has passed.
@@ -395,6 +402,7 @@ async fn train_and_tell(
         world_size: config.world_size,
         threads: threads(&prepared.plan, config.threads),
         manifest: Arc::new(prepared.manifest),
+        pretrained: prepared.pretrained,
         plan: prepared.plan,
         dataset_blake3: dataset.blake3.clone(),
         resume: resume.clone(),

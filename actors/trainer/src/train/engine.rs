@@ -1,13 +1,16 @@
 //! One optimizer step of this rank: its part of each micro-batch, the exchange with the other ranks,
 //! and the update. [`Engine::all_reduce`] is the one place where ranks meet.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
 use frame::Encoded;
+use kernels::nn::Model;
 use kernels::pool::Pool;
 use kernels::shard::{complete, shards_of};
 use kernels::train::{Batch, LossSum, Partial, RankBatch, StepOutcome, Targets, Trainer};
+use kernels::weights::pretrained::{self, Family};
 use messages::WireError;
 use messages::error::{Class, Code};
 use messages::plan::Task;
@@ -15,10 +18,12 @@ use messages::plan::Task;
 use super::mapping::{Recipe, config_error};
 use super::source::SourceBatch;
 
+/// Prefix of the text encoder's parameters.
+const TEXT_ENCODER: &str = "text.";
+
 /// A rank's model under training.
 pub struct Engine {
     trainer: Trainer,
-    pool: Arc<Pool>,
     task: Task,
     rank: usize,
     world_size: usize,
@@ -34,10 +39,13 @@ impl Engine {
             return Err(WireError::new(Code::ConfigError, message));
         }
         let pool = Arc::new(Pool::new(threads.max(1) as usize));
-        let model = kernels::nn::Model::new(&recipe.model, &recipe.init, recipe.init_seed)
+        let mut model = kernels::nn::Model::new(&recipe.model, &recipe.init, recipe.init_seed)
             .map_err(|e| config_error("model", &e))?;
-        let trainer = Trainer::new(model, recipe.train, pool.clone()).map_err(|e| config_error("training", &e))?;
-        Ok(Self { trainer, pool, task, rank: rank as usize, world_size: world_size as usize, shards })
+        if let Some((family, weights)) = &recipe.pretrained {
+            begin_with(&mut model, *family, weights)?;
+        }
+        let trainer = Trainer::new(model, recipe.train, pool).map_err(|e| config_error("training", &e))?;
+        Ok(Self { trainer, task, rank: rank as usize, world_size: world_size as usize, shards })
     }
 
     pub fn trainer(&self) -> &Trainer {
@@ -48,16 +56,22 @@ impl Engine {
         &mut self.trainer
     }
 
-    pub fn pool(&self) -> &Pool {
-        &self.pool
+    /// The model that is validated and announced: the average of the weights, where one is kept.
+    pub fn announced(&self) -> Cow<'_, Model> {
+        match self.trainer.averaged_model() {
+            Some(average) => Cow::Owned(average),
+            None => Cow::Borrowed(self.trainer.model()),
+        }
     }
+
+
 
     /// The batch as `kernels` takes it.
     pub fn batch(&self, rows: Encoded) -> Batch {
         Batch {
             rows: rows.rows,
             features: rows.features,
-            inputs: kernels::nn::Inputs::default(),
+            inputs: rows.inputs,
             targets: match self.task {
                 Task::Regression | Task::BinaryClassification => Targets::Real(rows.targets),
                 Task::Multiclass => Targets::Class(rows.targets.iter().map(|&class| class as u32).collect()),
@@ -116,6 +130,20 @@ impl Engine {
     }
 }
 
+/// Puts a pretrained encoder's weights into the model's text encoder.
+fn begin_with(model: &mut Model, family: Family, weights: &[u8]) -> Result<(), WireError> {
+    let wrong = |e: &kernels::Error| WireError::new(Code::ModelInvalid, format!("data.text.pretrained: {e}"));
+    let imported = pretrained::import(model, TEXT_ENCODER, family, weights).map_err(|e| wrong(&e))?;
+    let list = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    tracing::info!(
+        "pretrained encoder: {} tensors taken; without a place in the model: {}; not in the file: {}",
+        imported.taken,
+        list(&imported.unknown),
+        list(&imported.missing)
+    );
+    Ok(())
+}
+
 /// An error of a step as it goes to the coordinator: where it happened, and what can be done.
 pub fn step_error(error: &kernels::Error, step: u64, (epoch, batch): (u32, u64)) -> WireError {
     use kernels::ErrorKind;
@@ -141,7 +169,7 @@ mod tests {
     fn engine(rank: u32, world_size: u32) -> Engine {
         let model = ModelConfig::Mlp(MlpConfig { input_dim: 3, hidden_layers: vec![5], ..MlpConfig::default() });
         let train = TrainConfig { loss: LossConfig::Mse, ..TrainConfig::default() };
-        let recipe = Recipe { model, init: Init::Default, init_seed: 1, train };
+        let recipe = Recipe { model, init: Init::Default, init_seed: 1, train, pretrained: None };
         Engine::new(recipe, Task::Regression, rank, world_size, 1).expect("valid")
     }
 
@@ -152,7 +180,7 @@ mod tests {
             features: (0..3 * n).map(|i| (i as f32 * 0.37).sin()).collect(),
             targets: (0..n).map(|i| i as f32 * 0.1).collect(),
             sample_ids: (0..n as u64).collect(),
-            weights: None,
+            ..Encoded::default()
         };
         SourceBatch { epoch: 0, batch: 0, global_rows: n as u32, first_row: 0, end_of_epoch: false, rows }
     }
@@ -199,6 +227,7 @@ mod tests {
                 init: Init::Default,
                 init_seed: 1,
                 train: TrainConfig::default(),
+                pretrained: None,
             },
             Task::Regression,
             0,

@@ -106,6 +106,8 @@ pub fn manifest(task: Task, train: u64, val: u64) -> Manifest {
         },
         features: names.iter().enumerate().map(feature).collect(),
         feature_names: names,
+        sequence: None,
+        pretrained: None,
         sample_id: SampleIdScheme::RowNumber,
         weighted: false,
         split: SplitInfo {

@@ -1,20 +1,24 @@
 //! From a job plan to the configurations of `kernels`. What a plan says and this version cannot do is
 //! refused here by its key, never ignored.
 
-use frame::Manifest;
-use kernels::dtype::Precision;
-use kernels::nn::{Init, MlpConfig, ModelConfig, Norm};
-use kernels::ops::Activation as KernelActivation;
+use std::sync::Arc;
+
+use frame::{Manifest, objective};
+use kernels::dtype::{LossScaleConfig, Precision};
+use kernels::nn::{Init, ModelConfig};
 use kernels::optim::{
-    AdamConfig, AdamWConfig, ClipConfig, Direction, LambConfig, OptimizerConfig, SchedulerConfig, SgdConfig,
+    AdamConfig, AdamWConfig, ClipConfig, Direction, EmaConfig, LambConfig, OptimizerConfig, ParamGroup,
+    SchedulerConfig, SgdConfig,
 };
-use kernels::train::{LossConfig, TrainConfig};
+use kernels::train::TrainConfig;
+use kernels::weights::pretrained::{Family, PretrainedConfig};
 use messages::WireError;
 use messages::error::Code;
 use messages::plan::{
-    Activation, Initialization, JobPlan, Loss, Mode, ModelPlan, Normalization, OptimizerType,
-    Precision as PlanPrecision, SchedulerPlan, Task,
+    Initialization, JobPlan, Loss, Mode, OptimizerType, Precision as PlanPrecision, SchedulerPlan, Task,
 };
+
+use super::architecture;
 
 /// What training needs of a plan and a dataset.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,41 +27,61 @@ pub struct Recipe {
     pub init: Init,
     pub init_seed: u64,
     pub train: TrainConfig,
+    /// What the text encoder begins with: contents of a `model.safetensors` of this family.
+    pub pretrained: Option<(Family, Arc<Vec<u8>>)>,
 }
 
 /// The recipe for `steps_per_epoch` optimizer steps an epoch.
 pub fn recipe(plan: &JobPlan, manifest: &Manifest, steps_per_epoch: u64) -> Result<Recipe, WireError> {
     check_task(plan, manifest)?;
-    let ModelPlan::Mlp(mlp) = &plan.model;
-    let model = ModelConfig::Mlp(MlpConfig {
-        input_dim: manifest.width(),
-        hidden_layers: mlp.hidden_layers.iter().map(|&n| n as usize).collect(),
-        activation: activation(mlp.activation),
-        dropout: mlp.dropout as f32,
-        norm: match mlp.normalization {
-            Normalization::None => Norm::None,
-            Normalization::LayerNorm => Norm::LayerNorm,
-        },
-        output_dim: manifest.outputs(),
-    });
+    let model = architecture::model(plan, manifest)?;
     model.validate().map_err(|e| config_error("model", &e))?;
     let training = &plan.training;
     let clip = |bound: f64| (bound > 0.0).then_some(bound);
     let train = TrainConfig {
         optimizer: optimizer(plan),
         scheduler: scheduler(plan, steps_per_epoch),
-        loss: loss(plan),
+        loss: objective::loss(plan, manifest),
         clip: ClipConfig { max_norm: clip(training.clip_grad_norm), max_value: clip(training.clip_grad_value) },
         logical_shards: training.logical_shards as usize,
-        seed: mlp.dropout_seed,
+        seed: plan.model.dropout_seed,
         precision: match training.precision {
             PlanPrecision::F32 => Precision::F32,
             PlanPrecision::Bf16 => Precision::Bf16,
             PlanPrecision::F16 => Precision::F16,
         },
-        ..TrainConfig::default()
+        loss_scale: LossScaleConfig {
+            initial_scale: training.loss_scale.initial_scale,
+            growth_factor: training.loss_scale.growth_factor,
+            backoff_factor: training.loss_scale.backoff_factor,
+            growth_interval: u64::from(training.loss_scale.growth_interval),
+        },
+        ema: (training.ema.decay > 0.0)
+            .then_some(EmaConfig { decay: training.ema.decay, warmup: training.ema.warmup }),
+        groups: training
+            .optimizer
+            .groups
+            .iter()
+            .map(|group| ParamGroup {
+                pattern: group.pattern.clone(),
+                learning_rate_multiplier: group.learning_rate_multiplier,
+                weight_decay: group.weight_decay,
+            })
+            .collect(),
     };
-    Ok(Recipe { model, init: init(&mlp.initialization), init_seed: mlp.initialization_seed, train })
+    let (init, init_seed) = (init(&plan.model.initialization), plan.model.initialization_seed);
+    Ok(Recipe { model, init, init_seed, train, pretrained: None })
+}
+
+impl Recipe {
+    /// Lets the text encoder begin with the weights of the manifest's pretrained encoder.
+    pub fn begin_with(&mut self, manifest: &Manifest, weights: Option<&Arc<Vec<u8>>>) -> Result<(), WireError> {
+        let (Some(pretrained), Some(weights)) = (&manifest.pretrained, weights) else { return Ok(()) };
+        let config = PretrainedConfig::from_json(&pretrained.config);
+        let family = config.map_err(|e| config_error("data.text.pretrained", &e))?.family;
+        self.pretrained = Some((family, Arc::clone(weights)));
+        Ok(())
+    }
 }
 
 /// Whether less or more is better, as `kernels` says it.
@@ -91,36 +115,15 @@ fn check_task(plan: &JobPlan, manifest: &Manifest) -> Result<(), WireError> {
     Ok(())
 }
 
-fn activation(activation: Activation) -> KernelActivation {
-    match activation {
-        Activation::Relu => KernelActivation::Relu,
-        Activation::Gelu => KernelActivation::Gelu,
-        Activation::GeluTanh => KernelActivation::GeluTanh,
-        Activation::Sigmoid => KernelActivation::Sigmoid,
-        Activation::Tanh => KernelActivation::Tanh,
-        Activation::Silu => KernelActivation::Silu,
-    }
-}
-
 fn init(initialization: &Initialization) -> Init {
     match *initialization {
+        Initialization::Standard => Init::Default,
         Initialization::Normal { mean, std } => Init::Normal { mean, std },
+        Initialization::TruncatedNormal { mean, std } => Init::TruncatedNormal { mean, std },
         Initialization::XavierUniform => Init::XavierUniform,
         Initialization::XavierNormal => Init::XavierNormal,
         Initialization::KaimingUniform => Init::KaimingUniform,
         Initialization::KaimingNormal => Init::KaimingNormal,
-    }
-}
-
-fn loss(plan: &JobPlan) -> LossConfig {
-    match plan.training.loss {
-        Loss::Mse => LossConfig::Mse,
-        Loss::Mae => LossConfig::Mae,
-        Loss::Huber => LossConfig::Huber { delta: 1.0 },
-        Loss::BceWithLogits => LossConfig::BceWithLogits { pos_weight: Some(plan.training.positive_weight) },
-        Loss::CrossEntropy => {
-            LossConfig::CrossEntropy { label_smoothing: plan.training.label_smoothing, class_weights: None }
-        }
     }
 }
 
@@ -152,7 +155,7 @@ fn optimizer(plan: &JobPlan) -> OptimizerConfig {
             learning_rate: o.learning_rate,
             weight_decay: o.weight_decay,
             momentum: o.momentum,
-            nesterov: false,
+            nesterov: o.nesterov,
         }),
     }
 }

@@ -2,7 +2,8 @@
 //! out through an [`Outbox`], and a [`Stop`] ends it at a step boundary. Synchronous; it runs on the
 //! rank's compute thread, and in tests on any thread.
 
-pub mod engine;
+pub mod architecture;
+mod engine;
 pub mod mapping;
 pub mod outbox;
 mod pace;

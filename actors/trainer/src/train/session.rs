@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bus::now_ms;
-use frame::{Encoded, Manifest};
+use frame::{Encoded, Manifest, model_file};
 use futures::channel::oneshot;
 use messages::error::Code;
 use messages::event::{Checkpoint, Event, Metric, MetricValue, Metrics};
@@ -28,7 +28,6 @@ use crate::checkpoint::{
     name_of,
 };
 use crate::link::Phase;
-use crate::model_file;
 use crate::vitals::Vitals;
 
 /// Validation parts up to this size are fetched once and kept.
@@ -50,6 +49,8 @@ pub struct TrainJob {
     pub manifest: Arc<Manifest>,
     /// BLAKE3 of the manifest.
     pub dataset_blake3: String,
+    /// The weights that the manifest's pretrained encoder names.
+    pub pretrained: Option<Arc<Vec<u8>>>,
     /// The checkpoint that the coordinator knows of.
     pub resume: Option<Checkpoint>,
     /// Folder of this job's checkpoints.
@@ -276,13 +277,13 @@ impl Session {
     fn validate(&mut self) -> Result<Option<Metrics>, WireError> {
         self.ports.vitals.enter(Phase::Validating);
         let manifest = self.job.manifest.clone();
-        let mut validation = Validation::new(&manifest);
+        let mut validation = Validation::new(&manifest, self.engine.trainer().averaged_model());
         let plan = val_feed(&self.job, self.position.epoch);
         let batches = plan.batches_per_epoch();
         if batches == 0 {
             return validation.finish(&self.job.plan).map(Some);
         }
-        let bytes = plan.rows as usize * (manifest.width() + 4) * 4;
+        let bytes = (plan.rows as usize).saturating_mul(manifest.row_bytes());
         let keep = bytes <= KEEP_VALIDATION_BYTES && matches!(self.ports.val, BatchSource::Feed { .. });
         let mut kept = Encoded::default();
         self.ports.val.open(plan, &self.ports.stop)?;
@@ -416,7 +417,7 @@ impl Session {
     }
 
     fn weights(&self) -> Result<Vec<u8>, WireError> {
-        kernels::weights::save(self.engine.trainer().model(), &std::collections::BTreeMap::new())
+        kernels::weights::save(&self.engine.announced(), &std::collections::BTreeMap::new())
             .map_err(|e| internal(&e))
     }
 
@@ -447,7 +448,8 @@ impl Session {
             Some(bytes) => Some(kernels::weights::load(bytes).map_err(|e| internal(&e))?.0),
             None => None,
         };
-        let model = model.as_ref().unwrap_or_else(|| self.engine.trainer().model());
+        let last = self.engine.announced();
+        let model = model.as_ref().unwrap_or(&last);
         let content = model_file::Content {
             plan: &self.job.plan,
             plan_blake3: &self.plan_blake3,
@@ -510,7 +512,8 @@ fn steps_per_epoch(job: &TrainJob) -> Result<u64, WireError> {
 
 /// Model and selection before the first step.
 fn fresh(job: &TrainJob, steps_per_epoch: u64) -> Result<(Engine, Selection), WireError> {
-    let recipe = mapping::recipe(&job.plan, &job.manifest, steps_per_epoch)?;
+    let mut recipe = mapping::recipe(&job.plan, &job.manifest, steps_per_epoch)?;
+    recipe.begin_with(&job.manifest, job.pretrained.as_ref())?;
     let engine = Engine::new(recipe, job.plan.task, job.rank, job.world_size, job.threads)?;
     Ok((engine, Selection::new(&job.plan)?))
 }
@@ -529,8 +532,7 @@ fn resumed(snapshot: Snapshot, should_stop: Option<String>) -> Start {
 }
 
 fn seeds(plan: &JobPlan) -> Seeds {
-    let messages::plan::ModelPlan::Mlp(mlp) = &plan.model;
-    Seeds { seed: plan.seed, shuffle_seed: plan.data.shuffle_seed, dropout_seed: mlp.dropout_seed }
+    Seeds { seed: plan.seed, shuffle_seed: plan.data.shuffle_seed, dropout_seed: plan.model.dropout_seed }
 }
 
 fn internal(error: &kernels::Error) -> WireError {
@@ -551,11 +553,7 @@ fn train_feed(job: &TrainJob, position: Position) -> FeedPlan {
         end_epoch: training.epochs,
         rank: job.rank,
         world_size: job.world_size,
-        batch_bytes: frame::frame_bytes_bound(
-            training.batch_size as usize,
-            job.manifest.width(),
-            job.manifest.weighted,
-        ),
+        batch_bytes: frame::frame_bytes_bound(training.batch_size as usize, job.manifest.row_bytes()),
     }
 }
 

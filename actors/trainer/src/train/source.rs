@@ -180,7 +180,7 @@ mod tests {
             features: (0..n).map(|i| i as f32).collect(),
             targets: (0..n).map(|i| i as f32).collect(),
             sample_ids: (0..n as u64).collect(),
-            weights: None,
+            ..Encoded::default()
         })
     }
 

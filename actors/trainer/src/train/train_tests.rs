@@ -8,7 +8,7 @@ use messages::error::Code;
 use messages::event::{Checkpoint, Event};
 use messages::feed::Split;
 use messages::plan::{
-    EarlyStoppingPlan, JobPlan, Loss, Mode, ModelPlan, OptimizerType, Precision, SchedulerPlan, Task,
+    Architecture, EarlyStoppingPlan, JobPlan, Loss, Mode, OptimizerType, Precision, SchedulerPlan, Task,
 };
 use messages::{Fence, JobId, TaskId};
 use tempfile::TempDir;
@@ -31,6 +31,7 @@ fn job(plan: JobPlan, dir: &Path, fence: u64, resume: Option<Checkpoint>) -> Tra
         threads: 2,
         manifest: Arc::new(manifest(plan.task, TRAIN_ROWS as u64, VAL_ROWS as u64)),
         plan,
+        pretrained: None,
         dataset_blake3: "d".into(),
         resume,
         checkpoints: dir.into(),
@@ -168,7 +169,7 @@ fn each_task_is_learned_and_the_model_file_serves_alone() {
         assert!(heard.metric(15, metric) > Some(at_least), "{metric}: {:?}", heard.metric(15, metric));
         assert!(heard.metric(15, "loss") < heard.metric(1, "loss"));
         assert!(heard.metric(1, "val_loss").is_some() && heard.metric(1, "lr") == Some(0.01));
-        let (model, serving) = crate::model_file::read(&trained.file).expect("reads");
+        let (model, serving) = frame::model_file::read(&trained.file).expect("reads");
         assert_eq!(kernels::weights::params_blake3(&model), trained.params_blake3);
         assert_eq!((serving.feature_names.len(), serving.target.task), (WIDTH, task));
         assert_eq!((trained.epochs, trained.steps), (15, 150));
@@ -381,7 +382,7 @@ fn the_best_model_is_announced_not_the_last() {
     p.training.checkpoint.mode = Mode::Max;
     let (trained, heard) = run(job(p.clone(), dir.path(), 1, None));
     assert!(heard.metric(1, "val_loss") > heard.metric(4, "val_loss"));
-    let (_, serving) = crate::model_file::read(&trained.file).expect("reads");
+    let (_, serving) = frame::model_file::read(&trained.file).expect("reads");
     assert_eq!(serving.epoch, 1);
     let first = dir.path().join("checkpoint_epoch_001").join("model.safetensors");
     let (model, _) = kernels::weights::load(&std::fs::read(first).expect("reads")).expect("loads");
@@ -435,8 +436,9 @@ fn what_cannot_be_trained_is_refused_by_its_key() {
         (|p| p.training.optimizer.learning_rate = 1e30, Code::NumericError, "step"),
         (
             |p| {
-                let ModelPlan::Mlp(m) = &mut p.model;
-                m.dropout = 1.5;
+                if let Architecture::Mlp(m) = &mut p.model.architecture {
+                    m.dropout = 1.5;
+                }
             },
             Code::ConfigError,
             "dropout",

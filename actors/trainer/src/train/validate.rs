@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use frame::{Encoded, Manifest};
 use kernels::metrics::{Metric, MetricError, Options, Predictions, compute};
+use kernels::nn::Model;
 use kernels::train::LossSum;
 use messages::WireError;
 use messages::error::Code;
@@ -17,19 +18,20 @@ use super::engine::{Engine, step_error};
 /// Accumulates the validation part batch by batch.
 pub struct Validation<'a> {
     manifest: &'a Manifest,
+    /// The average of the weights, where that is what is announced.
+    average: Option<Model>,
     loss: LossSum,
     actual: Vec<f64>,
     predicted: Vec<f64>,
 }
 
 impl<'a> Validation<'a> {
-    pub fn new(manifest: &'a Manifest) -> Self {
-        Self { manifest, loss: LossSum::default(), actual: Vec::new(), predicted: Vec::new() }
+    pub fn new(manifest: &'a Manifest, average: Option<Model>) -> Self {
+        Self { manifest, average, loss: LossSum::default(), actual: Vec::new(), predicted: Vec::new() }
     }
 
     /// One batch in stored order.
     pub fn add(&mut self, engine: &mut Engine, rows: Encoded, at: (u32, u64)) -> Result<(), WireError> {
-        let count = rows.rows;
         let transform = self.manifest.target.transform;
         // Numbers of the target column from what the model learns; probabilities and classes stay.
         let value = |learned: f32| transform.invert(f64::from(learned));
@@ -37,10 +39,9 @@ impl<'a> Validation<'a> {
         let batch = engine.batch(rows);
         let step = engine.trainer().global_step();
         let failed = |e: kernels::Error| step_error(&e, step, at);
-        self.loss.merge(engine.trainer_mut().evaluate(&batch).map_err(failed)?);
-        let trainer = engine.trainer();
-        let mut outputs = trainer.model().predict(&batch.features, count, engine.pool()).map_err(failed)?;
-        trainer.config().loss.to_predictions(&mut outputs, self.manifest.outputs());
+        let (loss, mut outputs) = engine.trainer_mut().validate(self.average.as_ref(), &batch).map_err(failed)?;
+        self.loss.merge(loss);
+        engine.trainer().config().loss.to_predictions(&mut outputs, self.manifest.outputs());
         self.predicted.extend(outputs.iter().map(|&p| value(p)));
         Ok(())
     }

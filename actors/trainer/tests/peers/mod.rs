@@ -74,6 +74,7 @@ pub fn without_a_bus() -> String {
         threads: 1,
         plan: plan(TASK),
         manifest: Arc::new(manifest(TASK, TRAIN_ROWS as u64, VAL_ROWS as u64)),
+        pretrained: None,
         dataset_blake3: "d".into(),
         resume: None,
         checkpoints: dir.path().into(),

@@ -1,11 +1,11 @@
-//! The keys of a job. A row with status `Plan` is the field of [`crate::plan::JobPlan`] of the same path.
+//! The keys of a job, but those of its model. A row with status `Plan` is the field of [`crate::plan::JobPlan`] of the same path.
 
 use super::Fallback::{Absent, Derived, Required};
 use super::Shape::{
-    Any, Bool, Device, Label, Monitor, Paths, Patterns, Records, ServiceUri, Text, Texts, WebUrl, Wholes,
+    Any, Bool, Device, Label, Monitor, Paths, Patterns, Records, ServiceUri, Text, Texts, WebUrl,
 };
 use super::{
-    ANY_NUMBER, Choice, Key, NOT_NEGATIVE, POSITIVE, SEED, Shape, Status, above, also, below, between, closed, json,
+    ANY_NUMBER, Choice, Key, NOT_NEGATIVE, POSITIVE, SEED, Shape, above, also, below, between, closed, json,
     key, later, name, no_effect, not_yet, whole,
 };
 
@@ -15,9 +15,8 @@ const TASKS: Shape = Shape::Choice(&[
     also("multiclass", &["multiclass_classification"]),
 ]);
 const BINARY: &[&str] = &["binary_classification"];
-const MLP: &[&str] = &["mlp"];
-const TRANSFORMER: &[&str] = &["transformer_classifier"];
-const AD_SCORE: &[&str] = &["ad_score_predictor"];
+const LSTM: &[&str] = &["lstm_sequence"];
+const WITH_TEXT: &[&str] = &["transformer_classifier", "ad_score"];
 
 const IMPUTE: Shape = Shape::Choice(&[name("mean"), name("median"), name("zero"), also("refuse", &["error", "fail"])]);
 const SCALE: Shape = Shape::Choice(&[
@@ -37,21 +36,7 @@ const SCHEDULERS: Shape = Shape::Choice(&[
     also("step", &["step_lr"]),
     also("one_cycle", &["onecycle"]),
 ]);
-const MODELS: Shape = Shape::Choice(&[
-    name("mlp"),
-    later("transformer_classifier", &[]),
-    later("lstm_sequence", &[]),
-    later("tabular_ensemble", &[]),
-    later("ad_score_predictor", &[]),
-]);
 const MODE: Shape = Shape::Choice(&[also("min", &["minimize"]), also("max", &["maximize"])]);
-const INITIALIZERS: Shape = Shape::Choice(&[
-    name("normal"),
-    also("xavier_uniform", &["glorot_uniform"]),
-    also("xavier_normal", &["glorot_normal"]),
-    also("kaiming_uniform", &["he_uniform"]),
-    also("kaiming_normal", &["he_normal"]),
-]);
 const ENDINGS: &[Choice] = &[name("completed"), name("failed"), name("cancelled")];
 
 const WEBHOOK: &[Key] = &[
@@ -71,14 +56,15 @@ const TRACKED_ARTIFACT: &[Key] = &[
 const DETERMINISTIC: &str = "every kernel of this platform is deterministic, always";
 const NO_WORKERS: &str = "batches are read and encoded ahead by data_loaders, under credits";
 
-const fn of_model(path: &'static str, shape: Shape, model: &'static [&'static str], doc: &'static str) -> Key {
-    let mut key = key(path, shape, Absent, doc).when("model.type", model);
-    key.status = Status::WithModel;
-    key
-}
+const GROUP: &[Key] = &[
+    key("pattern", Text, Required, "Names of parameters, such as head.* or *.bias."),
+    key("learning_rate_multiplier", NOT_NEGATIVE, json("1.0"), "Times the scheduled learning rate; 0 freezes."),
+    key("weight_decay", NOT_NEGATIVE, Absent, "In place of the optimizer's."),
+];
 
-/// Every key of a job.
-pub(crate) const JOB_KEYS: &[Key] = &[
+
+/// The keys of a job but those of its model.
+pub(super) const KEYS: &[Key] = &[
     key(
         "kind",
         Shape::Choice(&[name("job"), name("sweep"), name("evaluation"), name("gates"), name("experiment")]),
@@ -182,12 +168,12 @@ pub(crate) const JOB_KEYS: &[Key] = &[
             name("auto"),
             also("number", &["numeric", "float", "int", "integer"]),
             also("category", &["categorical", "string"]),
-            later("text", &[]),
-            later("image", &[]),
+            name("text"),
+            name("image"),
             later("datetime", &["date", "timestamp"]),
         ]),
         json(r#""auto""#),
-        "A quantity or one of a set.",
+        "A quantity, one of a set, words, or the number of an image.",
     )
     .alias(&["data.columns.*"]),
     key(
@@ -198,6 +184,12 @@ pub(crate) const JOB_KEYS: &[Key] = &[
     ),
     key("data.columns.*.impute", IMPUTE, Absent, "In place of `data.preprocessing.impute`."),
     key("data.columns.*.scale", SCALE, Absent, "In place of `data.preprocessing.scale`."),
+    key(
+        "data.columns.*.images",
+        Shape::Path,
+        Absent,
+        "Of an image column: the IDX file (also .gz) in a data root that its whole numbers, from 0, point into.",
+    ),
     key("data.preprocessing.impute", IMPUTE, json(r#""median""#), "What stands for a missing number; fitted on train."),
     key(
         "data.preprocessing.missing_indicator",
@@ -217,8 +209,61 @@ pub(crate) const JOB_KEYS: &[Key] = &[
         "data.preprocessing.max_categories",
         whole(1, 100_000),
         json("100"),
-        "Most one-hot features of one column; the rarest beyond fall together.",
+        "Most categories of one column; the rarest beyond fall together.",
     ),
+    key(
+        "data.preprocessing.categories",
+        Shape::Choice(&[also("one_hot", &["onehot"]), also("embedding", &["index"])]),
+        Derived("embedding for tabular and ad_score, else one_hot"),
+        "A 0/1 feature for each category, or an index that the model embeds.",
+    ),
+    key(
+        "data.text.tokenizer",
+        Shape::Choice(&[also("vocabulary", &["vocab"]), also("hashing", &["hash"]), name("pretrained")]),
+        Derived("pretrained beside data.text.pretrained, else vocabulary"),
+        "How texts become tokens: words fitted on train, words by their hash, or that of the pretrained encoder.",
+    )
+    .when("model.type", WITH_TEXT),
+    key(
+        "data.text.max_length",
+        whole(2, 65_536),
+        json("64"),
+        "Tokens of a row, special ones included; longer texts are cut.",
+    )
+    .when("model.type", WITH_TEXT)
+    .alias(&["model.max_length", "model.text_encoder.max_length"]),
+    key("data.text.vocab_size", whole(4, 8_388_608), json("30000"), "Token ids are below this.")
+        .when("model.type", WITH_TEXT)
+        .alias(&["model.vocab_size", "model.text_encoder.vocab_size"]),
+    key(
+        "data.text.min_frequency",
+        whole(1, 1_000_000_000),
+        json("2"),
+        "Words of train with fewer occurrences are unknown to the vocabulary.",
+    )
+    .when("model.type", WITH_TEXT),
+    key(
+        "data.text.pretrained",
+        Shape::Path,
+        Absent,
+        "Folder of a BERT or DistilBERT encoder in a data root (config.json, model.safetensors, tokenizer.json or vocab.txt): its tokenizer, and its weights for the model to begin with.",
+    )
+    .when("model.type", WITH_TEXT)
+    .alias(&["model.backbone", "model.text_encoder.backbone", "model.text_encoder.pretrained"]),
+    key(
+        "data.sequence.group_column",
+        Text,
+        Absent,
+        "Rows with the same value are one sample; target, weight and split go by its last row.",
+    )
+    .when("model.type", LSTM),
+    key(
+        "data.sequence.order_column",
+        Text,
+        Absent,
+        "Steps stand in rising order of this; without it, in the order of the rows.",
+    )
+    .when("model.type", LSTM),
     key(
         "data.split.strategy",
         Shape::Choice(&[
@@ -274,77 +319,6 @@ pub(crate) const JOB_KEYS: &[Key] = &[
     not_yet("data.augmentation.methods", Texts, "augmentation"),
     not_yet("data.validation", Any, "validation of data against a schema"),
     not_yet("data.quality", Any, "the quality report"),
-    // model
-    key("model.type", MODELS, json(r#""mlp""#), "The architecture.").alias(&[
-        "model.name",
-        "model",
-        "model.architecture",
-    ]),
-    key("model.hidden_layers", Wholes { min: 1, max: 65_536 }, json("[64, 32]"), "Width of each hidden layer.")
-        .when("model.type", MLP)
-        .alias(&["model.hidden_dims", "model.hidden_sizes", "model.layers"]),
-    key(
-        "model.activation",
-        Shape::Choice(&[
-            name("relu"),
-            name("gelu"),
-            name("gelu_tanh"),
-            name("sigmoid"),
-            name("tanh"),
-            also("silu", &["swish"]),
-        ]),
-        json(r#""relu""#),
-        "After each hidden layer.",
-    )
-    .when("model.type", MLP),
-    key("model.dropout", below(0.0, 1.0), json("0.0"), "Share of hidden activations that a step leaves out.")
-        .when("model.type", &["mlp", "transformer_classifier"])
-        .alias(&["model.dropout_rate"]),
-    key(
-        "model.normalization",
-        Shape::Choice(&[name("none"), also("layer_norm", &["layernorm"]), later("batch_norm", &["batchnorm"])]),
-        json(r#""none""#),
-        "Before each activation.",
-    )
-    .when("model.type", MLP),
-    key(
-        "model.initialization.type",
-        INITIALIZERS,
-        Derived("kaiming_uniform for relu and silu and gelu, else xavier_uniform"),
-        "How weights begin; biases begin at 0.",
-    )
-    .alias(&["model.initialization", "model.layer_initialization"]),
-    key("model.initialization.mean", ANY_NUMBER, json("0.0"), "Mean of the initial weights.")
-        .when("model.initialization.type", &["normal"]),
-    key("model.initialization.std", POSITIVE, json("0.02"), "Standard deviation of the initial weights.")
-        .when("model.initialization.type", &["normal"]),
-    key("model.initialization_seed", SEED, Derived("seed"), "Seed of the initial weights."),
-    key("model.dropout_seed", SEED, Derived("seed"), "Seed of dropout."),
-    no_effect("model.version", Label, "the registry numbers the versions of a model by itself"),
-    of_model("model.backbone", Text, TRANSFORMER, "Pretrained encoder."),
-    of_model("model.pooling", Text, TRANSFORMER, "How token vectors become one."),
-    of_model("model.hidden_size", whole(1, 65_536), TRANSFORMER, "Width of the encoder."),
-    of_model("model.num_classes", whole(2, 100_000), TRANSFORMER, "Number of classes."),
-    of_model("model.text_encoder.type", Text, AD_SCORE, "Encoder of the headline."),
-    of_model("model.text_encoder.output_dim", whole(1, 65_536), AD_SCORE, "Width of the headline's embedding."),
-    of_model("model.visual_encoder.type", Text, AD_SCORE, "Encoder of the image."),
-    of_model("model.visual_encoder.output_dim", whole(1, 65_536), AD_SCORE, "Width of the image's embedding."),
-    of_model(
-        "model.tabular_encoder.hidden_layers",
-        Wholes { min: 1, max: 65_536 },
-        AD_SCORE,
-        "Width of each hidden layer over the table's features.",
-    ),
-    of_model("model.tabular_encoder.output_dim", whole(1, 65_536), AD_SCORE, "Width of the table's embedding."),
-    of_model("model.fusion.type", Text, AD_SCORE, "How the embeddings are joined."),
-    of_model("model.fusion.hidden_dim", whole(1, 65_536), AD_SCORE, "Width of the joined embedding."),
-    of_model(
-        "model.head.hidden_layers",
-        Wholes { min: 1, max: 65_536 },
-        AD_SCORE,
-        "Width of each hidden layer of the head.",
-    ),
-    of_model("model.head.dropout", below(0.0, 1.0), AD_SCORE, "Dropout of the head."),
     // training
     key("training.epochs", whole(1, 1_000_000), json("20"), "Passes over the training part.")
         .alias(&["training.num_epochs", "training.max_epochs"]),
@@ -368,6 +342,14 @@ pub(crate) const JOB_KEYS: &[Key] = &[
         .alias(&["training.pos_weight"]),
     key("training.label_smoothing", below(0.0, 1.0), json("0.0"), "Smoothing of the one-hot targets.")
         .when("task", &["multiclass"]),
+    key(
+        "training.class_weights",
+        Shape::Choice(&[name("none"), name("balanced")]),
+        json(r#""none""#),
+        "balanced: a class counts as much in the loss as any other, whatever its rows in train.",
+    )
+    .when("task", &["multiclass"]),
+    key("training.huber_delta", POSITIVE, json("1.0"), "Huber: errors up to this count squared."),
     key("training.optimizer.type", OPTIMIZERS, json(r#""adamw""#), "The optimizer.")
         .alias(&["training.optimizer", "training.optimizer.name"]),
     key("training.optimizer.learning_rate", above(0.0, 1000.0), json("0.001"), "Step size, before the schedule.")
@@ -388,6 +370,15 @@ pub(crate) const JOB_KEYS: &[Key] = &[
         .alias(&["training.optimizer.eps"]),
     key("training.optimizer.momentum", below(0.0, 1.0), json("0.0"), "Momentum of SGD.")
         .when("training.optimizer.type", &["sgd"]),
+    key("training.optimizer.nesterov", Bool, json("false"), "Nesterov's momentum.")
+        .when("training.optimizer.type", &["sgd"]),
+    key(
+        "training.optimizer.groups",
+        Records(GROUP),
+        json("[]"),
+        "Parameters with a learning rate or decay of their own; biases and norms are never decayed otherwise.",
+    )
+    .alias(&["training.optimizer.parameter_groups"]),
     key(
         "training.scheduler.type",
         SCHEDULERS,
@@ -521,6 +512,27 @@ pub(crate) const JOB_KEYS: &[Key] = &[
         json(r#""f32""#),
         "Of weights and gradients; sixteen bits keep f32 master weights, and f16 scales the loss.",
     ),
+    key("training.loss_scale.initial_scale", POSITIVE, json("65536.0"), "First loss scale.")
+        .when("training.precision", &["f16"]),
+    key(
+        "training.loss_scale.growth_factor",
+        above(1.0, f64::INFINITY),
+        json("2.0"),
+        "Times the loss scale after growth_interval steps without overflow.",
+    )
+    .when("training.precision", &["f16"]),
+    key("training.loss_scale.backoff_factor", between(0.0, 1.0), json("0.5"), "Times the loss scale at an overflow.")
+        .when("training.precision", &["f16"]),
+    key("training.loss_scale.growth_interval", whole(1, 1_000_000_000), json("2000"), "Steps until the loss scale grows.")
+        .when("training.precision", &["f16"]),
+    key(
+        "training.ema.decay",
+        below(0.0, 1.0),
+        json("0.0"),
+        "Of an average of the weights, which is then validated and announced; 0: none is kept.",
+    )
+    .alias(&["training.ema", "training.ema_decay"]),
+    key("training.ema.warmup", Bool, json("true"), "Whether the decay begins low: at most (1 + t) / (10 + t)."),
     key(
         "training.batch_order",
         Shape::Choice(&[name("sequential"), also("shuffled", &["random"])]),

@@ -5,10 +5,22 @@
 mod index;
 mod job;
 mod kinds;
+mod model;
 
 pub(crate) use index::{Index, Step, index_of};
-pub(crate) use job::JOB_KEYS;
 pub(crate) use kinds::{EVALUATION_KEYS, GATES_KEYS, SWEEP_KEYS};
+
+/// Every key of a job.
+pub(crate) static JOB_KEYS: &[Key] = &joined::<{ job::KEYS.len() + model::KEYS.len() }>(job::KEYS, model::KEYS);
+
+const fn joined<const N: usize>(first: &[Key], second: &[Key]) -> [Key; N] {
+    let (mut out, mut at) = ([first[0]; N], 0);
+    while at < N {
+        out[at] = if at < first.len() { first[at] } else { second[at - first.len()] };
+        at += 1;
+    }
+    out
+}
 
 /// One key. A `*` segment of its path stands for any name (of a column, a tag, a parameter).
 #[derive(Debug, Clone, Copy)]
@@ -48,8 +60,6 @@ pub(crate) enum Status {
     NoEffect(&'static str),
     /// Known, and refused with "not yet supported".
     NotYet(&'static str),
-    /// Belongs to a `model.type` that is not yet supported, which is reported once.
-    WithModel,
 }
 
 /// Condition of a key.
@@ -104,6 +114,8 @@ pub(crate) enum Shape {
         min: i64,
         max: i64,
     },
+    /// A local file or folder.
+    Path,
     /// One path or a list of paths of local files.
     Paths,
     /// `http(s)://`, without credentials.

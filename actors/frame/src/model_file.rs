@@ -4,12 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use frame::Manifest;
-use frame::manifest::{Feature, Target};
 use kernels::nn::Model;
 use messages::event::Metrics;
 use messages::plan::JobPlan;
 use serde::{Deserialize, Serialize};
+
+use crate::encode::Encoder;
+use crate::manifest::{Feature, Manifest, Target};
 
 /// Kind under which models are stored.
 pub const ARTIFACT_KIND: &str = "models";
@@ -32,6 +33,9 @@ pub struct Serving {
     /// Fitted preprocessing, in the order of the encoded features.
     pub features: Vec<Feature>,
     pub feature_names: Vec<String>,
+    /// Whether several rows make one sample.
+    #[serde(default)]
+    pub sequence: bool,
     pub target: Target,
     /// The training loss: it says how outputs become predictions.
     pub loss: String,
@@ -64,6 +68,7 @@ pub fn write(model: &Model, content: &Content<'_>) -> kernels::Result<Vec<u8>> {
         dataset_version: manifest.dataset_version.clone(),
         features: manifest.features.clone(),
         feature_names: manifest.feature_names.clone(),
+        sequence: manifest.sequence.is_some(),
         target: manifest.target.clone(),
         loss: serde_json::to_value(content.plan.training.loss)
             .ok()
@@ -75,6 +80,26 @@ pub fn write(model: &Model, content: &Content<'_>) -> kernels::Result<Vec<u8>> {
     };
     let text = serde_json::to_string(&serving).expect("invariant: serving data serialize");
     kernels::weights::save(model, &BTreeMap::from([(KEY_SERVING.to_owned(), text)]))
+}
+
+/// A model with its preprocessing, ready for raw rows.
+#[derive(Debug)]
+pub struct Served {
+    pub model: Model,
+    pub encoder: Encoder,
+    pub serving: Serving,
+}
+
+/// Everything that serving needs, from one file.
+pub fn open(bytes: &[u8]) -> kernels::Result<Served> {
+    let (model, serving) = read(bytes)?;
+    let encoder = Encoder::of(&serving.features, serving.target.transform, serving.sequence);
+    let wrong = |e: crate::Error| kernels::Error::Weights {
+        what: "model file".into(),
+        expected: "fitted preprocessing".into(),
+        got: e.to_string(),
+    };
+    Ok(Served { model, encoder: encoder.map_err(wrong)?, serving })
 }
 
 /// Reads what [`write`] wrote: the model and what serving needs.
