@@ -592,12 +592,18 @@ impl Default for LossScalePlan {
 }
 
 /// An exponential average of the weights, which is what is validated and announced.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EmaPlan {
     /// 0: no average is kept.
     pub decay: f64,
     /// After step t the decay is at most (1 + t) / (10 + t).
     pub warmup: bool,
+}
+
+impl Default for EmaPlan {
+    fn default() -> Self {
+        Self { decay: 0.0, warmup: true }
+    }
 }
 
 /// Parameters that are treated apart.

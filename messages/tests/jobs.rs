@@ -41,11 +41,7 @@ fn all_are_accepted_but_the_one_that_waits() {
     let text: String = answers.iter().map(|(name, answer)| format!("== {name}\n{answer}")).collect();
     expect![[r#"
         == ad_score_predictor.yaml
-        ad_score_predictor.yaml:19: not yet supported: data.augmentation.text_augmentation: augmentation of texts
-        ad_score_predictor.yaml:20: not yet supported: data.augmentation.visual_augmentation: augmentation of images
-        ad_score_predictor.yaml:21: not yet supported: data.augmentation.prob: augmentation
-        ad_score_predictor.yaml:22: not yet supported: data.augmentation.methods: augmentation
-        ad_score_predictor.yaml:30: not yet supported: model.type: ad_score_predictor (this version: mlp)
+        regression on multimodal_ads/ads.csv, 0 warnings
         == adult.yaml
         binary_classification on adult/adult.data, 0 warnings
         == bank_marketing.yaml

@@ -41,19 +41,14 @@ fn sweep() {
     check(
         "ad_score_sweep.yaml",
         expect![[r#"
-        ad_score_sweep.yaml:8: not yet supported: method: how the search proposes trials
-        ad_score_sweep.yaml:8: not yet supported: kind: sweep is understood, and only kind job runs in this version
-        ad_score_sweep.yaml:9: not yet supported: max_evals: the number of trials
-        ad_score_sweep.yaml:10: not yet supported: objective_metric: what trials are judged by
-        ad_score_sweep.yaml:11: not yet supported: direction: whether less or more is better
-        ad_score_sweep.yaml:12: not yet supported: n_jobs: trials at the same time
-        ad_score_sweep.yaml:14: not yet supported: param_space: 11 settings
-        ../training/ad_score_predictor.yaml:19: not yet supported: data.augmentation.text_augmentation: augmentation of texts
-        ../training/ad_score_predictor.yaml:20: not yet supported: data.augmentation.visual_augmentation: augmentation of images
-        ../training/ad_score_predictor.yaml:21: not yet supported: data.augmentation.prob: augmentation
-        ../training/ad_score_predictor.yaml:22: not yet supported: data.augmentation.methods: augmentation
-        ../training/ad_score_predictor.yaml:30: not yet supported: model.type: ad_score_predictor (this version: mlp)
-    "#]],
+            ad_score_sweep.yaml:8: not yet supported: method: how the search proposes trials
+            ad_score_sweep.yaml:8: not yet supported: kind: sweep is understood, and only kind job runs in this version
+            ad_score_sweep.yaml:9: not yet supported: max_evals: the number of trials
+            ad_score_sweep.yaml:10: not yet supported: objective_metric: what trials are judged by
+            ad_score_sweep.yaml:11: not yet supported: direction: whether less or more is better
+            ad_score_sweep.yaml:12: not yet supported: n_jobs: trials at the same time
+            ad_score_sweep.yaml:14: not yet supported: param_space: 11 settings
+        "#]],
     );
 }
 
@@ -106,11 +101,11 @@ fn transformer() {
     check(
         "transformer_classifier.yaml",
         expect![[r#"
-        transformer_classifier.yaml:4: not yet supported: model.name: transformer_classifier (this version: mlp)
-        transformer_classifier.yaml: task: missing: What is learnt.
-        transformer_classifier.yaml: data.path: missing: Files of one table, in order, relative to a data root.
-        transformer_classifier.yaml: data.target.column: missing: The column to predict.
-    "#]],
+            transformer_classifier.yaml:4: model.name: model.type transformer_classifier reads 1 text column, found none: declare data.columns.<name>.type: text
+            transformer_classifier.yaml: task: missing: What is learnt.
+            transformer_classifier.yaml: data.path: missing: Files of one table, in order, relative to a data root.
+            transformer_classifier.yaml: data.target.column: missing: The column to predict.
+        "#]],
     );
 }
 

@@ -66,7 +66,7 @@ resources: {world_size: 9, device: cdua}
             job.yaml:5: data.csv.delimiter: expected one character, found text ";;"
             job.yaml:6: data.split.test_size: expected a number above 0 and below 1, found 1.5
             job.yaml:6: data.split.strategy: expected one of random, stratified, group, time, found text "grop" (did you mean group?)
-            job.yaml:8: model.type: expected mlp, found text "mpl" (did you mean mlp?)
+            job.yaml:8: model.type: expected one of mlp, tabular, transformer_classifier, image_classifier, lstm_sequence, ad_score, found text "mpl" (did you mean mlp?)
             job.yaml:9: model.dropout: expected a number from 0 and below 1, found 1
             job.yaml:10: model.hidden_layers: expected a whole number from 1 to 65536, found 0
             job.yaml:10: model.hidden_layers: expected a whole number from 1 to 65536, found text "many"
@@ -375,10 +375,10 @@ fn settings_of_another_type() {
     check_more(
         "training:\n  scheduler: {type: linear_warmup, T_max: 3}\n  optimizer: {type: sgd, beta1: 0.5}\nmodel: {pooling: cls}\n",
         expect![[r#"
-        job.yaml:5: training.scheduler.T_max: belongs to training.scheduler.type cosine_annealing; here training.scheduler.type is linear_warmup (job.yaml:5)
-        job.yaml:6: training.optimizer.beta1: belongs to training.optimizer.type adamw or adam or lamb; here training.optimizer.type is sgd (job.yaml:6)
-        job.yaml:7: model.pooling: belongs to model.type transformer_classifier; here model.type is mlp by default
-    "#]],
+            job.yaml:5: training.scheduler.T_max: belongs to training.scheduler.type cosine_annealing; here training.scheduler.type is linear_warmup (job.yaml:5)
+            job.yaml:6: training.optimizer.beta1: belongs to training.optimizer.type adamw or adam or lamb; here training.optimizer.type is sgd (job.yaml:6)
+            job.yaml:7: model.pooling: belongs to model.type transformer_classifier or image_classifier or lstm_sequence; here model.type is mlp by default
+        "#]],
     );
     check_more(
         "training:\n  scheduler: {type: cosine_annealing, eta_min: 0.5}\n",
@@ -408,7 +408,7 @@ data:
             job.yaml:6: data.exclude: column "y" stands in data.include too: expected one of both
             job.yaml:7: data.id_column: column "y" is already data.target.column
             job.yaml:8: data.columns.c.typ: unknown key (did you mean data.columns.c.type?)
-            job.yaml:8: not yet supported: data.columns.d: text (this version: auto, number, category)
+            job.yaml:8: data.columns.d: model.type mlp reads none text column, found d
             job.yaml:9: data.split.group_column: missing: data.split.strategy group needs it
             job.yaml:10: data.csv.decimal: "," is also data.csv.delimiter: expected another character
         "#]],
@@ -427,7 +427,7 @@ notifications: {email: {enabled: true}}
 resources: {device: 'cuda:1', world_size: 2}
 ",
         expect![[r#"
-            job.yaml:4: not yet supported: model.type: transformer_classifier (this version: mlp)
+            job.yaml:4: model.type: model.type transformer_classifier reads 1 text column, found none: declare data.columns.<name>.type: text
             job.yaml:5: training.precision: expected one of f32, bf16, f16, found text "int8"
             job.yaml:5: not yet supported: training.mixed_precision: a switch; training.precision says bf16 or f16
             job.yaml:6: not yet supported: data.augmentation.text_augmentation: augmentation of texts
@@ -526,7 +526,7 @@ model: {hidden_layers: .nan, initialization: {std: .inf}}
             job.yaml:7: data.shuffle: expected true or false, found text "yes" (did you mean true?)
             job.yaml:7: data.drop_last: expected true or false, found 1
             job.yaml:7: data.split.val_size: expected a number above 0 and below 1, found text "half"
-            job.yaml:8: training: expected a mapping with keys such as accumulation_steps, batch_order, batch_size, checkpoint, checkpoints, clip_grad_norm, clip_grad_value, device, distributed, early_stopping, epochs, gradient_accumulation_steps, found 3
+            job.yaml:8: training: expected a mapping with keys such as accumulation_steps, batch_order, batch_size, checkpoint, checkpoints, class_weights, clip_grad_norm, clip_grad_value, device, distributed, early_stopping, ema, found 3
             job.yaml:9: tracking.tags.a: expected a text, found a list of 1
             job.yaml:9: tracking.parameters: "mdoel.*" matches no key
             job.yaml:9: tracking.parameters: "training.epoch" matches no key (did you mean training.epochs?)

@@ -166,7 +166,7 @@ fn a_row_has_the_same_features_alone_and_from_plain_texts() {
 
 #[test]
 fn rows_that_do_not_fit_are_refused_by_column() {
-    let encoder = Encoder::new(&manifest());
+    let encoder = Encoder::new(&manifest()).expect("a tokenizer");
     let without = table().batch().project(&[0, 1, 5]).expect("projects");
     let error = encoder.encode(&without).expect_err("a column is missing");
     assert_eq!(error.kind(), ErrorKind::Layout);

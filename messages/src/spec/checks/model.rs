@@ -67,14 +67,14 @@ impl Columns {
                 continue;
             }
             let expected = match (allowed.start(), allowed.end()) {
-                (0, 0) => "none".to_owned(),
+                (0, 0) => "no".to_owned(),
                 (low, high) if low == high => format!("{low}"),
                 (_, high) => format!("at most {high}"),
             };
             let found = if columns.is_empty() { "none".to_owned() } else { columns.join(", ") };
             let path = columns.first().map_or("model.type".to_owned(), |name| format!("data.columns.{name}.type"));
             let hint = if columns.is_empty() { format!(": declare data.columns.<name>.type: {what}") } else { String::new() };
-            let message = format!("model.type {kind} reads {expected} {what} column, found {found}{hint}");
+            let message = format!("{kind} reads {expected} {what} column, found {found}{hint}");
             draft.blame(&path, message);
         }
         for column in &self.image {
