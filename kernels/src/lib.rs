@@ -66,8 +66,8 @@
 //!   [`weights::load_into`], [`weights::params_blake3`]; pretrained encoders: [`weights::Folder`],
 //!   [`weights::pretrained::import`]. Text: [`text::Tokenizer`].
 //! - Randomness: [`philox::Key`], [`philox::permutation`]. Threads: [`pool::Pool`], [`pool::available_threads`].
-//! - Own graphs: [`tape::Tape`] over a [`params::ParamStore`]; gradients of inputs ([`tape::InputGrad`],
-//!   `forward_backward_of`, [`tape::Mode::Explain`]) and of single samples (`sample_grad_squares`,
+//! - Own graphs: [`tape::Tape`] over a [`params::ParamStore`]; gradients of inputs ([`nn::Model::input_gradients`]; on a
+//!   tape [`tape::InputGrad`], `forward_backward_of`, [`tape::Mode::Explain`]) and of single samples (`sample_grad_squares`,
 //!   `scale_sample_grads`).
 //! - This host: [`fingerprint::fingerprint`], [`cuda::probe`].
 

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::ops::{Activation, Var};
 use crate::params::{Param, ParamId, ParamStore};
 use crate::pool::Pool;
-use crate::tape::{InputGrad, Mode, Rows, Tape, Workspace};
+use crate::tape::{InputGrad, Mode, Rows, Source, Tape, Workspace};
 use std::sync::{Mutex, PoisonError};
 
 #[derive(Clone, Debug)]
@@ -150,13 +150,14 @@ impl Model {
         &mut self.params
     }
 
-    /// Records the forward pass of the feed's rows; `grad` says whether the gradient with respect to plain
-    /// features (or steps) is wanted, which are then the tape's first value.
+    /// Records the forward pass of the feed's rows; `grad` says whether the gradients with respect to what the model
+    /// reads are wanted ([`Model::input_gradients`] is the whole way).
     pub fn forward<'a>(&self, tape: &mut Tape<'a>, feed: &Feed<'a>, grad: InputGrad) -> Result<Var> {
         match &self.network {
             Network::Mlp(mlp) => {
                 let columns = self.input_dim();
                 let x = tape.input(feed.features(columns)?, columns, grad)?;
+                tape.reads(Source::Features, x, 1.0, grad);
                 mlp.forward(tape, x)
             }
             Network::Classifier(model) => model.forward(tape, feed, grad),
@@ -189,7 +190,7 @@ impl Model {
             return Err(Error::value("text embeddings", "a transformer_classifier", "a model of another type"));
         };
         let width = config.text_encoder.output_dim();
-        self.in_blocks(feed, width, pool, ws, |tape, feed| model.embed(tape, feed))
+        self.in_blocks(feed, width, pool, ws, |tape, feed| model.embed(tape, feed, InputGrad::Skip))
     }
 
     /// Runs small tapes over blocks of rows, each on one thread, so that a block's values stay in the cache and

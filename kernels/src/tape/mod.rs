@@ -58,6 +58,22 @@ pub enum InputGrad {
     Wanted,
 }
 
+/// What a model reads that it has a gradient with respect to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    Features,
+    Steps,
+    Pixels,
+    Tokens,
+}
+
+/// The value that a source became, and what the source was multiplied by on the way.
+#[derive(Clone, Copy, Debug)]
+struct Read {
+    var: Var,
+    factor: f32,
+}
+
 /// The samples that a tape works on.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a> {
@@ -144,6 +160,8 @@ pub struct Tape<'a> {
     rows: Rows<'a>,
     raws: [Raw<'a>; MAX_RAW],
     raw_count: usize,
+    /// By [`Source`].
+    reads: [Option<Read>; 4],
 }
 
 impl<'a> Tape<'a> {
@@ -161,7 +179,7 @@ impl<'a> Tape<'a> {
         ws.shards.extend([0, rows.count]);
         ws.used.clear();
         ws.used.resize(params.len(), false);
-        Ok(Tape { ws, params, rows, raws: [Raw::Ids(&[]); MAX_RAW], raw_count: 0 })
+        Ok(Tape { ws, params, rows, raws: [Raw::Ids(&[]); MAX_RAW], raw_count: 0, reads: [None; 4] })
     }
 
     pub(crate) fn params(&self) -> &'a ParamStore {
@@ -290,6 +308,20 @@ impl<'a> Tape<'a> {
         self.ws.values[op.output().0].needs_grad |= gradients;
         self.ws.ops.push(Recorded { op, stores: [GradStore::Skip; 2], live: false });
         Ok(())
+    }
+
+    /// Notes that `var` is `factor` times what the model read (and something that does not depend on it); where its
+    /// gradient is wanted nothing before it has to need one.
+    pub(crate) fn reads(&mut self, source: Source, var: Var, factor: f32, grad: InputGrad) {
+        self.reads[source as usize] = Some(Read { var, factor });
+        self.ws.values[var.0].needs_grad |= grad == InputGrad::Wanted && self.wants_gradients();
+    }
+
+    /// After a backward run: the gradient with respect to the value that a source became, [rows, columns], its
+    /// columns, and what to multiply it by.
+    pub(crate) fn read_grad(&self, source: Source) -> Option<(&[f32], usize, f32)> {
+        let Read { var, factor } = self.reads[source as usize]?;
+        Some((self.grad(var)?, self.columns(var), factor))
     }
 
     /// Marks a value as one that no gradient passes.
