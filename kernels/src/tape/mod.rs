@@ -31,7 +31,7 @@ use crate::cpu::gemm::Scratch;
 use crate::error::{Error, Result};
 use crate::ops::{GradStore, MAX_PARAMS, Op, Randomness, Raw, RawId, Slot, Var};
 use crate::params::ParamStore;
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::Shape;
 use std::sync::{Mutex, PoisonError};
 
 pub use parameters::HeldShards;
@@ -90,13 +90,23 @@ const MAX_RAW: usize = 16;
 
 #[derive(Debug)]
 struct Value {
-    tensor: Tensor,
+    /// [rows, columns]
+    shape: Shape,
+    data: AlignedBuf,
     grad: AlignedBuf,
     /// Whether `grad` is part of this tape.
     has_grad: bool,
     needs_grad: bool,
     is_input: bool,
     space: Space,
+}
+
+impl Value {
+    /// Takes another shape, contents unspecified; returns whether memory had to be asked for.
+    fn renew(&mut self, shape: Shape) -> Result<bool> {
+        self.shape = shape;
+        self.data.renew(shape.elements())
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -208,7 +218,7 @@ impl<'a> Tape<'a> {
 
     /// Columns of a value.
     pub fn columns(&self, var: Var) -> usize {
-        self.ws.values()[var.0].tensor.shape().columns()
+        self.ws.values()[var.0].shape.columns()
     }
 
     /// The row space of a value.
@@ -243,7 +253,8 @@ impl<'a> Tape<'a> {
         let (shape, ws) = (Shape::new(&[rows, columns])?, &mut *self.ws);
         if ws.live == ws.values.len() {
             ws.values.push(Value {
-                tensor: Tensor::empty()?,
+                shape,
+                data: AlignedBuf::zeroed(0)?,
                 grad: AlignedBuf::zeroed(0)?,
                 has_grad: false,
                 needs_grad: false,
@@ -252,7 +263,7 @@ impl<'a> Tape<'a> {
             });
         }
         let value = &mut ws.values[ws.live];
-        ws.allocations += u64::from(value.tensor.renew(shape)?);
+        ws.allocations += u64::from(value.renew(shape)?);
         (value.has_grad, value.needs_grad, value.is_input, value.space) = (false, false, false, space);
         ws.live += 1;
         Ok(Var(ws.live - 1))
@@ -262,7 +273,7 @@ impl<'a> Tape<'a> {
     pub(crate) fn fresh_per_shard(&mut self, columns: usize) -> Result<Var> {
         let var = self.fresh_in(Space::SAMPLES, 0)?;
         let (shape, ws) = (Shape::new(&[self.ws.shards.len() - 1, columns])?, &mut *self.ws);
-        ws.allocations += u64::from(ws.values[var.0].tensor.renew(shape)?);
+        ws.allocations += u64::from(ws.values[var.0].renew(shape)?);
         Ok(var)
     }
 
@@ -285,7 +296,7 @@ impl<'a> Tape<'a> {
         }
         let var = self.fresh_in(space, columns)?;
         let value = &mut self.ws.values[var.0];
-        value.tensor.values_mut().copy_from_slice(values);
+        value.data.copy_from_slice(values);
         (value.is_input, value.needs_grad) = (true, grad == InputGrad::Wanted);
         Ok(var)
     }
@@ -331,7 +342,7 @@ impl<'a> Tape<'a> {
 
     /// Values after a run, [rows, columns].
     pub fn value(&self, var: Var) -> &[f32] {
-        self.ws.values()[var.0].tensor.values()
+        &self.ws.values()[var.0].data
     }
 
     /// The gradient of an input after a backward run, if it was wanted.

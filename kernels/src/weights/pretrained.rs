@@ -408,6 +408,16 @@ mod tests {
     }
 
     #[test]
+    fn an_element_type_that_holds_no_weights_is_refused_by_name() {
+        let mut bytes = file(&theirs(Family::Bert, "", 1), Precision::F32);
+        let at = bytes.windows(5).position(|w| w == b"\"F32\"").expect("the first tensor's");
+        bytes[at + 1] = b'I';
+        let error = import_into(&mut encoder(1), PREFIX, Family::Bert, &bytes).expect_err("whole numbers").to_string();
+        assert!(error.contains("expected element type F32, BF16 or F16, got I32"), "{error}");
+        assert!(error.contains("embeddings.LayerNorm.bias"), "{error}");
+    }
+
+    #[test]
     fn damaged_files_never_panic() {
         let bytes = file(&theirs(Family::Bert, "bert.", 1), Precision::F32);
         for end in (0..bytes.len()).step_by(11) {

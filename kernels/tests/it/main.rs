@@ -8,6 +8,7 @@ mod golden;
 mod golden_models;
 mod gradients;
 mod gradients_items;
+mod handed_in;
 mod input_gradients;
 mod minilm;
 mod models;
