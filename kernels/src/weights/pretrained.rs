@@ -317,9 +317,9 @@ mod tests {
         let owned: Vec<_> = tensors.iter().map(entry).collect();
         let entries: Vec<Entry<'_>> = owned
             .iter()
-            .map(|(name, shape, values)| Entry { name: name.clone(), shape: shape.clone(), values })
+            .map(|(name, shape, values)| Entry { name: name.clone(), shape: shape.clone(), values, precision })
             .collect();
-        write(&entries, &BTreeMap::new(), precision).expect("written")
+        write(&entries, &BTreeMap::new()).expect("written")
     }
 
     fn values(params: &ParamStore, name: &str) -> Vec<f32> {
