@@ -296,6 +296,26 @@ fn a_steady_step_allocates_nothing_though_batches_vary() {
 }
 
 #[test]
+fn a_steady_answer_to_one_row_allocates_nothing() {
+    let plain = crate::support::model(3, 2, 1);
+    for model in configs().iter().map(model).chain([plain]) {
+        let batches: Vec<Batch> = (0..8).map(|seed| fit(&model, batch(1, seed))).collect();
+        let (pool, mut ws, mut outputs) = (Pool::new(1), Workspace::default(), Vec::new());
+        let mut round = || {
+            for batch in &batches {
+                model.predict_into(&batch.feed(), &pool, &mut ws, &mut outputs).expect("valid");
+                assert_eq!(outputs.len(), model.output_dim());
+            }
+        };
+        round();
+        round();
+        let before = allocations();
+        round();
+        assert_eq!(allocations(), before, "{:?}", model.config());
+    }
+}
+
+#[test]
 fn a_nan_of_any_input_is_named_with_its_sample() {
     const ROW: usize = 4;
     for config in configs() {
