@@ -35,6 +35,8 @@ struct Outcome {
     output: Vec<f32>,
     input_grad: Vec<f32>,
     nodes: Vec<(Node, Vec<f32>)>,
+    /// The squared norm of each sample's gradient; none where samples are coupled.
+    squares: Option<Vec<f64>>,
 }
 
 impl Whole<'_> {
@@ -85,7 +87,10 @@ impl Whole<'_> {
         let zero = || AlignedBuf::zeroed(self.params.flat_len()).expect("small");
         let mut gradients: Vec<AlignedBuf> = held.nodes.iter().map(|_| zero()).collect();
         tape.param_gradients(&pool, &held, &mut gradients);
+        let mut squares = vec![0.0; samples.len()];
+        let squares = tape.sample_grad_squares(&pool, &mut squares).ok().map(|()| squares);
         Outcome {
+            squares,
             output: tape.value(output).to_vec(),
             input_grad: tape.grad(input).expect("wanted").to_vec(),
             nodes: held.nodes.iter().copied().zip(gradients.iter().map(|g| g.to_vec())).collect(),
@@ -312,6 +317,32 @@ fn odd_shapes_give_the_same_bits_for_any_threads_and_any_split_at_shards() {
                 for split in [vec![0..1, 1..4], vec![0..2, 2..4], vec![0..3, 3..4], vec![0..1, 1..2, 2..3, 3..4]] {
                     assert_eq!(whole.bits(&split, 1), want, "{what}, split {split:?}");
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn norms_of_single_samples_are_those_of_their_gradients() {
+    for variant in VARIANTS {
+        for width in [3, 33] {
+            const SAMPLES: usize = 5;
+            // From one item, over pairs of a few, to more than a gradient is worth.
+            let offsets = offsets((0..SAMPLES).map(|s| variant.items.unwrap_or([1, 2, 0, 6, 3][s])));
+            let params = params(variant, width, |name, len| random(name.len() as u64, len));
+            let x = random(3, offsets[SAMPLES] as usize * (variant.inputs)(width));
+            let targets = random(9, 61);
+            let whole =
+                Whole { variant, params: &params, width, x: &x, offsets: &offsets, targets: &targets, shards: SAMPLES };
+            let Some(squares) = whole.run(0..SAMPLES, 2).squares else {
+                assert_eq!(variant.name, "batch_norm", "only what couples samples has no gradient of one");
+                continue;
+            };
+            for (sample, got) in squares.into_iter().enumerate() {
+                let alone = whole.run(sample..sample + 1, 1);
+                let want: f64 = alone.nodes[0].1.iter().map(|g| f64::from(*g).powi(2)).sum();
+                let what = format!("{} width {width} sample {sample}", variant.name);
+                assert!((got - want).abs() <= 1e-5 * want.max(1e-9), "{what}: {got}, not {want}");
             }
         }
     }
