@@ -1,7 +1,9 @@
 //! Convolution over pixels, with bias and activation: windows unfolded into scratch, then our products.
 //!
 //! The weight is [out, kernel rows, kernel columns, in / groups]: channels last, as the pixels lie, so a run
-//! of a window is one copy. (PyTorch's order is [out, in / groups, kernel rows, kernel columns].)
+//! of a window is one copy. PyTorch's and ONNX's order is [out, in / groups, kernel rows, kernel columns]: theirs is
+//! ours with the second axis moved last (`weight.permute(0, 2, 3, 1)`), ours theirs with the last moved second
+//! (`weight.permute(0, 3, 1, 2)`).
 //!
 //! Order of sums: as a linear layer over windows. A weight's gradient takes the windows of a shard in runs
 //! of [`RUN`], each a chain, added in order; shards meet in the tree.
