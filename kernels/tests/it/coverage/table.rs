@@ -60,6 +60,10 @@ pub enum Golden {
     NanOf(&'static str),
 }
 
+/// Names and shapes of parameters for a width.
+pub type Shapes = fn(usize) -> Vec<(&'static str, Vec<usize>)>;
+
+/// One graph and what it asks for.
 pub struct Variant {
     pub name: &'static str,
     /// The file in src/ops.
@@ -68,7 +72,7 @@ pub struct Variant {
     pub inputs: fn(usize) -> usize,
     /// Items of every sample, where the graph asks for a number.
     pub items: Option<usize>,
-    pub params: fn(usize) -> Vec<(&'static str, Vec<usize>)>,
+    pub params: Shapes,
     pub ids: Ids,
     pub mode: Mode,
     pub golden: Golden,
@@ -77,14 +81,14 @@ pub struct Variant {
 
 const ONE: fn(usize) -> usize = |w| w;
 const TWO: fn(usize) -> usize = |w| 2 * w;
-const NONE: fn(usize) -> Vec<(&'static str, Vec<usize>)> = |_| Vec::new();
-const NORM: fn(usize) -> Vec<(&'static str, Vec<usize>)> = |w| vec![("n.weight", vec![w]), ("n.bias", vec![w])];
-const BATCH_NORM: fn(usize) -> Vec<(&'static str, Vec<usize>)> = |w| {
+const NONE: Shapes = |_| Vec::new();
+const NORM: Shapes = |w| vec![("n.weight", vec![w]), ("n.bias", vec![w])];
+const BATCH_NORM: Shapes = |w| {
     let mut params = NORM(w);
     params.extend([("n.running_mean", vec![w]), ("n.running_variance", vec![w]), ("n.rows_seen", vec![1])]);
     params
 };
-const LSTM: fn(usize) -> Vec<(&'static str, Vec<usize>)> =
+const LSTM: Shapes =
     |w| vec![("l.w", vec![4 * w, w]), ("l.u", vec![4 * w, w]), ("l.b", vec![4 * w]), ("l.c", vec![4 * w])];
 
 /// A graph without parameters over ragged items.
