@@ -61,16 +61,22 @@ impl Figures {
     }
 
     /// Prints ours over theirs for a figure that is better the larger (samples a second) or the smaller (milliseconds)
-    /// it is. `of` is (our figure, our field), `peer` the same of theirs, `goal` what is asked for.
+    /// it is, for each number of logical shards. `of` is (our figure, our field), `peer` the same of theirs, `goal` what is asked for.
     pub fn ratio(&mut self, of: (&str, &str), peer: (&str, &str), goal: &str, better: fn(f64, f64) -> f64) {
-        let own = self.lines.iter().filter(|line| line["figure"] == of.0).filter_map(|line| line[of.1].as_f64());
-        let Some(own) = own.reduce(better) else { return };
         let Some(theirs) = self.theirs(peer.0, peer.1, better) else { return };
-        let line = json!({
-            "figure": format!("{}_ratio", of.0), "unit": "ours / theirs", "value": own / theirs, "ours": own,
-            "theirs": theirs, "goal": goal,
-        });
-        self.line(line);
+        let lines: Vec<Value> = self.lines.iter().filter(|line| line["figure"] == of.0).cloned().collect();
+        let mut shards: Vec<&Value> = lines.iter().map(|line| &line["logical_shards"]).collect();
+        shards.sort_by_key(|n| n.as_u64());
+        shards.dedup();
+        for shards in shards {
+            let own =
+                lines.iter().filter(|line| line["logical_shards"] == *shards).filter_map(|line| line[of.1].as_f64());
+            let Some(own) = own.reduce(better) else { continue };
+            self.line(json!({
+                "figure": format!("{}_ratio", of.0), "unit": "ours / theirs", "value": own / theirs, "ours": own,
+                "theirs": theirs, "goal": goal, "logical_shards": shards,
+            }));
+        }
     }
 }
 
