@@ -1,10 +1,14 @@
 //! `ad_score` training and inference at the sizes of the PyTorch peer (headline of up to 32 tokens, 3 x 32 x 32
-//! image, 16 numbers and a platform; batch 64, AdamW, MSE): one line of JSON per figure. Data are the peer's, from
-//! the same generator; rows are gathered in a fresh order each epoch, as the peer does.
+//! image, 16 numbers and a platform; batch 64, AdamW, MSE): one line of JSON per figure. Rows have the
+//! peer's shapes and lengths, from splitmix64 streams like its own, but neither its numbers nor its words nor its
+//! target: speeds can be compared, errors cannot. They are gathered in a fresh order each epoch, as the peer does.
 //!
 //! Arguments: `--rows N` (default 4000), `--epochs N` (default 2), `--threads N` (default 1 and 2), `--shards N`
-//! (default 1 and 8), `--calls N` (default 50).
+//! (default 1 and 8), `--calls N` (default 50), `--peer FILE` (the lines of torch_ad_score, plain and nested).
 
+mod figures;
+
+use figures::{Figures, argument, cpu_seconds};
 use kernels::nn::{
     AdScoreConfig, Feed, Images, Init, Inputs, Model, ModelConfig, PixelValues, TableConfig, TextEncoderConfig,
     VisualEncoderConfig,
@@ -112,26 +116,13 @@ fn model() -> Model {
     Model::new(&ModelConfig::AdScore(config), &Init::Default, 1).expect("a valid model")
 }
 
-/// CPU seconds of this process, all threads.
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(f64::NAN);
-    (ticks(11) + ticks(12)) / 100.0
-}
-
-fn argument(name: &str) -> Option<usize> {
-    let mut arguments = std::env::args().skip_while(|a| a != name).skip(1);
-    arguments.next().and_then(|value| value.parse().ok())
-}
-
 fn peak_mib() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
     line.and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(f64::NAN) / 1024.0
 }
 
-fn train(rows: &Rows, threads: usize, shards: usize, epochs: usize) -> Model {
+fn train(figures: &mut Figures, rows: &Rows, threads: usize, shards: usize, epochs: usize) -> Model {
     let cut = rows.targets.len() * 4 / 5;
     let optimizer = OptimizerConfig::AdamW(AdamWConfig { learning_rate: 1e-3, ..Default::default() });
     let plan = TrainConfig { optimizer, logical_shards: shards, ..TrainConfig::default() };
@@ -168,11 +159,11 @@ fn train(rows: &Rows, threads: usize, shards: usize, epochs: usize) -> Model {
         "peak_mib": peak_mib(),
         "blake3": kernels::weights::params_blake3(trainer.model()),
     });
-    println!("{line}");
+    figures.line(line);
     trainer.into_model()
 }
 
-fn infer(rows: &Rows, model: &Model, threads: usize, size: usize, calls: usize) {
+fn infer(figures: &mut Figures, rows: &Rows, model: &Model, threads: usize, size: usize, calls: usize) {
     let pool = Pool::new(threads);
     let (mut batch, mut ws) = (empty(), Workspace::default());
     let mut times = Vec::with_capacity(calls);
@@ -192,25 +183,31 @@ fn infer(rows: &Rows, model: &Model, threads: usize, size: usize, calls: usize) 
         "figure": format!("ad_score_infer_ms_batch_{size}"), "unit": "ms", "threads": threads,
         "p50": at(0.5), "p99": at(0.99), "n": times.len(),
     });
-    println!("{line}");
+    figures.line(line);
 }
 
 fn main() {
-    // `cargo test` may run a bench without asking for a measurement.
-    if !std::env::args().any(|a| a == "--bench") {
+    if !figures::wanted() {
         return;
     }
+    let mut figures = Figures::new("ad_score");
     let rows = rows(argument("--rows").unwrap_or(4000).max(512));
     let epochs = argument("--epochs").unwrap_or(2).max(1);
     let calls = argument("--calls").unwrap_or(50).max(1);
     for threads in argument("--threads").map_or(vec![1, 2], |n| vec![n]) {
         let mut trained = None;
         for shards in argument("--shards").map_or(vec![1, 8], |n| vec![n]) {
-            trained = Some(train(&rows, threads, shards, epochs));
+            trained = Some(train(&mut figures, &rows, threads, shards, epochs));
         }
         let model = trained.expect("at least one number of shards");
         for size in [1, 32, 256] {
-            infer(&rows, &model, threads, size, if size < 256 { calls } else { (calls / 4).max(20) });
+            let calls = if size < 256 { calls } else { (calls / 4).max(20) };
+            infer(&mut figures, &rows, &model, threads, size, calls);
         }
+    }
+    figures.ratio(("ad_score_train_samples_per_s", "value"), ("train_samples_per_s", "best"), "at least 1.2", f64::max);
+    for size in [1, 32, 256] {
+        let of = (format!("ad_score_infer_ms_batch_{size}"), format!("infer_ms_batch_{size}"));
+        figures.ratio((&of.0, "p50"), (&of.1, "p50"), "at most 0.7", f64::min);
     }
 }

@@ -1,9 +1,13 @@
 //! LSTM training speed at the sizes of the PyTorch peer (2 layers, hidden 128, 30 steps of 8 numbers, batch 64,
-//! AdamW, MSE): one line of JSON per figure. A sample is one sequence.
+//! AdamW, MSE): one line of JSON per figure. A sample is one sequence. The sequences have the peer's form, not its
+//! numbers and not its target: speeds can be compared, errors cannot.
 //!
 //! Arguments: `--rows N` (default 2000), `--epochs N` (default 3), `--threads N` (default 1 and 2), `--shards N`
-//! (default 1 and 8).
+//! (default 1 and 8), `--peer FILE` (the lines of torch_lstm).
 
+mod figures;
+
+use figures::{Figures, argument, cpu_seconds};
 use kernels::nn::{Init, Inputs, LstmSequenceConfig, Model, ModelConfig, Steps};
 use kernels::ops::Activation;
 use kernels::optim::{AdamWConfig, OptimizerConfig};
@@ -17,7 +21,7 @@ const BATCH: usize = 64;
 const STEPS: usize = 30;
 const METRICS: usize = 8;
 
-/// Sequences of level + slope * step / 29 + noise, as the peer's; the target follows from levels and slopes.
+/// Sequences of level + slope * step / 29 + uniform noise; the target follows from levels and slopes.
 fn table(rows: usize) -> (Vec<f32>, Vec<f32>) {
     let (mut x, mut y) = (Vec::with_capacity(rows * STEPS * METRICS), Vec::with_capacity(rows));
     for row in 0..rows as u64 {
@@ -34,19 +38,6 @@ fn table(rows: usize) -> (Vec<f32>, Vec<f32>) {
     (x, y)
 }
 
-/// CPU seconds of this process, all threads.
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(f64::NAN);
-    (ticks(11) + ticks(12)) / 100.0
-}
-
-fn argument(name: &str) -> Option<usize> {
-    let mut arguments = std::env::args().skip_while(|a| a != name).skip(1);
-    arguments.next().and_then(|value| value.parse().ok())
-}
-
 fn gather(x: &[f32], y: &[f32], order: &[u32]) -> Batch {
     const ONE: usize = STEPS * METRICS;
     let values = order.iter().flat_map(|&r| x[r as usize * ONE..][..ONE].iter().copied()).collect();
@@ -61,7 +52,7 @@ fn gather(x: &[f32], y: &[f32], order: &[u32]) -> Batch {
     }
 }
 
-fn measure(x: &[f32], y: &[f32], threads: usize, shards: usize, epochs: usize) {
+fn measure(figures: &mut Figures, x: &[f32], y: &[f32], threads: usize, shards: usize, epochs: usize) {
     let cut = y.len() * 4 / 5;
     let config = LstmSequenceConfig {
         input_dim: METRICS,
@@ -100,19 +91,20 @@ fn measure(x: &[f32], y: &[f32], threads: usize, shards: usize, epochs: usize) {
         "params": trainer.model().parameter_count(),
         "blake3": kernels::weights::params_blake3(trainer.model()),
     });
-    println!("{line}");
+    figures.line(line);
 }
 
 fn main() {
-    // `cargo test` may run a bench without asking for a measurement.
-    if !std::env::args().any(|a| a == "--bench") {
+    if !figures::wanted() {
         return;
     }
+    let mut figures = Figures::new("lstm");
     let (x, y) = table(argument("--rows").unwrap_or(2000).max(320));
     let epochs = argument("--epochs").unwrap_or(3).max(1);
     for threads in argument("--threads").map_or(vec![1, 2], |n| vec![n]) {
         for shards in argument("--shards").map_or(vec![1, 8], |n| vec![n]) {
-            measure(&x, &y, threads, shards, epochs);
+            measure(&mut figures, &x, &y, threads, shards, epochs);
         }
     }
+    figures.ratio(("lstm_train_samples_per_s", "value"), ("train_samples_per_s", "best"), "at least 1.2", f64::max);
 }

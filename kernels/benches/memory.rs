@@ -5,6 +5,9 @@
 //!
 //! Arguments: `--millions N` (elements, default 24), `--rounds N` (default 15), `--threads N` (default 1 and 2).
 
+mod figures;
+
+use figures::{Figures, argument};
 use kernels::dtype::Precision;
 use kernels::optim::{AdamWConfig, EmaConfig, Extras, LambConfig, Optimizer, OptimizerConfig, StepGradient};
 use kernels::params::{Decay, Layout, ParamBuilder, ParamStore};
@@ -14,11 +17,6 @@ use std::time::Instant;
 
 /// Columns of a row: a hidden size of the BERT family.
 const COLUMNS: usize = 768;
-
-fn argument(name: &str) -> Option<usize> {
-    let mut arguments = std::env::args().skip_while(|a| a != name).skip(1);
-    arguments.next().and_then(|value| value.parse().ok())
-}
 
 /// Seconds of one call.
 fn seconds(work: impl FnOnce()) -> f64 {
@@ -97,15 +95,15 @@ fn steppers(rows: usize) -> Vec<Stepper> {
     ]
 }
 
-fn report(figure: &str, threads: usize, bytes: f64, best: f64, triad: f64) {
+fn report(figures: &mut Figures, figure: &str, threads: usize, bytes: f64, best: f64, triad: f64) {
     let speed = bytes / best / 1e9;
     let line = serde_json::json!({
         "figure": figure, "unit": "GB/s", "threads": threads, "value": speed, "of_triad": speed / triad, "ms": best * 1e3,
     });
-    println!("{line}");
+    figures.line(line);
 }
 
-fn measure(rows: usize, threads: usize, rounds: usize) {
+fn measure(figures: &mut Figures, rows: usize, threads: usize, rounds: usize) {
     let n = rows * COLUMNS;
     let pool = Pool::new(threads);
     let (mut a, b, c) = (vec![0.0f32; n], vec![1.0f32; n], vec![2.0f32; n]);
@@ -130,21 +128,21 @@ fn measure(rows: usize, threads: usize, rounds: usize) {
     }
     let of = |bytes_per_element: f64| bytes_per_element * n as f64;
     let speed = of(16.0) / triad_best / 1e9;
-    report("triad", threads, of(16.0), triad_best, speed);
-    report("layer_norm", threads, of(12.0), norm_best, speed);
+    report(figures, "triad", threads, of(16.0), triad_best, speed);
+    report(figures, "layer_norm", threads, of(12.0), norm_best, speed);
     for (stepper, best) in steppers.iter().zip(&bests) {
-        report(stepper.figure, threads, of(stepper.bytes_per_element), *best, speed);
+        report(figures, stepper.figure, threads, of(stepper.bytes_per_element), *best, speed);
     }
 }
 
 fn main() {
-    // `cargo test` may run a bench without asking for a measurement.
-    if !std::env::args().any(|a| a == "--bench") {
+    if !figures::wanted() {
         return;
     }
+    let mut figures = Figures::new("memory");
     let rows = argument("--millions").unwrap_or(24).max(1) * 1_000_000 / COLUMNS;
     let rounds = argument("--rounds").unwrap_or(15).max(1);
     for threads in argument("--threads").map_or(vec![1, 2], |n| vec![n.max(1)]) {
-        measure(rows, threads, rounds);
+        measure(&mut figures, rows, threads, rounds);
     }
 }

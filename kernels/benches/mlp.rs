@@ -1,8 +1,12 @@
 //! MLP training speed at the sizes of the PyTorch peer (32-256-128-1, batch 256, AdamW, MSE, 80,000 rows):
 //! one line of JSON per figure. Rows are gathered in a fresh order each epoch, as the peer does.
 //!
-//! Arguments: `--epochs N` (default 3), `--threads N` (default 1 and 2), `--shards N` (default 1 and 8).
+//! Arguments: `--epochs N` (default 3), `--threads N` (default 1 and 2), `--shards N` (default 1 and 8),
+//! `--peer FILE` (the lines of torch_mlp).
 
+mod figures;
+
+use figures::{Figures, argument};
 use kernels::nn::{Init, MlpConfig, Model, ModelConfig};
 use kernels::optim::{AdamWConfig, OptimizerConfig};
 use kernels::philox::{Stream, permutation};
@@ -43,12 +47,7 @@ fn table(rows: usize) -> (Vec<f32>, Vec<f32>) {
     (x, y)
 }
 
-fn argument(name: &str) -> Option<usize> {
-    let mut arguments = std::env::args().skip_while(|a| a != name).skip(1);
-    arguments.next().and_then(|value| value.parse().ok())
-}
-
-fn measure(x: &[f32], y: &[f32], threads: usize, shards: usize, epochs: usize) {
+fn measure(figures: &mut Figures, x: &[f32], y: &[f32], threads: usize, shards: usize, epochs: usize) {
     let cut = y.len() * 4 / 5;
     let config = MlpConfig { input_dim: FEATURES, hidden_layers: vec![256, 128], ..MlpConfig::default() };
     let model = Model::new(&ModelConfig::Mlp(config), &Init::Default, 1).expect("a valid model");
@@ -95,21 +94,22 @@ fn measure(x: &[f32], y: &[f32], threads: usize, shards: usize, epochs: usize) {
         "val_rmse": (squares / (y.len() - cut) as f64).sqrt(),
         "blake3": kernels::weights::params_blake3(trainer.model()),
     });
-    println!("{line}");
+    figures.line(line);
 }
 
 fn main() {
-    // `cargo test` may run a bench without asking for a measurement.
-    if !std::env::args().any(|a| a == "--bench") {
+    if !figures::wanted() {
         return;
     }
+    let mut figures = Figures::new("mlp");
     let (x, y) = table(100_000);
     let epochs = argument("--epochs").unwrap_or(3).max(1);
     let threads = argument("--threads").map_or(vec![1, 2], |n| vec![n]);
     let shards = argument("--shards").map_or(vec![1, 8], |n| vec![n]);
     for &threads in &threads {
         for &shards in &shards {
-            measure(&x, &y, threads, shards, epochs);
+            measure(&mut figures, &x, &y, threads, shards, epochs);
         }
     }
+    figures.ratio(("mlp_train_samples_per_s", "value"), ("train_samples_per_s", "best"), "at least 1.5", f64::max);
 }

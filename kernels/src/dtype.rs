@@ -8,6 +8,8 @@
 //!    (with f16 multiplied by the loss scale, as PyTorch's `GradScaler` has it, and divided again after);
 //! 3. the **model file**, where 16-bit weights are stored as such.
 //!
+//! Running statistics of norms are no weights: they are f32 in all three.
+//!
 //! Activations and their gradients stay f32: a CPU has nothing to win by rounding them, and a result of a
 //! device that does is within the tolerance of its own products. Backward passes in f32 commute with a
 //! scale that is a power of two, so the scale is applied where the rounding is. Each place is a function

@@ -65,9 +65,11 @@
 //! - Files: [`weights::save`], [`weights::save_with`], [`weights::load`], [`weights::load_file`],
 //!   [`weights::load_into`], [`weights::params_blake3`]; pretrained encoders: [`weights::Folder`],
 //!   [`weights::pretrained::import`]. Text: [`text::Tokenizer`].
+//! - Inputs of other element types (i32, i64, u8, bf16, f16): [`tensor::Tensor`], [`text::Packed::from_tensor`],
+//!   [`nn::Images::from_tensor`].
 //! - Randomness: [`philox::Key`], [`philox::permutation`]. Threads: [`pool::Pool`], [`pool::available_threads`].
-//! - Own graphs: [`tape::Tape`] over a [`params::ParamStore`]; gradients of inputs ([`tape::InputGrad`],
-//!   `forward_backward_of`, [`tape::Mode::Explain`]) and of single samples (`sample_grad_squares`,
+//! - Own graphs: [`tape::Tape`] over a [`params::ParamStore`]; gradients of inputs ([`nn::Model::input_gradients`]; on a
+//!   tape [`tape::InputGrad`], `forward_backward_of`, [`tape::Mode::Explain`]) and of single samples (`sample_grad_squares`,
 //!   `scale_sample_grads`).
 //! - This host: [`fingerprint::fingerprint`], [`cuda::probe`].
 

@@ -47,6 +47,13 @@ pub struct Param {
     layout: Layout,
 }
 
+impl Param {
+    /// Whether it is a running average, which is not trained and never rounded.
+    pub fn is_statistic(&self) -> bool {
+        self.layout == Layout::Statistic
+    }
+}
+
 /// How the name of a norm's count of rows ends.
 pub(crate) const ROWS_SEEN: &str = "rows_seen";
 
@@ -152,7 +159,7 @@ impl ParamStore {
 
     /// Whether there are running averages.
     pub fn has_statistics(&self) -> bool {
-        self.entries.iter().any(|e| e.layout == Layout::Statistic)
+        self.entries.iter().any(Param::is_statistic)
     }
 
     /// Moves running averages towards what a step saw of them, by `momentum` of the way, and clears their
@@ -185,10 +192,20 @@ impl ParamStore {
         &self.values
     }
 
-    /// Replaces all values by those of a flat run, rounded.
+    /// Copies the running averages to their places in a flat run.
+    pub(crate) fn copy_statistics(&self, flat: &mut [f32]) {
+        for entry in self.entries.iter().filter(|e| e.is_statistic()) {
+            flat[entry.range.clone()].copy_from_slice(&self.values[entry.range.clone()]);
+        }
+    }
+
+    /// Replaces all values by those of a flat run, rounded where they are trained.
     pub(crate) fn set_flat(&mut self, values: &[f32], precision: Precision) {
         assert_eq!(values.len(), self.values.len(), "invariant: one layout");
         precision.round_to(values, &mut self.values);
+        for entry in self.entries.iter().filter(|e| e.is_statistic()) {
+            self.values[entry.range.clone()].copy_from_slice(&values[entry.range.clone()]);
+        }
         (0..self.entries.len()).for_each(|id| self.repack(ParamId(id)));
     }
 

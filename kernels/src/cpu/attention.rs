@@ -48,10 +48,10 @@ simd! {
 }
 
 simd! {
-    /// mask = 0 where the word is below, else scale; masked = values * mask
+    /// mask = 0 where the word is below, else scale; masked = values * mask, so that NaN stays NaN.
     pub(crate) fn drop(values: &[f32], words: &[u32], below: u32, scale: f32, masked: &mut [f32]) {
         for ((m, v), w) in masked.iter_mut().zip(values).zip(words) {
-            *m = if *w < below { 0.0 } else { *v * scale };
+            *m = *v * if *w < below { 0.0 } else { scale };
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Loops of convolutions and window pooling over pixels with contiguous channels.
 
+use super::simd;
 use crate::ops::image::Grid;
 use std::ops::Range;
 
@@ -90,5 +91,46 @@ pub(crate) fn pick_group(w: &Windows, unfolded: &[f32], group: Range<usize>, out
     out.clear();
     for pixel in unfolded.chunks_exact(w.input.channels) {
         out.extend_from_slice(&pixel[group.clone()]);
+    }
+}
+
+simd! {
+    /// Where every channel is a group of its own: each window's sums over the kernel, a chain per channel begun at
+    /// zero, as the product has it. `weights` are [kernel, channels], as the windows lie.
+    pub(crate) fn each_channel(unfolded: &[f32], weights: &[f32], channels: usize, y: &mut [f32]) {
+        for (window, y) in unfolded.chunks_exact(weights.len()).zip(y.chunks_exact_mut(channels)) {
+            y.fill(0.0);
+            for (x, w) in window.chunks_exact(channels).zip(weights.chunks_exact(channels)) {
+                for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+                    *y = x.mul_add(*w, *y);
+                }
+            }
+        }
+    }
+}
+
+simd! {
+    /// The gradient of the windows from that of their sums.
+    pub(crate) fn each_channel_back(grad: &[f32], weights: &[f32], channels: usize, unfolded: &mut [f32]) {
+        for (window, g) in unfolded.chunks_exact_mut(weights.len()).zip(grad.chunks_exact(channels)) {
+            for (x, w) in window.chunks_exact_mut(channels).zip(weights.chunks_exact(channels)) {
+                for ((x, g), w) in x.iter_mut().zip(g).zip(w) {
+                    *x = g.mul_add(*w, 0.0);
+                }
+            }
+        }
+    }
+}
+
+simd! {
+    /// Adds to `sums` [kernel, channels] the gradient of the weights: a chain per weight over the windows.
+    pub(crate) fn each_channel_weights(grad: &[f32], unfolded: &[f32], channels: usize, sums: &mut [f32]) {
+        for (window, g) in unfolded.chunks_exact(sums.len()).zip(grad.chunks_exact(channels)) {
+            for (sum, x) in sums.chunks_exact_mut(channels).zip(window.chunks_exact(channels)) {
+                for ((sum, g), x) in sum.iter_mut().zip(g).zip(x) {
+                    *sum = g.mul_add(*x, *sum);
+                }
+            }
+        }
     }
 }

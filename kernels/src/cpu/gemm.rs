@@ -350,7 +350,8 @@ pub(crate) fn shard_product(p: &ShardProduct<'_>, i0: usize, i1: usize, out: &mu
             copy_edge(b, q * PANEL, edge);
             Strip { b: edge, b_panel: PANEL, b_step: PANEL, panels }
         } else {
-            Strip { b: &b.data[q * PANEL..], b_panel: PANEL, b_step: b.stride, panels }
+            // Without rows there is nothing to begin at.
+            Strip { b: &b.data[(q * PANEL).min(b.data.len())..], b_panel: PANEL, b_step: b.stride, panels }
         };
         let columns = (n - q * PANEL).min(panels * PANEL);
         for i in (i0..i1).step_by(tall) {

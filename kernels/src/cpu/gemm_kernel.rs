@@ -5,7 +5,9 @@
 //! instruction set, so no row's bits depend on its neighbors.
 //!
 //! The loops count with indices: an iterator adapter whose parts land in another codegen unit is called
-//! in the innermost loop and the tile then lives in memory, at a tenth of the speed.
+//! in the innermost loop and the tile then lives in memory, at a tenth of the speed. They load by intrinsics and
+//! count with wrapping arithmetic: the checks that a development build puts before each of the plain forms (the
+//! addresses are proved once, by the callers) also drive the tile out of the registers.
 
 use super::isa::Isa;
 
@@ -97,8 +99,9 @@ unsafe fn portable<const M: usize>(t: &Tile) {
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    _mm256_add_ps, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps,
-    _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+    _mm_load_ss, _mm256_add_ps, _mm256_broadcastss_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps,
+    _mm256_storeu_ps, _mm512_add_ps, _mm512_broadcastss_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_setzero_ps,
+    _mm512_storeu_ps,
 };
 
 #[cfg(target_arch = "x86_64")]
@@ -109,9 +112,9 @@ unsafe fn avx2<const M: usize>(t: &Tile) {
     // SAFETY: every address is valid by the contract of `run`.
     unsafe {
         for _ in 0..t.k {
-            let (b0, b1) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
+            let (b0, b1) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.wrapping_add(8)));
             for i in 0..M {
-                let a = _mm256_broadcast_ss(&*a.add(i * t.a_row));
+                let a = _mm256_broadcastss_ps(_mm_load_ss(a.wrapping_add(i.wrapping_mul(t.a_row))));
                 acc[i][0] = _mm256_fmadd_ps(a, b0, acc[i][0]);
                 acc[i][1] = _mm256_fmadd_ps(a, b1, acc[i][1]);
             }
@@ -141,10 +144,10 @@ macro_rules! avx512_kernel {
                 for _ in 0..t.k {
                     let mut columns = [_mm512_setzero_ps(); $panels];
                     for q in 0..$panels {
-                        columns[q] = _mm512_loadu_ps(b.wrapping_add(q * t.b_panel));
+                        columns[q] = _mm512_loadu_ps(b.wrapping_add(q.wrapping_mul(t.b_panel)));
                     }
                     for i in 0..M {
-                        let a = _mm512_set1_ps(*a.add(i * t.a_row));
+                        let a = _mm512_broadcastss_ps(_mm_load_ss(a.wrapping_add(i.wrapping_mul(t.a_row))));
                         for q in 0..$panels {
                             acc[i][q] = _mm512_fmadd_ps(a, columns[q], acc[i][q]);
                         }

@@ -112,8 +112,8 @@ simd! {
         for (k, &v) in x.iter().enumerate() {
             let t = target(k);
             mass += t;
-            // A class of no weight takes no part, even at minus infinity.
-            sum += if t == 0.0 { 0.0 } else { f64::from(t) * (log_total - f64::from(v)) };
+            // A class of no weight takes no part, even at minus infinity; a row that is not a number does.
+            sum += if t == 0.0 && !log_total.is_nan() { 0.0 } else { f64::from(t) * (log_total - f64::from(v)) };
         }
         for (k, g) in grad.iter_mut().enumerate() {
             *g = share * (mass * (exp(x[k] - top) / total) - target(k));

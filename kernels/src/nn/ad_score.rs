@@ -128,7 +128,7 @@ impl AdScore {
     pub(crate) fn forward<'a>(&self, tape: &mut Tape<'a>, feed: &Feed<'a>, grad: InputGrad) -> Result<Var> {
         let branches = [
             self.text.as_ref().map(|text| text.forward(tape, feed)).transpose()?,
-            self.visual.as_ref().map(|visual| visual.forward(tape, feed)).transpose()?,
+            self.visual.as_ref().map(|visual| visual.forward(tape, feed, grad)).transpose()?,
             self.table.as_ref().map(|table| table.forward(tape, feed, grad)).transpose()?,
         ];
         let mut parts = [Var(0); 3];

@@ -111,20 +111,17 @@ impl Classifier {
     }
 
     /// What the encoder gives, [samples, its output_dim].
-    pub(crate) fn embed<'a>(&self, tape: &mut Tape<'a>, feed: &Feed<'a>) -> Result<Var> {
+    pub(crate) fn embed<'a>(&self, tape: &mut Tape<'a>, feed: &Feed<'a>, grad: InputGrad) -> Result<Var> {
         match &self.encoder {
             Encoder::Text(encoder) => encoder.forward(tape, feed),
-            Encoder::Visual(encoder) => encoder.forward(tape, feed),
-            Encoder::Table(table) => table.forward(tape, feed, InputGrad::Skip),
+            Encoder::Visual(encoder) => encoder.forward(tape, feed, grad),
+            Encoder::Table(table) => table.forward(tape, feed, grad),
         }
     }
 
     /// [samples, output_dim].
     pub(crate) fn forward<'a>(&self, tape: &mut Tape<'a>, feed: &Feed<'a>, grad: InputGrad) -> Result<Var> {
-        let x = match &self.encoder {
-            Encoder::Table(table) => table.forward(tape, feed, grad)?,
-            _ => self.embed(tape, feed)?,
-        };
+        let x = self.embed(tape, feed, grad)?;
         let x = tape.dropout(x, self.dropout, self.lane)?;
         self.head.forward(tape, x)
     }

@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::ops::image::{Grid, Pixels};
+use crate::tensor::{Dtype, Elements, Tensor};
 use crate::text::Packed;
 use std::ops::Range;
 
@@ -35,6 +36,25 @@ pub enum PixelValues {
     Bytes(Vec<u8>),
     /// As they are.
     Floats(Vec<f32>),
+}
+
+impl Images {
+    /// Images of a tensor [rows, channels, height, width]: bytes stay bytes, f32, bf16 and f16 are numbers as they are.
+    /// `Dtype` error for other element types, `Shape` error for other axes.
+    pub fn from_tensor(tensor: &Tensor) -> Result<Images> {
+        let [_, channels, height, width] = *tensor.shape().sizes() else {
+            let got = format!("{:?}", tensor.shape());
+            return Err(Error::shape("images", "[rows, channels, height, width]", got));
+        };
+        let pixels = match (tensor.elements(), tensor.dtype()) {
+            (Elements::U8(bytes), _) => PixelValues::Bytes(bytes.clone()),
+            (_, Dtype::F32 | Dtype::Bf16 | Dtype::F16) => PixelValues::Floats(tensor.to_f32()),
+            (_, other) => {
+                return Err(Error::Dtype { op: "images", expected: "u8, f32, bf16 or f16", got: other.name().into() });
+            }
+        };
+        Ok(Images { channels, height, width, pixels })
+    }
 }
 
 /// Sequences of different lengths: the steps of row r are `offsets[r]..offsets[r + 1]`.

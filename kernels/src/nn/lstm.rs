@@ -8,7 +8,7 @@ use super::mlp::Mlp;
 use crate::error::{Error, Result};
 use crate::ops::lstm::{Direction, LstmParams};
 use crate::ops::{Activation, Pooling, Var};
-use crate::tape::{InputGrad, Tape};
+use crate::tape::{InputGrad, Source, Tape};
 
 /// Sizes and settings.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -113,6 +113,7 @@ impl LstmSequence {
         let (values, offsets) = feed.steps(config.input_dim)?;
         let space = tape.ragged(offsets)?;
         let mut x = tape.input_in(space, values, config.input_dim, grad)?;
+        tape.reads(Source::Steps, x, 1.0, grad);
         let mut states = [x; 2];
         for (n, (layer, lane)) in self.layers.iter().enumerate() {
             if n > 0 {

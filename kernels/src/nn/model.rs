@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::ops::{Activation, Var};
 use crate::params::{Param, ParamId, ParamStore};
 use crate::pool::Pool;
-use crate::tape::{InputGrad, Mode, Rows, Tape, Workspace};
+use crate::tape::{InputGrad, Mode, Rows, Source, Tape, Workspace};
 use std::sync::{Mutex, PoisonError};
 
 #[derive(Clone, Debug)]
@@ -151,13 +151,14 @@ impl Model {
         &mut self.params
     }
 
-    /// Records the forward pass of the feed's rows; `grad` says whether the gradient with respect to plain
-    /// features (or steps) is wanted, which are then the tape's first value.
+    /// Records the forward pass of the feed's rows; `grad` says whether the gradients with respect to what the model
+    /// reads are wanted ([`Model::input_gradients`] is the whole way).
     pub fn forward<'a>(&self, tape: &mut Tape<'a>, feed: &Feed<'a>, grad: InputGrad) -> Result<Var> {
         match &self.network {
             Network::Mlp(mlp) => {
                 let columns = self.input_dim();
                 let x = tape.input(feed.features(columns)?, columns, grad)?;
+                tape.reads(Source::Features, x, 1.0, grad);
                 mlp.forward(tape, x)
             }
             Network::Classifier(model) => model.forward(tape, feed, grad),
@@ -179,7 +180,15 @@ impl Model {
 
     /// The same for whatever inputs the model has.
     pub fn predict_feed(&self, feed: &Feed<'_>, pool: &Pool, ws: &mut Workspace) -> Result<Vec<f32>> {
-        self.in_blocks(feed, self.output_dim(), pool, ws, |tape, feed| self.forward(tape, feed, InputGrad::Skip))
+        let mut outputs = Vec::new();
+        self.predict_into(feed, pool, ws, &mut outputs)?;
+        Ok(outputs)
+    }
+
+    /// The same into a vector whose memory calls reuse: in a steady state none is asked for.
+    pub fn predict_into(&self, feed: &Feed<'_>, pool: &Pool, ws: &mut Workspace, outputs: &mut Vec<f32>) -> Result<()> {
+        let width = self.output_dim();
+        self.in_blocks(feed, width, pool, ws, outputs, |tape, feed| self.forward(tape, feed, InputGrad::Skip))
     }
 
     /// What the text encoder of a `transformer_classifier` gives for each row, [rows, its output_dim]: sentence
@@ -190,7 +199,9 @@ impl Model {
             return Err(Error::value("text embeddings", "a transformer_classifier", "a model of another type"));
         };
         let width = config.text_encoder.output_dim();
-        self.in_blocks(feed, width, pool, ws, |tape, feed| model.embed(tape, feed))
+        let mut outputs = Vec::new();
+        self.in_blocks(feed, width, pool, ws, &mut outputs, |tape, feed| model.embed(tape, feed, InputGrad::Skip))?;
+        Ok(outputs)
     }
 
     /// Runs small tapes over blocks of rows, each on one thread, so that a block's values stay in the cache and
@@ -201,8 +212,9 @@ impl Model {
         width: usize,
         pool: &Pool,
         ws: &mut Workspace,
+        outputs: &mut Vec<f32>,
         graph: impl for<'t> Fn(&mut Tape<'t>, &Feed<'t>) -> Result<Var> + Sync,
-    ) -> Result<Vec<f32>> {
+    ) -> Result<()> {
         let rows = feed.rows();
         let most = match self.network {
             Network::Mlp(_) => PLAIN_ROWS,
@@ -210,8 +222,9 @@ impl Model {
             Network::Classifier(_) | Network::AdScore(_) => ITEM_ROWS,
         };
         let block = rows.div_ceil(pool.threads()).clamp(1, most);
-        let mut outputs = vec![0.0f32; rows * width];
-        let out = Shared::of(&mut outputs);
+        outputs.clear();
+        outputs.resize(rows * width, 0.0);
+        let out = Shared::of(outputs);
         let (children, failed) = (ws.children(pool.threads()), Mutex::new(None));
         let run = |worker: usize, range: std::ops::Range<usize>| -> Result<()> {
             let mut ws = children[worker].lock().unwrap_or_else(PoisonError::into_inner);
@@ -236,7 +249,7 @@ impl Model {
         });
         match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error),
-            None => Ok(outputs),
+            None => Ok(()),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::inputs::Feed;
 use crate::error::{Error, Result};
 use crate::ops::{Activation, Var};
 use crate::params::ParamId;
-use crate::tape::{InputGrad, Space, Tape};
+use crate::tape::{InputGrad, Source, Space, Tape};
 
 /// Sizes and settings.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -103,6 +103,7 @@ impl Table {
         let mut at = 0;
         if config.input_dim > 0 {
             let numbers = tape.input(feed.features(config.input_dim)?, config.input_dim, grad)?;
+            tape.reads(Source::Features, numbers, 1.0, grad);
             at = tape.put(numbers, x, at)?;
         }
         if !self.tables.is_empty() {

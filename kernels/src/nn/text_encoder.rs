@@ -9,7 +9,7 @@ use super::inputs::Feed;
 use crate::error::{Error, Result};
 use crate::ops::{Activation, Pooling, Var};
 use crate::params::ParamId;
-use crate::tape::Tape;
+use crate::tape::{InputGrad, Source, Tape};
 use crate::weights::pretrained::{Family, PretrainedConfig};
 
 /// Where the norms of a layer are.
@@ -233,6 +233,7 @@ impl TextEncoder {
         let space = tape.ragged(offsets)?;
         let ids = tape.ids(space, ids, 1)?;
         let mut x = tape.embedding_sum(ids, self.token, Some(self.position), self.kind)?;
+        tape.reads(Source::Tokens, x, 1.0, InputGrad::Skip);
         if let Some((norm, lane)) = self.embedding_norm {
             x = self.norm(tape, x, None, norm)?;
             x = tape.dropout(x, self.config.dropout, lane)?;

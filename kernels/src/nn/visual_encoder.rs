@@ -11,7 +11,7 @@ use crate::ops::conv::Stride;
 use crate::ops::image::{Grid, Pixels};
 use crate::ops::{Activation, Pooling, Var};
 use crate::params::ROWS_SEEN;
-use crate::tape::Tape;
+use crate::tape::{InputGrad, Source, Tape};
 
 /// Normalization between a convolution and its activation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -133,11 +133,12 @@ impl VisualEncoder {
     }
 
     /// One row per sample, [samples, output_dim].
-    pub(crate) fn forward<'a>(&self, tape: &mut Tape<'a>, feed: &Feed<'a>) -> Result<Var> {
+    pub(crate) fn forward<'a>(&self, tape: &mut Tape<'a>, feed: &Feed<'a>, grad: InputGrad) -> Result<Var> {
         let mut grid = self.config.grid();
         let pixels = feed.pixels(grid)?;
         let (factor, shift) = if matches!(pixels, Pixels::Bytes(_)) { (1.0 / 127.5, -1.0) } else { (1.0, 0.0) };
         let mut x = tape.image(pixels, grid, factor, shift)?;
+        tape.reads(Source::Pixels, x, factor, grad);
         let stride = Stride { stride: self.config.stride, padding: self.config.padding, groups: 1 };
         for (conv, norm) in &self.layers {
             let act = if norm.is_some() { Activation::Identity } else { self.config.activation };

@@ -74,7 +74,7 @@ impl BatchNorm {
     pub(super) fn params(&self) -> [Option<ParamId>; MAX_PARAMS] {
         let p = self.params;
         if self.statistics.is_none() {
-            return [None; MAX_PARAMS];
+            return [Some(p.gain), Some(p.bias), None, None, None];
         }
         [Some(p.gain), Some(p.bias), Some(p.mean), Some(p.variance), Some(p.rows)]
     }
@@ -106,7 +106,7 @@ impl BatchNorm {
             let x = env.rows(self.input, &rows);
             let count = rows.len() as f64;
             for c in columns {
-                let column = || x[c..].iter().step_by(self.columns).map(|v| f64::from(*v));
+                let column = || x[c.min(x.len())..].iter().step_by(self.columns).map(|v| f64::from(*v));
                 let mean = if rows.is_empty() { 0.0 } else { column().sum::<f64>() / count };
                 let squares: f64 = column().map(|v| (v - mean) * (v - mean)).sum();
                 let variance = if rows.is_empty() { 0.0 } else { squares / count };
@@ -211,6 +211,9 @@ impl BatchNorm {
     pub(super) fn param_gradient(&self, env: &Env<'_>, task: &ParamTask<'_>, scratch: &mut Scratch) {
         // SAFETY: blocks of parameter gradients are disjoint.
         let out = unsafe { task.out.get_mut(task.block.clone()) };
+        if self.statistics.is_none() {
+            return self.running_gradient(env, task, out, scratch);
+        }
         let stack = &mut scratch.stack;
         for (n, out) in out.chunks_mut(MAX_LEAF).enumerate() {
             let columns = n * MAX_LEAF..n * MAX_LEAF + out.len();
@@ -227,6 +230,30 @@ impl BatchNorm {
                     which => {
                         let seen = self.part(env, shard, if which == 2 { MEAN } else { VARIANCE }, &columns);
                         leaf.iter_mut().zip(seen).for_each(|(l, s)| *l = count * *s);
+                    }
+                }
+                stack.settle(out.len());
+            }
+            out.copy_from_slice(stack.finish(out.len()));
+        }
+    }
+
+    /// The gradient of gain (0) or bias (1) where running statistics are used: sums over the rows of each shard.
+    fn running_gradient(&self, env: &Env<'_>, task: &ParamTask<'_>, out: &mut [f32], scratch: &mut Scratch) {
+        let Scratch { planes: [inverse, ..], stack, .. } = scratch;
+        self.running_inverse(env, inverse);
+        let mean = env.params.values(self.params.mean);
+        let (x, grad) = (env.whole(self.input, task.rows).0, env.whole(self.output, task.rows).1);
+        for (n, out) in out.chunks_mut(MAX_LEAF).enumerate() {
+            let first = n * MAX_LEAF;
+            stack.clear();
+            for rows in task.bounds.windows(2) {
+                let leaf = stack.push(out.len());
+                leaf.fill(0.0);
+                for at in (rows[0]..rows[1]).map(|row| row * self.columns + first) {
+                    for (c, sum) in leaf.iter_mut().enumerate() {
+                        let normalized = (x[at + c] - mean[first + c]) * inverse[first + c];
+                        *sum = grad[at + c].mul_add(if task.which == 0 { normalized } else { 1.0 }, *sum);
                     }
                 }
                 stack.settle(out.len());

@@ -1,7 +1,9 @@
 //! Convolution over pixels, with bias and activation: windows unfolded into scratch, then our products.
 //!
 //! The weight is [out, kernel rows, kernel columns, in / groups]: channels last, as the pixels lie, so a run
-//! of a window is one copy. (PyTorch's order is [out, in / groups, kernel rows, kernel columns].)
+//! of a window is one copy. PyTorch's and ONNX's order is [out, in / groups, kernel rows, kernel columns]: theirs is
+//! ours with the second axis moved last (`weight.permute(0, 2, 3, 1)`), ours theirs with the last moved second
+//! (`weight.permute(0, 3, 1, 2)`).
 //!
 //! Order of sums: as a linear layer over windows. A weight's gradient takes the windows of a shard in runs
 //! of [`RUN`], each a chain, added in order; shards meet in the tree.
@@ -9,7 +11,7 @@
 use super::image::Grid;
 use super::{Env, GradStore, Op, ParamTask, Var};
 use crate::cpu::activation::{self, Activation};
-use crate::cpu::conv::{Windows, fold, pick_group, unfold};
+use crate::cpu::conv::{Windows, each_channel, each_channel_back, each_channel_weights, fold, pick_group, unfold};
 use crate::cpu::gemm::{Matrix, Right, Scratch, Target, pack_matrix, packed_len, product_to, product_transposed};
 use crate::cpu::reduce::{Summand, column_sums};
 use crate::error::{Error, Result};
@@ -123,7 +125,7 @@ impl Conv {
 
     /// Outputs per gradient task: few tasks, as each unfolds the windows anew.
     pub(super) fn block_rows(&self, rows: usize) -> usize {
-        if rows * self.cost() < 1 << 22 { self.outputs } else { 64 }
+        if rows * self.cost() < 1 << 22 || self.is_depthwise() { self.outputs } else { 64 }
     }
 
     /// Terms of one output.
@@ -142,18 +144,35 @@ impl Conv {
         Matrix::dense(&env.params.values(self.weight)[outputs.start * terms..outputs.end * terms], outputs.len(), terms)
     }
 
+    /// Whether every channel is a group of its own (depthwise).
+    fn is_depthwise(&self) -> bool {
+        self.groups == self.outputs && self.groups == self.windows.input.channels
+    }
+
+    /// The weights [channels, kernel] of a depthwise convolution as its windows lie, [kernel, channels].
+    fn turned_weights(&self, env: &Env<'_>, turned: &mut Vec<f32>) {
+        let (terms, w) = (self.terms(), env.params.values(self.weight));
+        turned.clear();
+        turned.extend((0..terms).flat_map(|term| w[term..].iter().step_by(terms)));
+    }
+
     pub(super) fn forward(&self, env: &Env<'_>, samples: Range<usize>, scratch: &mut Scratch) {
         let (all, pixels) = (env.rows_of(self.output, &samples), env.rows_of(self.input, &samples));
         let x = env.rows(self.input, &pixels);
         let (elements, terms) = (self.windows.elements(), self.terms());
         let Scratch { edge, planes: [unfolded, picked, panels, ..], .. } = scratch;
+        if self.is_depthwise() {
+            self.turned_weights(env, panels);
+        }
         for from in (0..all.len()).step_by(RUN) {
             let run = from..(from + RUN).min(all.len());
             let rows = all.start + run.start..all.start + run.end;
             unfolded.resize(run.len() * elements, 0.0);
             unfold(&self.windows, x, run.clone(), unfolded);
             let y = env.rows_mut(self.output, &rows);
-            if self.groups == 1 {
+            if self.is_depthwise() {
+                each_channel(unfolded, panels, self.outputs, y);
+            } else if self.groups == 1 {
                 let right = Right::Packed { panels: env.params.packed(self.weight), n: self.outputs, k: terms };
                 let to = Target { data: y, stride: self.outputs, add: false };
                 product_to(Matrix::dense(unfolded, run.len(), terms), right, to, edge);
@@ -185,11 +204,17 @@ impl Conv {
             dx.fill(0.0);
         }
         let (elements, terms) = (self.windows.elements(), self.terms());
-        let Scratch { edge, planes: [unfolded, picked, ..], .. } = scratch;
+        let Scratch { edge, planes: [unfolded, picked, turned, ..], .. } = scratch;
+        if self.is_depthwise() {
+            self.turned_weights(env, turned);
+        }
         for from in (0..all.len()).step_by(RUN) {
             let run = from..(from + RUN).min(all.len());
             unfolded.resize(run.len() * elements, 0.0);
-            for g in 0..self.groups {
+            if self.is_depthwise() {
+                each_channel_back(&grad[run.start * self.outputs..], turned, self.outputs, unfolded);
+            }
+            for g in 0..if self.is_depthwise() { 0 } else { self.groups } {
                 let (channels, outputs) = self.group(g);
                 let data = &grad[run.start * self.outputs + outputs.start..];
                 let own = Matrix { data, rows: run.len(), columns: outputs.len(), stride: self.outputs };
@@ -226,6 +251,17 @@ impl Conv {
                 let run = from..(from + RUN).min(shard[1]);
                 unfolded.resize(run.len() * elements, 0.0);
                 unfold(&self.windows, x, run.clone(), unfolded);
+                if self.is_depthwise() {
+                    picked.clear();
+                    picked.resize(elements, 0.0);
+                    each_channel_weights(&grad[run.start * self.outputs..], unfolded, self.outputs, picked);
+                    let own = task.block.clone().zip(leaf.chunks_exact_mut(terms));
+                    for (channel, leaf) in own {
+                        let sums = picked[channel..].iter().step_by(self.outputs);
+                        leaf.iter_mut().zip(sums).for_each(|(leaf, sum)| *leaf += sum);
+                    }
+                    continue;
+                }
                 for g in 0..self.groups {
                     let (channels, outputs) = self.group(g);
                     let own = outputs.start.max(task.block.start)..outputs.end.min(task.block.end);

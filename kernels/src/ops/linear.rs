@@ -108,7 +108,7 @@ impl Linear {
     /// the gradient is less work.
     pub(super) fn sample_squares(&self, env: &Env<'_>, which: usize, sample: usize) -> Option<f64> {
         let rows = env.rows_of(self.input, &(sample..sample + 1));
-        if rows.len() > 1 && rows.len() * (self.inputs + self.outputs) > self.inputs * self.outputs {
+        if rows.len() > 1 && (which == 1 || pairs_cost_more(rows.len(), self.inputs, self.outputs)) {
             return None;
         }
         let (grad, x) = (|i: usize| env.grad(self.output, &(i..i + 1)), |i: usize| env.rows(self.input, &(i..i + 1)));
@@ -118,6 +118,11 @@ impl Linear {
         };
         Some(pair_sum(rows, both))
     }
+}
+
+/// Whether going by pairs of rows is more work than forming the gradient [outputs, inputs] of a sample.
+pub(super) fn pairs_cost_more(rows: usize, inputs: usize, outputs: usize) -> bool {
+    rows * (inputs + outputs) > inputs * outputs
 }
 
 /// The sum over all ordered pairs of a symmetric term.

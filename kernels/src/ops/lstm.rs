@@ -2,9 +2,10 @@
 //! over all items; here the samples of a task go step by step together, one product with the recurrent
 //! weight per step. Sequences differ in length: longer ones come first, and those that have ended drop out.
 
+use super::linear::{pair_sum, pairs_cost_more};
 use super::{Activation, Env, GradStore, Op, ParamTask, Var};
 use crate::cpu;
-use crate::cpu::gemm::{Matrix, Right, Scratch, ShardProduct, Target, product_to, shard_product};
+use crate::cpu::gemm::{Matrix, Right, Scratch, ShardProduct, Target, dot, product_to, shard_product};
 use crate::cpu::reduce::{Summand, column_sums};
 use crate::error::{Error, Result};
 use crate::params::ParamId;
@@ -220,5 +221,16 @@ impl Lstm {
             out,
             scratch,
         );
+    }
+    /// As a linear layer over the states that steps began with: see `Linear::sample_squares`.
+    pub(super) fn sample_squares(&self, env: &Env<'_>, which: usize, sample: usize) -> Option<f64> {
+        let rows = env.rows_of(self.output, &(sample..sample + 1));
+        let kept = self.kept.filter(|_| which == 0 && !pairs_cost_more(rows.len(), self.hidden, 4 * self.hidden))?;
+        let one = |i: usize| i..i + 1;
+        let both = |i: usize, j: usize| {
+            let states = dot(env.rows(kept.before, &one(i)), env.rows(kept.before, &one(j)));
+            f64::from(dot(env.grad(self.input, &one(i)), env.grad(self.input, &one(j)))) * f64::from(states)
+        };
+        Some(pair_sum(rows, both))
     }
 }

@@ -385,6 +385,7 @@ impl Op {
         match self {
             Op::Linear(op) => op.sample_squares(env, which, sample),
             Op::Embedding(op) => Some(op.sample_squares(env, which, sample)),
+            Op::Lstm(op) => op.sample_squares(env, which, sample),
             _ => None,
         }
     }

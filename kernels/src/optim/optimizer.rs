@@ -20,6 +20,8 @@ struct Block {
     param: usize,
     setting: usize,
     range: Range<usize>,
+    /// A running average: no step is taken, nothing is rounded.
+    statistic: bool,
 }
 
 /// How some parameters are treated.
@@ -106,7 +108,8 @@ impl Optimizer {
             let row = entry.shape.iter().skip(1).product::<usize>().max(1);
             let step = (BLOCK / row).max(1).next_multiple_of(PANEL_COLUMNS) * row;
             for start in entry.range.clone().step_by(step) {
-                blocks.push(Block { param, setting, range: start..(start + step).min(entry.range.end) });
+                let range = start..(start + step).min(entry.range.end);
+                blocks.push(Block { param, setting, range, statistic: entry.is_statistic() });
             }
         }
         let lamb = matches!(config, OptimizerConfig::Lamb(_));
@@ -171,6 +174,13 @@ impl Optimizer {
         self.averages.copy_from_slice(&saved.averages);
         self.steps = saved.steps;
         Ok(())
+    }
+
+    /// Takes over running averages that the store has moved, so that the f32 weights have them too.
+    pub(crate) fn follow_statistics(&mut self, params: &ParamStore) {
+        if !self.master.is_empty() {
+            params.copy_statistics(&mut self.master);
+        }
     }
 
     /// One step at `learning_rate`.
@@ -254,6 +264,13 @@ impl Pass<'_> {
     /// The weights' step, then what follows from the new weights.
     fn update(&self, block: &Block, rule: Rule, trust: f32) {
         let (range, g) = (block.range.clone(), &self.gradient[block.range.clone()]);
+        if block.statistic {
+            if let Some((averages, decay)) = self.averages {
+                // SAFETY: blocks are disjoint; each is touched by the one task that owns it.
+                average(unsafe { averages.get_mut(range.clone()) }, unsafe { self.params.values.get(range) }, decay);
+            }
+            return;
+        }
         // SAFETY: blocks are disjoint; each is touched by the one task that owns it.
         let (w, m) = unsafe { (self.weights().get_mut(range.clone()), self.first.get_mut(range.clone())) };
         // SAFETY: as above. SGD keeps no second moments.

@@ -31,7 +31,7 @@ use crate::cpu::gemm::Scratch;
 use crate::error::{Error, Result};
 use crate::ops::{GradStore, MAX_PARAMS, Op, Randomness, Raw, RawId, Slot, Var};
 use crate::params::ParamStore;
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::Shape;
 use std::sync::{Mutex, PoisonError};
 
 pub use parameters::HeldShards;
@@ -58,6 +58,22 @@ pub enum InputGrad {
     Wanted,
 }
 
+/// What a model reads that it has a gradient with respect to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    Features,
+    Steps,
+    Pixels,
+    Tokens,
+}
+
+/// The value that a source became, and what the source was multiplied by on the way.
+#[derive(Clone, Copy, Debug)]
+struct Read {
+    var: Var,
+    factor: f32,
+}
+
 /// The samples that a tape works on.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a> {
@@ -74,13 +90,23 @@ const MAX_RAW: usize = 16;
 
 #[derive(Debug)]
 struct Value {
-    tensor: Tensor,
+    /// [rows, columns]
+    shape: Shape,
+    data: AlignedBuf,
     grad: AlignedBuf,
     /// Whether `grad` is part of this tape.
     has_grad: bool,
     needs_grad: bool,
     is_input: bool,
     space: Space,
+}
+
+impl Value {
+    /// Takes another shape, contents unspecified; returns whether memory had to be asked for.
+    fn renew(&mut self, shape: Shape) -> Result<bool> {
+        self.shape = shape;
+        self.data.renew(shape.elements())
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -144,6 +170,8 @@ pub struct Tape<'a> {
     rows: Rows<'a>,
     raws: [Raw<'a>; MAX_RAW],
     raw_count: usize,
+    /// By [`Source`].
+    reads: [Option<Read>; 4],
 }
 
 impl<'a> Tape<'a> {
@@ -161,7 +189,7 @@ impl<'a> Tape<'a> {
         ws.shards.extend([0, rows.count]);
         ws.used.clear();
         ws.used.resize(params.len(), false);
-        Ok(Tape { ws, params, rows, raws: [Raw::Ids(&[]); MAX_RAW], raw_count: 0 })
+        Ok(Tape { ws, params, rows, raws: [Raw::Ids(&[]); MAX_RAW], raw_count: 0, reads: [None; 4] })
     }
 
     pub(crate) fn params(&self) -> &'a ParamStore {
@@ -190,7 +218,7 @@ impl<'a> Tape<'a> {
 
     /// Columns of a value.
     pub fn columns(&self, var: Var) -> usize {
-        self.ws.values()[var.0].tensor.shape().columns()
+        self.ws.values()[var.0].shape.columns()
     }
 
     /// The row space of a value.
@@ -225,7 +253,8 @@ impl<'a> Tape<'a> {
         let (shape, ws) = (Shape::new(&[rows, columns])?, &mut *self.ws);
         if ws.live == ws.values.len() {
             ws.values.push(Value {
-                tensor: Tensor::empty()?,
+                shape,
+                data: AlignedBuf::zeroed(0)?,
                 grad: AlignedBuf::zeroed(0)?,
                 has_grad: false,
                 needs_grad: false,
@@ -234,7 +263,7 @@ impl<'a> Tape<'a> {
             });
         }
         let value = &mut ws.values[ws.live];
-        ws.allocations += u64::from(value.tensor.renew(shape)?);
+        ws.allocations += u64::from(value.renew(shape)?);
         (value.has_grad, value.needs_grad, value.is_input, value.space) = (false, false, false, space);
         ws.live += 1;
         Ok(Var(ws.live - 1))
@@ -244,7 +273,7 @@ impl<'a> Tape<'a> {
     pub(crate) fn fresh_per_shard(&mut self, columns: usize) -> Result<Var> {
         let var = self.fresh_in(Space::SAMPLES, 0)?;
         let (shape, ws) = (Shape::new(&[self.ws.shards.len() - 1, columns])?, &mut *self.ws);
-        ws.allocations += u64::from(ws.values[var.0].tensor.renew(shape)?);
+        ws.allocations += u64::from(ws.values[var.0].renew(shape)?);
         Ok(var)
     }
 
@@ -267,7 +296,7 @@ impl<'a> Tape<'a> {
         }
         let var = self.fresh_in(space, columns)?;
         let value = &mut self.ws.values[var.0];
-        value.tensor.values_mut().copy_from_slice(values);
+        value.data.copy_from_slice(values);
         (value.is_input, value.needs_grad) = (true, grad == InputGrad::Wanted);
         Ok(var)
     }
@@ -292,6 +321,20 @@ impl<'a> Tape<'a> {
         Ok(())
     }
 
+    /// Notes that `var` is `factor` times what the model read (and something that does not depend on it); where its
+    /// gradient is wanted nothing before it has to need one.
+    pub(crate) fn reads(&mut self, source: Source, var: Var, factor: f32, grad: InputGrad) {
+        self.reads[source as usize] = Some(Read { var, factor });
+        self.ws.values[var.0].needs_grad |= grad == InputGrad::Wanted && self.wants_gradients();
+    }
+
+    /// After a backward run: the gradient with respect to the value that a source became, [rows, columns], its
+    /// columns, and what to multiply it by.
+    pub(crate) fn read_grad(&self, source: Source) -> Option<(&[f32], usize, f32)> {
+        let Read { var, factor } = self.reads[source as usize]?;
+        Some((self.grad(var)?, self.columns(var), factor))
+    }
+
     /// Marks a value as one that no gradient passes.
     pub(crate) fn cut(&mut self, var: Var) {
         self.ws.values[var.0].needs_grad = false;
@@ -299,7 +342,7 @@ impl<'a> Tape<'a> {
 
     /// Values after a run, [rows, columns].
     pub fn value(&self, var: Var) -> &[f32] {
-        self.ws.values()[var.0].tensor.values()
+        &self.ws.values()[var.0].data
     }
 
     /// The gradient of an input after a backward run, if it was wanted.

@@ -6,7 +6,7 @@
 //! Single samples (differential privacy: Abadi et al. 2016): the squared norm of a sample's gradient is
 //! the sum over the operations of what each says of itself; a linear layer over one row per sample says
 //! |dy|^2 |x|^2 without forming the gradient (Goodfellow 2015), one over few rows and an embedding go by
-//! pairs of rows (Li et al. 2022). Clipping scales the values' gradients of
+//! pairs of rows (Li et al. 2022), as does a recurrence over few steps; others form it in scratch. Clipping scales the values' gradients of
 //! a sample by its factor: parameters' gradients are linear in them.
 
 use super::{Tape, lock};

@@ -23,7 +23,7 @@ impl Tape<'_> {
                 return Ok(GradStore::Add);
             }
             value.has_grad = true;
-            *allocations += u64::from(value.grad.renew(value.tensor.shape().elements())?);
+            *allocations += u64::from(value.grad.renew(value.shape.elements())?);
             Ok(GradStore::Set)
         };
         reserve(&mut values[output.0])?;
@@ -44,9 +44,9 @@ impl Tape<'_> {
         let ws = &mut *self.ws;
         ws.slots.clear();
         for value in &mut ws.values[..ws.live] {
-            let columns = value.tensor.shape().columns();
+            let columns = value.shape.columns();
             let grad = if value.has_grad { AlignedBuf::shared(&mut value.grad) } else { Shared::EMPTY };
-            ws.slots.push(Slot { data: value.tensor.buffer_mut().shared(), grad, columns, space: value.space });
+            ws.slots.push(Slot { data: value.data.shared(), grad, columns, space: value.space });
         }
         if ws.scratch.len() < threads {
             ws.scratch.resize_with(threads, Mutex::default);

@@ -11,6 +11,7 @@ pub use pretrained::{Casing, Pretrained};
 pub use vocabulary::{Vocabulary, VocabularyBuilder, VocabularyLimits};
 
 use crate::error::{Error, Result};
+use crate::tensor::Tensor;
 
 /// The id that pads a row, where rows are padded; of the tokenizers of this module.
 pub const PAD: u32 = 0;
@@ -29,6 +30,27 @@ pub struct Packed {
 }
 
 impl Packed {
+    /// The first `lengths[r]` ids of each row of a tensor [rows, longest] of i32, i64 or u8: rows padded on the right,
+    /// as other libraries hand them in. `Shape` errors name the row, `Value` errors the id and where it is.
+    pub fn from_tensor(ids: &Tensor, lengths: &[usize]) -> Result<Packed> {
+        let (rows, longest) = (ids.shape().rows(), ids.shape().columns());
+        if lengths.len() != rows || ids.shape().sizes().len() != 2 {
+            let expected = format!("ids [{}, longest]", lengths.len());
+            return Err(Error::shape("token ids", expected, format!("{:?}", ids.shape())));
+        }
+        if let Some(row) = lengths.iter().position(|&n| n > longest) {
+            let got = format!("{} in row {row}", lengths[row]);
+            return Err(Error::shape("token ids", format!("lengths of at most {longest}"), got));
+        }
+        let all = ids.to_ids()?;
+        let mut packed = Packed { ids: Vec::with_capacity(lengths.iter().sum()), offsets: vec![0] };
+        for (row, &length) in lengths.iter().enumerate() {
+            packed.ids.extend_from_slice(&all[row * longest..][..length]);
+            packed.offsets.push(packed.ids.len() as u32);
+        }
+        Ok(packed)
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.offsets.len().saturating_sub(1)

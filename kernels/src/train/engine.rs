@@ -84,7 +84,8 @@ pub struct StepOutcome {
     pub learning_rate: f64,
     /// Steps taken so far, this one included.
     pub step: u64,
-    /// The gradient overflowed f16: nothing was changed but the loss scale, and this is no step.
+    /// The gradient overflowed f16: nothing was changed but the loss scale (and running statistics, which are of the
+    /// forward pass), and this is no step.
     #[serde(default)]
     pub skipped: bool,
 }
@@ -124,9 +125,6 @@ impl Trainer {
         config.clip.validate()?;
         if !(1..=MAX_SHARDS).contains(&config.logical_shards) {
             return Err(Error::value("train", format!("logical_shards in 1..={MAX_SHARDS}"), config.logical_shards));
-        }
-        if model.params().has_statistics() && config.precision != Precision::F32 {
-            return Err(Error::value("train", "precision f32 for a model with running statistics", "another"));
         }
         let extras = Extras { groups: &config.groups, ema: config.ema.as_ref(), precision: config.precision };
         let optimizer = Optimizer::new(&config.optimizer, &extras, model.params_mut())?;
@@ -302,6 +300,7 @@ impl Trainer {
         let params = self.model.params_mut();
         if params.has_statistics() && loss.is_finite() && self.pending.gradient.iter().all(|g| g.is_finite()) {
             params.absorb_statistics(&mut self.pending.gradient, MOMENTUM);
+            self.optimizer.follow_statistics(self.model.params());
         }
     }
 

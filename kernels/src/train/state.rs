@@ -46,11 +46,12 @@ impl Trainer {
         for (prefix, run) in runs.into_iter().filter(|(_, run)| !run.is_empty()) {
             for (param, _) in params.iter() {
                 let values = &run[param.range.clone()];
-                entries.push(Entry { name: format!("{prefix}.{}", param.name), shape: param.shape.clone(), values });
+                let name = format!("{prefix}.{}", param.name);
+                entries.push(Entry { name, shape: param.shape.clone(), values, precision: Precision::F32 });
             }
         }
         let text = serde_json::to_string(&counters).expect("invariant: integers serialize");
-        write(&entries, &BTreeMap::from([(KEY.to_string(), text)]), Precision::F32)
+        write(&entries, &BTreeMap::from([(KEY.to_string(), text)]))
     }
 
     /// Continues from [`Trainer::save_state`] of a trainer with the same model, optimizer and averages; the

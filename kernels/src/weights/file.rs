@@ -15,25 +15,23 @@ pub(crate) struct Entry<'a> {
     pub name: String,
     pub shape: Vec<usize>,
     pub values: &'a [f32],
+    /// What the values are rounded to.
+    pub precision: Precision,
 }
 
 /// Writes tensors in the given order: 8 bytes header length, JSON header (keys sorted, padded with blanks
-/// to 8 bytes), then the values, little-endian, in this precision.
-pub(crate) fn write(
-    entries: &[Entry<'_>],
-    metadata: &BTreeMap<String, String>,
-    precision: Precision,
-) -> Result<Vec<u8>> {
+/// to 8 bytes), then the values, little-endian.
+pub(crate) fn write(entries: &[Entry<'_>], metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
     let mut header = serde_json::Map::new();
     if !metadata.is_empty() {
         header.insert("__metadata__".into(), serde_json::json!(metadata));
     }
     let mut offset = 0usize;
     for entry in entries {
-        let end = offset + entry.values.len() * precision.bytes();
+        let end = offset + entry.values.len() * entry.precision.bytes();
         header.insert(
             entry.name.clone(),
-            serde_json::json!({ "dtype": precision.name(), "shape": entry.shape, "data_offsets": [offset, end] }),
+            serde_json::json!({ "dtype": entry.precision.name(), "shape": entry.shape, "data_offsets": [offset, end] }),
         );
         offset = end;
     }
@@ -43,7 +41,7 @@ pub(crate) fn write(
     bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
     bytes.extend_from_slice(&text);
     for entry in entries {
-        precision.encode(entry.values, &mut bytes);
+        entry.precision.encode(entry.values, &mut bytes);
     }
     Ok(bytes)
 }

@@ -10,7 +10,7 @@ use crate::dtype::Precision;
 use crate::error::{Error, Result};
 use crate::nn::model::Declared;
 use crate::nn::{Model, ModelConfig};
-use crate::params::ParamId;
+use crate::params::{Param, ParamId};
 use crate::text::Tokenizer;
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ pub fn save(model: &Model, metadata: &BTreeMap<String, String>) -> Result<Vec<u8
 }
 
 /// The same with the tokenizer (under [`TOKENIZER_KEY`], which is then taken too) and with parameters
-/// rounded to `precision`; nothing is lost where they were trained in it.
+/// rounded to `precision` (running statistics stay f32); nothing is lost where they were trained in it.
 pub fn save_with(
     model: &Model,
     tokenizer: Option<&Tokenizer>,
@@ -47,12 +47,17 @@ pub fn save_with(
     let config =
         serde_json::to_string(model.config()).map_err(|e| Error::weights("metadata", "JSON", e.to_string()))?;
     metadata.insert(MODEL_KEY.into(), config);
-    write(&entries(model), &metadata, precision)
+    write(&entries(model, precision), &metadata)
 }
 
-fn entries(model: &Model) -> Vec<Entry<'_>> {
-    let params = model.params().iter();
-    params.map(|(p, values)| Entry { name: p.name.clone(), shape: p.shape.clone(), values }).collect()
+fn entries(model: &Model, precision: Precision) -> Vec<Entry<'_>> {
+    let of = |(param, values)| -> Entry<'_> {
+        let param: &Param = param;
+        // Running statistics count rows and hold squares: sixteen bits would lose both.
+        let precision = if param.is_statistic() { Precision::F32 } else { precision };
+        Entry { name: param.name.clone(), shape: param.shape.clone(), values, precision }
+    };
+    model.params().iter().map(of).collect()
 }
 
 /// The model of a file by [`save`], and the caller's metadata.

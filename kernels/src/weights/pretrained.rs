@@ -317,9 +317,9 @@ mod tests {
         let owned: Vec<_> = tensors.iter().map(entry).collect();
         let entries: Vec<Entry<'_>> = owned
             .iter()
-            .map(|(name, shape, values)| Entry { name: name.clone(), shape: shape.clone(), values })
+            .map(|(name, shape, values)| Entry { name: name.clone(), shape: shape.clone(), values, precision })
             .collect();
-        write(&entries, &BTreeMap::new(), precision).expect("written")
+        write(&entries, &BTreeMap::new()).expect("written")
     }
 
     fn values(params: &ParamStore, name: &str) -> Vec<f32> {
@@ -405,6 +405,16 @@ mod tests {
         refused(&double, Family::Bert, &["one tensor", "LayerNorm.bias"]);
         let head = [("classifier.weight".to_owned(), vec![2, 4], vec![1.0; 8])];
         refused(&head, Family::DistilBert, &["none", "classifier.weight"]);
+    }
+
+    #[test]
+    fn an_element_type_that_holds_no_weights_is_refused_by_name() {
+        let mut bytes = file(&theirs(Family::Bert, "", 1), Precision::F32);
+        let at = bytes.windows(5).position(|w| w == b"\"F32\"").expect("the first tensor's");
+        bytes[at + 1] = b'I';
+        let error = import_into(&mut encoder(1), PREFIX, Family::Bert, &bytes).expect_err("whole numbers").to_string();
+        assert!(error.contains("expected element type F32, BF16 or F16, got I32"), "{error}");
+        assert!(error.contains("embeddings.LayerNorm.bias"), "{error}");
     }
 
     #[test]

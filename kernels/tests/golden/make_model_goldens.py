@@ -129,9 +129,62 @@ def table():
     return case(config, named, {"categories": ids.reshape(-1).tolist()}, forward, rows, features=flat(x))
 
 
+def ad_score():
+    """All three branches; also the gradients of the output with respect to what the model reads."""
+    lengths, vocab, longest, width = [4, 1, 6, 2, 5], 15, 6, 8
+    rows, numbers, channels, side, filters = len(lengths), 3, 2, 7, [4, 5]
+    embed, position = nn.Embedding(vocab, width), nn.Parameter(0.5 * torch.randn(longest, width))
+    layer = nn.TransformerEncoderLayer(width, 2, 12, dropout=0.0, activation="gelu", batch_first=True)
+    convs = [nn.Conv2d(a, b, 3, 2, 1) for a, b in zip([channels] + filters, filters)]
+    platforms, hidden = nn.Embedding(4, 2), nn.Linear(numbers + 2, 6)
+    fusion, heads = nn.Linear(width + filters[-1] + 6, 10), [nn.Linear(10, 7), nn.Linear(7, 1)]
+    for p in [*layer.parameters(), *fusion.parameters()]:
+        nn.init.normal_(p, std=0.4)
+    ids, platform = torch.randint(1, vocab, (rows, longest)), torch.randint(0, 4, (rows,))
+    pad = torch.arange(longest)[None, :] >= torch.tensor(lengths)[:, None]
+    x, pixels = torch.randn(rows, numbers), torch.randn(rows, channels, side, side)
+
+    def answer(x, pixels, embedded):
+        h = layer(embedded, src_key_padding_mask=pad)
+        keep = (~pad).unsqueeze(2).float()
+        image = pixels
+        for conv in convs:
+            image = torch.relu(conv(image))
+        table = torch.relu(hidden(torch.cat([x, platforms(platform)], 1)))
+        z = torch.cat([(h * keep).sum(1) / keep.sum(1), image.mean((2, 3)), table], 1)
+        return torch.sigmoid(heads[1](torch.relu(heads[0](torch.relu(fusion(z))))))
+
+    at = "text.layers.0."
+    dense = {at + "attention.output": layer.self_attn.out_proj, at + "attention.norm": layer.norm1,
+             at + "feed_forward.up": layer.linear1, at + "feed_forward.down": layer.linear2,
+             at + "feed_forward.norm": layer.norm2, "table.layers.0": hidden, "fusion": fusion,
+             "head.layers.0": heads[0], "head.layers.1": heads[1]}
+    named = {"text.embeddings.token.weight": embed.weight, "text.embeddings.position.weight": position,
+             at + "attention.qkv.weight": layer.self_attn.in_proj_weight, at + "attention.qkv.bias": layer.self_attn.in_proj_bias,
+             "table.categories.0.weight": platforms.weight}
+    for name, l in dense.items():
+        named |= {name + ".weight": l.weight, name + ".bias": l.bias}
+    last = lambda w: w.permute(0, 2, 3, 1)
+    for n, conv in enumerate(convs):
+        named |= {f"visual.layers.{n}.weight": (conv.weight, last), f"visual.layers.{n}.bias": conv.bias}
+    config = {"type": "ad_score", "output_activation": "sigmoid", "fusion": {"hidden_dim": 10},
+              "head": {"hidden_layers": [7]},
+              "text_encoder": {"vocab_size": vocab, "max_length": longest, "hidden_size": width, "layers": 1, "heads": 2,
+                               "intermediate_size": 12, "activation": "gelu", "dropout": 0.0, "norm": "post"},
+              "visual_encoder": {"channels": channels, "height": side, "width": side, "filters": filters},
+              "table": {"input_dim": numbers, "categories": [4], "embedding_dim": 2, "hidden_layers": [6]}}
+    inputs = {"tokens": {"ids": [int(i) for row, n in zip(ids, lengths) for i in row[:n]], "lengths": lengths},
+              "images": {"shape": [channels, side, side], "values": flat(pixels)}, "categories": platform.tolist()}
+    made = case(config, named, inputs, lambda: answer(x, pixels, embed(ids) + position), rows, features=flat(x))
+    read = [x.clone().requires_grad_(), pixels.clone().requires_grad_(), (embed(ids) + position).detach().requires_grad_()]
+    of_x, of_pixels, of_tokens = torch.autograd.grad(answer(*read).sum(), read)
+    made["input_grads"] = {"features": flat(of_x), "pixels": flat(of_pixels), "tokens": flat(of_tokens[~pad])}
+    return made
+
+
 out = {"torch": torch.__version__, "models": [
     text(False, "relu"), text(False, "gelu"), text(True, "gelu"), lstm(False), lstm(True),
-    image(False, 3, 2, 1), image(False, 2, 1, 0), image(True, 3, 2, 1), table()]}
+    image(False, 3, 2, 1), image(False, 2, 1, 0), image(True, 3, 2, 1), table(), ad_score()]}
 with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "models.json"), "w") as f:
     json.dump(out, f, separators=(",", ":"))
     f.write("\n")

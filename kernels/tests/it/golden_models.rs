@@ -1,5 +1,6 @@
 //! Outputs and gradients of whole models against PyTorch (tests/golden/make_model_goldens.py): transformers of both
-//! norms, LSTM of one direction and two, convolutions with and without batch norm, categories. Tolerance 5e-5,
+//! norms, LSTM of one direction and two, convolutions with and without batch norm, categories, all branches of
+//! `ad_score`. Tolerance 5e-5,
 //! relative above 1.
 
 use crate::support::close;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 
 const TOLERANCE: f64 = 5e-5;
 
-fn numbers(value: &Value) -> Vec<f64> {
+pub fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().expect("an array").iter().map(|v| v.as_f64().expect("a number")).collect()
 }
 
@@ -51,7 +52,7 @@ fn inputs(case: &Value) -> Inputs {
     Inputs { tokens, images, categories, steps }
 }
 
-fn batch(case: &Value) -> Batch {
+pub fn batch(case: &Value) -> Batch {
     let rows = case["rows"].as_u64().expect("a count") as usize;
     Batch {
         rows,
@@ -63,7 +64,7 @@ fn batch(case: &Value) -> Batch {
     }
 }
 
-fn model(case: &Value) -> Model {
+pub fn model(case: &Value) -> Model {
     let config: ModelConfig = serde_json::from_value(case["config"].clone()).expect("a known model");
     let mut model = Model::new(&config, &Init::Default, 1).expect("valid");
     let begin = |name: &str, len: usize| vec![if name.ends_with("variance") { 1.0 } else { 0.0 }; len];

@@ -2,11 +2,14 @@
 
 mod allocator;
 mod bits;
+mod coverage;
 mod files;
 mod golden;
 mod golden_models;
 mod gradients;
 mod gradients_items;
+mod handed_in;
+mod input_gradients;
 mod minilm;
 mod models;
 mod numeric;

@@ -2,6 +2,7 @@
 //! do not depend on ranks or threads, a steady step allocates nothing.
 
 use crate::allocator::allocations;
+use crate::models;
 use crate::support::{batch, bits, model};
 use kernels::dtype::{LossScaleConfig, Precision};
 use kernels::nn::Model;
@@ -178,6 +179,51 @@ fn a_steady_mixed_step_allocates_nothing() {
         let before = allocations();
         (0..20).for_each(|_| assert!(trainer.step(&batch).is_ok()));
         assert_eq!(allocations(), before, "{precision:?} {optimizer}");
+    }
+}
+
+#[test]
+fn every_model_trains_in_every_precision_and_keeps_its_statistics() {
+    for config in models::configs() {
+        let mut losses = Vec::new();
+        for precision in [Precision::F32, Precision::Bf16, Precision::F16] {
+            let loss_scale = LossScaleConfig { initial_scale: 1024.0, ..LossScaleConfig::default() };
+            let plan = TrainConfig { groups: Vec::new(), loss_scale, ..plan(precision, ADAMW) };
+            let fresh = |threads| Trainer::new(models::model(&config), plan.clone(), Arc::new(Pool::new(threads)));
+            let mut one = fresh(2).expect("every model takes every precision");
+            let batches: Vec<Batch> = (1..4).map(|s| models::fit(one.model(), models::batch(16, s))).collect();
+            for batch in &batches {
+                let outcome = one.step(batch).expect("finite");
+                assert!(!outcome.skipped, "{config:?} {precision:?}");
+                losses.push(outcome.loss);
+            }
+            let before = models::model(&config);
+            for ((param, values), (_, old)) in one.model().params().iter().zip(before.params().iter()) {
+                let what = format!("{config:?} {precision:?} {}", param.name);
+                if param.is_statistic() {
+                    assert_ne!(values, old, "{what} moved");
+                } else {
+                    assert!(values.iter().all(|w| precision.round(*w).to_bits() == w.to_bits()), "{what} is rounded");
+                }
+            }
+            let master = one.master_model();
+            for ((param, values), (_, full)) in one.model().params().iter().zip(master.params().iter()) {
+                assert!(!param.is_statistic() || values == full, "{config:?} {precision:?} {}", param.name);
+            }
+            let file = save_with(one.model(), None, &BTreeMap::new(), precision).expect("saved");
+            assert_eq!(params_blake3(&load(&file).expect("its own file").0), params_blake3(one.model()));
+            // A resume after two steps is the same as no interruption.
+            let (mut first, mut second) = (fresh(1).expect("valid"), fresh(2).expect("valid"));
+            batches[..2].iter().for_each(|b| assert!(first.step(b).is_ok()));
+            second.load_state(&first.save_state().expect("saved")).expect("its own state");
+            second.step(&batches[2]).expect("finite");
+            assert_eq!(second.save_state().expect("saved"), one.save_state().expect("saved"), "{config:?}");
+            let averaged = [one.averaged_model(), second.averaged_model()].map(|m| params_blake3(&m.expect("kept")));
+            assert_eq!(averaged[0], averaged[1], "{config:?}");
+        }
+        for (n, loss) in losses.iter().enumerate() {
+            assert!((loss - losses[n % 3]).abs() < 0.05 * losses[n % 3] + 0.01, "{config:?}: {losses:?}");
+        }
     }
 }
 
