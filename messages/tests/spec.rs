@@ -101,7 +101,7 @@ fn transformer() {
     check(
         "transformer_classifier.yaml",
         expect![[r#"
-            transformer_classifier.yaml:4: model.name: model.type transformer_classifier reads 1 text column, found none: declare data.columns.<name>.type: text
+            transformer_classifier.yaml:4: model.name: transformer_classifier reads 1 text column, found none: declare data.columns.<name>.type: text
             transformer_classifier.yaml: task: missing: What is learnt.
             transformer_classifier.yaml: data.path: missing: Files of one table, in order, relative to a data root.
             transformer_classifier.yaml: data.target.column: missing: The column to predict.

@@ -408,7 +408,7 @@ data:
             job.yaml:6: data.exclude: column "y" stands in data.include too: expected one of both
             job.yaml:7: data.id_column: column "y" is already data.target.column
             job.yaml:8: data.columns.c.typ: unknown key (did you mean data.columns.c.type?)
-            job.yaml:8: data.columns.d: model.type mlp reads none text column, found d
+            job.yaml:8: data.columns.d: mlp reads no text column, found d
             job.yaml:9: data.split.group_column: missing: data.split.strategy group needs it
             job.yaml:10: data.csv.decimal: "," is also data.csv.delimiter: expected another character
         "#]],
@@ -427,7 +427,7 @@ notifications: {email: {enabled: true}}
 resources: {device: 'cuda:1', world_size: 2}
 ",
         expect![[r#"
-            job.yaml:4: model.type: model.type transformer_classifier reads 1 text column, found none: declare data.columns.<name>.type: text
+            job.yaml:4: model.type: transformer_classifier reads 1 text column, found none: declare data.columns.<name>.type: text
             job.yaml:5: training.precision: expected one of f32, bf16, f16, found text "int8"
             job.yaml:5: not yet supported: training.mixed_precision: a switch; training.precision says bf16 or f16
             job.yaml:6: not yet supported: data.augmentation.text_augmentation: augmentation of texts
