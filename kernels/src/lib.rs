@@ -72,6 +72,7 @@
 //! - This host: [`fingerprint::fingerprint`], [`cuda::probe`].
 
 pub mod buffer;
+pub mod collective;
 pub mod cpu;
 pub mod cuda;
 pub mod device;
