@@ -487,6 +487,17 @@ impl<'g, 'a> Round<'g, 'a> {
 
     /// Who holds this rank up: those whose own values are missing, else those whose sums are.
     pub fn awaited(&self) -> Vec<usize> {
+        let [own, made] = self.missing();
+        if own.is_empty() { made } else { own }
+    }
+
+    /// Whether somebody's own values are missing, which depend on nobody else.
+    pub fn awaits_own(&self) -> bool {
+        !self.missing()[0].is_empty()
+    }
+
+    /// The ranks whose own values are missing, and those whose sums are.
+    fn missing(&self) -> [Vec<usize>; 2] {
         let world = self.plans.topology.world;
         let (mut own, mut made) = (vec![false; world], vec![false; world]);
         for running in &self.ops {
@@ -510,8 +521,7 @@ impl<'g, 'a> Round<'g, 'a> {
             }
         }
         let named = |set: Vec<bool>| (0..world).filter(|&r| set[r]).collect::<Vec<_>>();
-        let own = named(own);
-        if own.is_empty() { named(made) } else { own }
+        [named(own), named(made)]
     }
 }
 

@@ -1,0 +1,415 @@
+//! Ranks as processes: one TCP connection between each two, all of a rank's driven by the thread that
+//! waits for the sum. Payloads go from and to the caller's buffers by vectored calls that also take the
+//! header, so a piece costs one call where the socket has room. A checksum is computed when the piece is in
+//! cache anyway: right before it is sent, right after it came and before it is added.
+//!
+//! Socket buffers are left to the kernel, which grows them as the path needs: fixed sizes were slower on
+//! loopback. Between ranks of one host a congestion control that paces (BBR) costs half the bandwidth, so
+//! these connections ask for one that does not.
+
+use std::io::{ErrorKind as IoKind, IoSlice, IoSliceMut, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use kernels::collective::{Accept, Outgoing, Round, Ticket};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::handshake::Seat;
+use super::seconds;
+use super::wire::{HEADER_BYTES, Header, Message, Origin, Unreadable, VERSION, checksum, job_number};
+use crate::error::{Error, ErrorKind, PeerName};
+
+/// What went over a rank's connections.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub frames_sent: u64,
+    pub frames_received: u64,
+    /// Headers included.
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    /// Frames of an earlier generation, which were dropped.
+    pub stale_frames: u64,
+}
+
+/// Ends the group.
+#[derive(Clone)]
+pub struct Abort {
+    aborted: Arc<AtomicBool>,
+    streams: Arc<Vec<TcpStream>>,
+}
+
+impl Abort {
+    pub(super) fn abort(&self) {
+        self.aborted.store(true, Ordering::SeqCst);
+        for stream in self.streams.iter() {
+            // One that is closed already needs no closing.
+            stream.shutdown(Shutdown::Both).ok();
+        }
+    }
+}
+
+/// A frame on its way out.
+struct Writing {
+    outgoing: Outgoing,
+    header: [u8; HEADER_BYTES],
+    /// Bytes written, header and payload.
+    at: usize,
+}
+
+/// What the next bytes of a peer are.
+enum Input {
+    Header,
+    /// A frame that this rank is not ready for; its payload stays in the socket.
+    Parked(Header),
+    Payload {
+        header: Header,
+        ticket: Ticket,
+        at: usize,
+    },
+    /// The rest of a frame that nobody wants.
+    Skip(usize),
+}
+
+struct Peer {
+    name: PeerName,
+    stream: TcpStream,
+    writing: Option<Writing>,
+    input: Input,
+    /// The header that is being read, and how much of it is there.
+    head: [u8; HEADER_BYTES],
+    filled: usize,
+}
+
+/// One rank's connections.
+pub(super) struct Links {
+    origin: Origin,
+    /// By rank; none at this one's.
+    peers: Vec<Option<Peer>>,
+    /// The other ranks, from the next one on, so that not all turn to the same first.
+    order: Vec<usize>,
+    traffic: Traffic,
+    abort: Abort,
+}
+
+impl Links {
+    pub(super) fn new(seat: &Seat, streams: Vec<Option<TcpStream>>) -> Result<Links, Error> {
+        let (rank, world) = (seat.rank as usize, streams.len());
+        let origin = Origin { job: job_number(&seat.job), generation: seat.generation, rank: seat.rank as u16 };
+        let mut peers = Vec::with_capacity(world);
+        let mut clones = Vec::new();
+        for (peer, stream) in streams.into_iter().enumerate() {
+            let Some(stream) = stream else {
+                peers.push(None);
+                continue;
+            };
+            let name = seat.name(peer);
+            let failed = |error| Error::peer(ErrorKind::Network, &name, &error).because(error);
+            stream.set_nonblocking(true).map_err(failed)?;
+            clones.push(stream.try_clone().map_err(failed)?);
+            unpaced(&stream);
+            let head = [0; HEADER_BYTES];
+            peers.push(Some(Peer { name, stream, writing: None, input: Input::Header, head, filled: 0 }));
+        }
+        let abort = Abort { aborted: Arc::default(), streams: Arc::new(clones) };
+        let order = (1..world).map(|step| (rank + step) % world).collect();
+        Ok(Links { origin, peers, order, traffic: Traffic::default(), abort })
+    }
+
+    pub(super) fn abort_handle(&self) -> Abort {
+        self.abort.clone()
+    }
+
+    pub(super) fn traffic(&self) -> Traffic {
+        self.traffic
+    }
+
+    /// Sends and receives what is possible without waiting. Whether anything moved.
+    pub(super) fn progress(&mut self, round: &mut Round<'_, '_>) -> Result<bool, Error> {
+        let mut moved = false;
+        for index in 0..self.order.len() {
+            let rank = self.order[index];
+            let Some(peer) = &mut self.peers[rank] else { continue };
+            let traffic = &mut self.traffic;
+            let io = peer.write(rank, self.origin, round, traffic).and_then(|sent| {
+                peer.read(rank, self.origin, round, traffic).map(|received| sent || received)
+            });
+            moved |= io.map_err(|error| self.failed(error))?;
+        }
+        Ok(moved)
+    }
+
+    pub(super) fn finish(&mut self, round: &mut Round<'_, '_>, timeout: Duration) -> Result<(), Error> {
+        let frames = |traffic: &Traffic| traffic.frames_sent + traffic.frames_received;
+        let (mut since, mut seen) = (Instant::now(), frames(&self.traffic));
+        loop {
+            let moved = self.progress(round)?;
+            if round.done() {
+                return Ok(());
+            }
+            if moved {
+                continue;
+            }
+            if frames(&self.traffic) != seen {
+                (since, seen) = (Instant::now(), frames(&self.traffic));
+            }
+            let left = timeout.saturating_sub(since.elapsed());
+            if left.is_zero() || !self.wait(round, left)? {
+                let error = self.timed_out(round, timeout);
+                return Err(self.failed(error));
+            }
+        }
+    }
+
+    /// Waits until a connection can be read or written. Whether one can.
+    fn wait(&self, round: &Round<'_, '_>, left: Duration) -> Result<bool, Error> {
+        let mut fds = Vec::with_capacity(self.order.len());
+        for rank in &self.order {
+            let Some(peer) = &self.peers[*rank] else { continue };
+            let mut events = PollFlags::empty();
+            // What is parked waits for another peer, and would wake this one all the time.
+            events.set(PollFlags::POLLIN, !matches!(peer.input, Input::Parked(_)));
+            events.set(PollFlags::POLLOUT, peer.writing.is_some() || round.has_next(*rank));
+            fds.push(PollFd::new(peer.stream.as_fd(), events));
+        }
+        // Rounded up, or the last millisecond would be spent spinning.
+        let left = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        match poll(&mut fds, left) {
+            Ok(ready) => Ok(ready > 0),
+            Err(nix::errno::Errno::EINTR) => Ok(true),
+            Err(errno) => Err(Error::new(ErrorKind::Network, format!("cannot wait for the group: {errno}"))),
+        }
+    }
+
+    /// Whom to blame: who owes its own values, else who does not read, else who owes sums.
+    fn timed_out(&self, round: &Round<'_, '_>, timeout: Duration) -> Error {
+        let stalled = self.order.iter().find(|rank| {
+            self.peers[**rank].as_ref().is_some_and(|peer| peer.writing.is_some()) || round.has_next(**rank)
+        });
+        let awaited = round.awaited();
+        let owes_own = awaited.first().filter(|_| round.awaits_own());
+        let (rank, what) = match (owes_own, stalled, awaited.first()) {
+            (Some(rank), _, _) => (*rank, "sent nothing of what it owes"),
+            (None, Some(rank), _) => (*rank, "took nothing of what is sent to it"),
+            (None, None, Some(rank)) => (*rank, "sent no sum"),
+            (None, None, None) => (self.origin.rank.into(), "waited for nobody"),
+        };
+        let name = self.peers.get(rank).and_then(|peer| Some(peer.as_ref()?.name.clone()));
+        let name = name.unwrap_or(PeerName { rank: rank as u32, host: "this host".into() });
+        Error::peer(ErrorKind::PeerTimedOut, &name, format!("{what} for {}", seconds(timeout)))
+    }
+
+    /// The group is over: tells the others whom this rank blames, where it is not in the middle of a frame.
+    fn failed(&mut self, error: Error) -> Error {
+        if self.abort.aborted.load(Ordering::SeqCst) {
+            return Error::new(ErrorKind::Aborted, "the group was aborted");
+        }
+        let culprit = error.culprit().map_or(self.origin.rank, |peer| peer.rank as u16);
+        let farewell = Header::farewell(self.origin, culprit).encode();
+        for peer in self.peers.iter_mut().flatten() {
+            if peer.writing.is_none() {
+                // A peer that cannot be told sees the connection end.
+                peer.stream.write(&farewell).ok();
+            }
+            peer.stream.shutdown(Shutdown::Write).ok();
+        }
+        error
+    }
+}
+
+impl Peer {
+    /// Sends the frame that is on its way, or the next. Whether bytes moved.
+    fn write(
+        &mut self,
+        rank: usize,
+        origin: Origin,
+        round: &mut Round<'_, '_>,
+        traffic: &mut Traffic,
+    ) -> Result<bool, Error> {
+        if self.writing.is_none() {
+            let Some(outgoing) = round.next(rank) else { return Ok(false) };
+            let header = Header::of(origin, round.frame(&outgoing), round.payload(&outgoing)).encode();
+            self.writing = Some(Writing { outgoing, header, at: 0 });
+        }
+        let Some(writing) = &mut self.writing else { return Ok(false) };
+        let payload = round.payload(&writing.outgoing);
+        let rest = payload.get(writing.at.saturating_sub(HEADER_BYTES)..).unwrap_or_default();
+        let head = writing.header.get(writing.at..).unwrap_or_default();
+        let written = match self.stream.write_vectored(&[IoSlice::new(head), IoSlice::new(rest)]) {
+            Ok(written) => written,
+            Err(error) if matches!(error.kind(), IoKind::WouldBlock | IoKind::Interrupted) => return Ok(false),
+            Err(error) => return Err(self.broken(error)),
+        };
+        writing.at += written;
+        traffic.bytes_sent += written as u64;
+        if writing.at == HEADER_BYTES + payload.len() {
+            traffic.frames_sent += 1;
+            round.sent(writing.outgoing);
+            self.writing = None;
+        }
+        Ok(written > 0)
+    }
+
+    /// Receives once. Whether bytes moved or a parked frame found its place.
+    fn read(
+        &mut self,
+        rank: usize,
+        origin: Origin,
+        round: &mut Round<'_, '_>,
+        traffic: &mut Traffic,
+    ) -> Result<bool, Error> {
+        if let Input::Parked(header) = self.input {
+            self.place(rank, header, round)?;
+            return Ok(!matches!(self.input, Input::Parked(_)));
+        }
+        let received = match &mut self.input {
+            Input::Payload { ticket, at, .. } => {
+                let rest = &mut round.buffer(ticket)[*at..];
+                let missing = rest.len();
+                // The next header comes along.
+                let mut parts = [IoSliceMut::new(rest), IoSliceMut::new(&mut self.head)];
+                self.stream.read_vectored(&mut parts).inspect(|received| {
+                    *at += missing.min(*received);
+                    self.filled = received - missing.min(*received);
+                })
+            }
+            Input::Skip(left) => {
+                let mut sink = [0; 4096];
+                let most = sink.len().min(*left);
+                self.stream.read(&mut sink[..most]).inspect(|received| *left -= received)
+            }
+            Input::Header | Input::Parked(_) => {
+                self.stream.read(&mut self.head[self.filled..]).inspect(|received| self.filled += received)
+            }
+        };
+        let received = match received {
+            Ok(0) => return Err(Error::peer(ErrorKind::PeerClosed, &self.name, "closed the connection")),
+            Ok(received) => received,
+            Err(error) if matches!(error.kind(), IoKind::WouldBlock | IoKind::Interrupted) => return Ok(false),
+            Err(error) => return Err(self.broken(error)),
+        };
+        traffic.bytes_received += received as u64;
+        self.settle(rank, origin, round, traffic)?;
+        Ok(true)
+    }
+
+    /// Takes what is whole: a payload, then a header, then a payload of no bytes.
+    fn settle(
+        &mut self,
+        rank: usize,
+        origin: Origin,
+        round: &mut Round<'_, '_>,
+        traffic: &mut Traffic,
+    ) -> Result<(), Error> {
+        loop {
+            match self.input {
+                Input::Payload { header, ticket, at } if at == header.payload_bytes as usize => {
+                    self.check(&header, round.buffer(&ticket))?;
+                    traffic.frames_received += 1;
+                    round.arrived(ticket);
+                    self.input = Input::Header;
+                }
+                Input::Skip(0) => self.input = Input::Header,
+                Input::Header if self.filled == HEADER_BYTES => {
+                    self.filled = 0;
+                    let header = self.expected(origin)?;
+                    if header.origin.generation < origin.generation {
+                        traffic.stale_frames += 1;
+                        self.input = Input::Skip(header.payload_bytes as usize);
+                    } else {
+                        self.place(rank, header, round)?;
+                    }
+                }
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Finds the place of a frame in the round, if it is time for it.
+    fn place(&mut self, rank: usize, header: Header, round: &mut Round<'_, '_>) -> Result<(), Error> {
+        let frame = match header.message {
+            Message::Frame(frame) => frame,
+            Message::Farewell { culprit } => {
+                let what = if usize::from(culprit) == rank {
+                    "has left the exchange".to_owned()
+                } else {
+                    format!("has left the exchange and blames rank {culprit}")
+                };
+                return Err(Error::peer(ErrorKind::Aborted, &self.name, what));
+            }
+        };
+        let accepted = round.accept(rank, &frame);
+        self.input = match accepted.map_err(|error| Error::peer(ErrorKind::Diverged, &self.name, error))? {
+            Accept::Take(ticket) => Input::Payload { header, ticket, at: 0 },
+            Accept::Later => Input::Parked(header),
+        };
+        Ok(())
+    }
+
+    /// The header that was read, if it can be of this peer and group.
+    fn expected(&self, origin: Origin) -> Result<Header, Error> {
+        let fail = |kind, what: String| Err(Error::peer(kind, &self.name, what));
+        let header = match Header::decode(&self.head) {
+            Ok(header) => header,
+            Err(Unreadable::Corrupt) => {
+                return fail(ErrorKind::FrameCorrupt, "the checksum of a frame's header does not hold".into());
+            }
+            Err(Unreadable::Version(theirs)) => {
+                let what = format!("sent a frame of version {theirs} of the protocol, this rank speaks {VERSION}");
+                return fail(ErrorKind::OtherVersion, what);
+            }
+            Err(Unreadable::Foreign) => return fail(ErrorKind::Diverged, "sent what is no frame".into()),
+        };
+        let Origin { job, generation, rank } = header.origin;
+        if job != origin.job || u32::from(rank) != self.name.rank {
+            return fail(ErrorKind::Diverged, format!("sent a frame of job {job:016x}, rank {rank}"));
+        }
+        if generation > origin.generation {
+            let what = format!("is in generation {generation}, this rank in {}", origin.generation);
+            return fail(ErrorKind::OtherGeneration, what);
+        }
+        Ok(header)
+    }
+
+    fn check(&self, header: &Header, payload: &[u8]) -> Result<(), Error> {
+        if checksum(payload) == header.checksum {
+            return Ok(());
+        }
+        let Message::Frame(frame) = header.message else { return Ok(()) };
+        let what = format!(
+            "a frame came corrupt: bucket {}, shards {}..{}, operation {}, bytes {}..{}: the checksum does not hold",
+            frame.bucket,
+            frame.node.first,
+            frame.node.end,
+            frame.sequence,
+            frame.offset,
+            frame.offset + u64::from(frame.len),
+        );
+        Err(Error::peer(ErrorKind::FrameCorrupt, &self.name, what))
+    }
+
+    /// What an error of the connection says of the peer.
+    fn broken(&self, error: std::io::Error) -> Error {
+        let kind = match error.kind() {
+            IoKind::TimedOut | IoKind::HostUnreachable | IoKind::NetworkUnreachable => ErrorKind::PeerTimedOut,
+            _ => ErrorKind::PeerClosed,
+        };
+        Error::peer(kind, &self.name, format!("the connection broke: {error}")).because(error)
+    }
+}
+
+/// Between ranks of one host: the first congestion control without pacing that this process may use.
+#[cfg(target_os = "linux")]
+fn unpaced(stream: &TcpStream) {
+    let ends = stream.local_addr().ok().zip(stream.peer_addr().ok());
+    if ends.is_some_and(|(here, there)| here.ip() == there.ip()) {
+        // With neither, the host's own choice stays.
+        let socket = socket2::SockRef::from(stream);
+        let _chosen = [b"cubic".as_slice(), b"reno"].iter().any(|name| socket.set_tcp_congestion(name).is_ok());
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn unpaced(_: &TcpStream) {}
