@@ -80,6 +80,11 @@ impl Error {
         Self { kind, message: format!("{peer}: {what}"), culprit: Some(peer.clone()), source: None }
     }
 
+    /// The same, with another rank to blame than the one that told.
+    pub(crate) fn blaming(self, culprit: &PeerName) -> Self {
+        Self { culprit: Some(culprit.clone()), ..self }
+    }
+
     pub(crate) fn because(self, source: std::io::Error) -> Self {
         Self { source: Some(source), ..self }
     }

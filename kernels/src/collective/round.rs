@@ -485,19 +485,9 @@ impl<'g, 'a> Round<'g, 'a> {
         self.outstanding == 0
     }
 
-    /// Who holds this rank up: those whose own values are missing, else those whose sums are.
-    pub fn awaited(&self) -> Vec<usize> {
-        let [own, made] = self.missing();
-        if own.is_empty() { made } else { own }
-    }
-
-    /// Whether somebody's own values are missing, which depend on nobody else.
-    pub fn awaits_own(&self) -> bool {
-        !self.missing()[0].is_empty()
-    }
-
-    /// The ranks whose own values are missing, and those whose sums are.
-    fn missing(&self) -> [Vec<usize>; 2] {
+    /// Who holds this rank up: the ranks whose own values are missing, which depend on nobody else, and those
+    /// whose sums are.
+    pub fn missing(&self) -> [Vec<usize>; 2] {
         let world = self.plans.topology.world;
         let (mut own, mut made) = (vec![false; world], vec![false; world]);
         for running in &self.ops {

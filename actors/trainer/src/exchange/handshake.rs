@@ -133,18 +133,20 @@ pub(super) fn meet(listener: &Listener, seat: &Seat, timeout: Duration) -> Resul
 fn call(seat: &Seat, peer: usize, until: Instant, timeout: Duration) -> Result<TcpStream, Error> {
     let name = seat.name(peer);
     let mut pause = PAUSE;
+    let mut behind = None;
     loop {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             let what = format!("could not be reached at {} for {}", seat.members[peer].address, seconds(timeout));
-            return Err(Error::peer(ErrorKind::PeerTimedOut, &name, what));
+            let unreachable = || Error::peer(ErrorKind::PeerTimedOut, &name, what);
+            return Err(behind.map_or_else(unreachable, |theirs| refused(&name, Refusal::Generation, theirs, seat)));
         }
         let called = TcpStream::connect_timeout(&seat.members[peer].address, left)
             .and_then(|stream| introduce(stream, seat, peer, left.min(CALL)));
         match called {
             Ok(Ok(stream)) => return Ok(stream),
             // It has not heard of this generation yet.
-            Ok(Err((Refusal::Generation, theirs))) if theirs < u64::from(seat.generation) => {}
+            Ok(Err((Refusal::Generation, theirs))) if theirs < seat.generation => behind = Some(theirs),
             Ok(Err((refusal, theirs))) => return Err(refused(&name, refusal, theirs, seat)),
             Err(_) => {}
         }
@@ -153,7 +155,7 @@ fn call(seat: &Seat, peer: usize, until: Instant, timeout: Duration) -> Result<T
     }
 }
 
-fn refused(name: &PeerName, refusal: Refusal, theirs: u64, seat: &Seat) -> Error {
+fn refused(name: &PeerName, refusal: Refusal, theirs: u32, seat: &Seat) -> Error {
     let (kind, what) = match refusal {
         Refusal::Version => {
             (ErrorKind::OtherVersion, format!("speaks version {theirs} of the protocol, this rank {VERSION}"))
@@ -222,7 +224,7 @@ fn introduce(
     seat: &Seat,
     peer: usize,
     patience: Duration,
-) -> std::io::Result<Result<TcpStream, (Refusal, u64)>> {
+) -> std::io::Result<Result<TcpStream, (Refusal, u32)>> {
     let until = Instant::now() + patience;
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(patience))?;
@@ -232,7 +234,7 @@ fn introduce(
     read_by(&mut stream, &mut challenge, until)?;
     if let Some(refusal) = Refusal::of(challenge[0]) {
         let theirs = u32::from_le_bytes(std::array::from_fn(|i| challenge[4 + i]));
-        return Ok(Err((refusal, theirs.into())));
+        return Ok(Err((refusal, theirs)));
     }
     let (said, proved) = challenge.split_at(CHALLENGE - 32);
     if !proves(proof(seat, "called", &hello, said), proved) {

@@ -22,6 +22,8 @@ struct State {
     queues: Vec<VecDeque<Packet>>,
     gone: Vec<bool>,
     aborted: bool,
+    /// The first rank whose exchange failed, and whom it blames.
+    failed: Option<(usize, PeerName)>,
     /// Grows with every change, so that no change is missed between a look and a wait.
     changes: u64,
 }
@@ -76,6 +78,7 @@ impl Links {
             queues: (0..world * world).map(|_| VecDeque::new()).collect(),
             gone: vec![false; world],
             aborted: false,
+            failed: None,
             changes: 0,
         };
         let hub = Arc::new(Hub { state: Mutex::new(state), changed: Condvar::new() });
@@ -132,12 +135,23 @@ impl Links {
     }
 
     pub(super) fn finish(&mut self, round: &mut Round<'_, '_>, timeout: Duration) -> Result<(), Error> {
+        self.exchange(round, timeout).inspect_err(|error| {
+            let culprit = error.culprit().cloned().unwrap_or_else(|| Self::name(self.rank));
+            self.hub.change(|state| _ = state.failed.get_or_insert((self.rank, culprit)));
+        })
+    }
+
+    fn exchange(&mut self, round: &mut Round<'_, '_>, timeout: Duration) -> Result<(), Error> {
         let mut since = Instant::now();
         loop {
             let seen = {
                 let state = self.hub.lock();
                 if state.aborted {
                     return Err(Error::new(ErrorKind::Aborted, "the group was aborted"));
+                }
+                if let Some((by, culprit)) = &state.failed {
+                    let what = format!("has left the exchange and blames {culprit}");
+                    return Err(Error::peer(ErrorKind::Aborted, &Self::name(*by), what).blaming(culprit));
                 }
                 state.changes
             };
@@ -149,8 +163,12 @@ impl Links {
                 return Ok(());
             }
             let left = timeout.saturating_sub(since.elapsed());
-            let awaited = round.awaited();
+            let [own, made] = round.missing();
             let state = self.hub.lock();
+            // Whose frames wait here has done its part.
+            let idle = |peer: &&usize| state.queues[**peer * self.world + self.rank].is_empty();
+            let awaited = own.iter().filter(idle).chain(made.iter().filter(idle)).copied();
+            let awaited: Vec<usize> = awaited.collect();
             if let Some(&peer) = awaited.iter().find(|peer| state.gone[**peer] && state.changes == seen) {
                 return Err(Error::peer(ErrorKind::PeerClosed, &Self::name(peer), "has left the group"));
             }

@@ -200,3 +200,7 @@ fn seconds(timeout: Duration) -> String {
     format!("{:.1} s", timeout.as_secs_f64())
 }
 
+#[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
+mod group_tests;

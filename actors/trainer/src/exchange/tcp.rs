@@ -75,12 +75,18 @@ enum Input {
 
 struct Peer {
     name: PeerName,
+    /// Those of all ranks.
+    names: Arc<[PeerName]>,
     stream: TcpStream,
     writing: Option<Writing>,
     input: Input,
     /// The header that is being read, and how much of it is there.
     head: [u8; HEADER_BYTES],
     filled: usize,
+    /// Why nothing more can be sent to it. What it had sent before is still read.
+    deaf: Option<String>,
+    /// It sends nothing more.
+    mute: bool,
 }
 
 /// One rank's connections.
@@ -98,6 +104,7 @@ impl Links {
     pub(super) fn new(seat: &Seat, streams: Vec<Option<TcpStream>>) -> Result<Links, Error> {
         let (rank, world) = (seat.rank as usize, streams.len());
         let origin = Origin { job: job_number(&seat.job), generation: seat.generation, rank: seat.rank as u16 };
+        let names: Arc<[PeerName]> = (0..world).map(|peer| seat.name(peer)).collect();
         let mut peers = Vec::with_capacity(world);
         let mut clones = Vec::new();
         for (peer, stream) in streams.into_iter().enumerate() {
@@ -105,13 +112,14 @@ impl Links {
                 peers.push(None);
                 continue;
             };
-            let name = seat.name(peer);
+            let (name, names) = (names[peer].clone(), names.clone());
             let failed = |error| Error::peer(ErrorKind::Network, &name, &error).because(error);
             stream.set_nonblocking(true).map_err(failed)?;
             clones.push(stream.try_clone().map_err(failed)?);
             unpaced(&stream);
             let head = [0; HEADER_BYTES];
-            peers.push(Some(Peer { name, stream, writing: None, input: Input::Header, head, filled: 0 }));
+            let (writing, input, filled, deaf, mute) = (None, Input::Header, 0, None, false);
+            peers.push(Some(Peer { name, names, stream, writing, input, head, filled, deaf, mute }));
         }
         let abort = Abort { aborted: Arc::default(), streams: Arc::new(clones) };
         let order = (1..world).map(|step| (rank + step) % world).collect();
@@ -133,10 +141,8 @@ impl Links {
             let rank = self.order[index];
             let Some(peer) = &mut self.peers[rank] else { continue };
             let traffic = &mut self.traffic;
-            let io = peer.write(rank, self.origin, round, traffic).and_then(|sent| {
-                peer.read(rank, self.origin, round, traffic).map(|received| sent || received)
-            });
-            moved |= io.map_err(|error| self.failed(error))?;
+            moved |= peer.write(rank, self.origin, round, traffic);
+            moved |= peer.read(rank, self.origin, round, traffic).map_err(|error| self.failed(error))?;
         }
         Ok(moved)
     }
@@ -152,6 +158,7 @@ impl Links {
             if moved {
                 continue;
             }
+            self.check_closed(round)?;
             if frames(&self.traffic) != seen {
                 (since, seen) = (Instant::now(), frames(&self.traffic));
             }
@@ -163,15 +170,35 @@ impl Links {
         }
     }
 
+    /// A peer that has done its part may hang up; one that is still needed may not.
+    fn check_closed(&mut self, round: &Round<'_, '_>) -> Result<(), Error> {
+        if self.peers.iter().flatten().all(|peer| peer.deaf.is_none() && !peer.mute) {
+            return Ok(());
+        }
+        let [own, made] = round.missing();
+        let closed = self.order.iter().find_map(|rank| {
+            let peer = self.peers[*rank].as_ref()?;
+            let unsent = peer.writing.is_some() || round.has_next(*rank);
+            let awaited = own.contains(rank) || made.contains(rank);
+            ((peer.deaf.is_some() && unsent) || (peer.mute && awaited)).then_some(peer)
+        });
+        let Some(peer) = closed else { return Ok(()) };
+        let what = peer.deaf.clone().unwrap_or_else(|| "closed the connection".into());
+        let error = Error::peer(ErrorKind::PeerClosed, &peer.name, what);
+        Err(self.failed(error))
+    }
+
     /// Waits until a connection can be read or written. Whether one can.
     fn wait(&self, round: &Round<'_, '_>, left: Duration) -> Result<bool, Error> {
         let mut fds = Vec::with_capacity(self.order.len());
         for rank in &self.order {
-            let Some(peer) = &self.peers[*rank] else { continue };
+            // One that has hung up would wake this one all the time.
+            let Some(peer) = self.peers[*rank].as_ref().filter(|peer| !peer.mute) else { continue };
             let mut events = PollFlags::empty();
             // What is parked waits for another peer, and would wake this one all the time.
             events.set(PollFlags::POLLIN, !matches!(peer.input, Input::Parked(_)));
-            events.set(PollFlags::POLLOUT, peer.writing.is_some() || round.has_next(*rank));
+            let unsent = peer.writing.is_some() || round.has_next(*rank);
+            events.set(PollFlags::POLLOUT, unsent && peer.deaf.is_none());
             fds.push(PollFd::new(peer.stream.as_fd(), events));
         }
         // Rounded up, or the last millisecond would be spent spinning.
@@ -185,12 +212,14 @@ impl Links {
 
     /// Whom to blame: who owes its own values, else who does not read, else who owes sums.
     fn timed_out(&self, round: &Round<'_, '_>, timeout: Duration) -> Error {
-        let stalled = self.order.iter().find(|rank| {
-            self.peers[**rank].as_ref().is_some_and(|peer| peer.writing.is_some()) || round.has_next(**rank)
-        });
-        let awaited = round.awaited();
-        let owes_own = awaited.first().filter(|_| round.awaits_own());
-        let (rank, what) = match (owes_own, stalled, awaited.first()) {
+        let [own, made] = round.missing();
+        let peer = |rank: &usize| self.peers[*rank].as_ref();
+        // Whose next frame is here already waits itself.
+        let ahead = |rank: &usize| peer(rank).is_some_and(|peer| matches!(peer.input, Input::Parked(_)));
+        let owes_own = own.iter().find(|rank| !ahead(rank));
+        let unread = |rank: &&usize| peer(rank).is_some_and(|peer| peer.writing.is_some()) || round.has_next(**rank);
+        let stalled = self.order.iter().find(unread);
+        let (rank, what) = match (owes_own, stalled, own.first().or(made.first())) {
             (Some(rank), _, _) => (*rank, "sent nothing of what it owes"),
             (None, Some(rank), _) => (*rank, "took nothing of what is sent to it"),
             (None, None, Some(rank)) => (*rank, "sent no sum"),
@@ -227,20 +256,27 @@ impl Peer {
         origin: Origin,
         round: &mut Round<'_, '_>,
         traffic: &mut Traffic,
-    ) -> Result<bool, Error> {
+    ) -> bool {
+        if self.deaf.is_some() {
+            return false;
+        }
         if self.writing.is_none() {
-            let Some(outgoing) = round.next(rank) else { return Ok(false) };
+            let Some(outgoing) = round.next(rank) else { return false };
             let header = Header::of(origin, round.frame(&outgoing), round.payload(&outgoing)).encode();
             self.writing = Some(Writing { outgoing, header, at: 0 });
         }
-        let Some(writing) = &mut self.writing else { return Ok(false) };
+        let Some(writing) = &mut self.writing else { return false };
         let payload = round.payload(&writing.outgoing);
         let rest = payload.get(writing.at.saturating_sub(HEADER_BYTES)..).unwrap_or_default();
         let head = writing.header.get(writing.at..).unwrap_or_default();
         let written = match self.stream.write_vectored(&[IoSlice::new(head), IoSlice::new(rest)]) {
             Ok(written) => written,
-            Err(error) if matches!(error.kind(), IoKind::WouldBlock | IoKind::Interrupted) => return Ok(false),
-            Err(error) => return Err(self.broken(error)),
+            Err(error) if matches!(error.kind(), IoKind::WouldBlock | IoKind::Interrupted) => return false,
+            Err(error) => {
+                // What it said last may say why.
+                self.deaf = Some(broken(&error));
+                return false;
+            }
         };
         writing.at += written;
         traffic.bytes_sent += written as u64;
@@ -249,7 +285,7 @@ impl Peer {
             round.sent(writing.outgoing);
             self.writing = None;
         }
-        Ok(written > 0)
+        written > 0
     }
 
     /// Receives once. Whether bytes moved or a parked frame found its place.
@@ -260,6 +296,9 @@ impl Peer {
         round: &mut Round<'_, '_>,
         traffic: &mut Traffic,
     ) -> Result<bool, Error> {
+        if self.mute {
+            return Ok(false);
+        }
         if let Input::Parked(header) = self.input {
             self.place(rank, header, round)?;
             return Ok(!matches!(self.input, Input::Parked(_)));
@@ -285,10 +324,16 @@ impl Peer {
             }
         };
         let received = match received {
-            Ok(0) => return Err(Error::peer(ErrorKind::PeerClosed, &self.name, "closed the connection")),
+            Ok(0) => {
+                self.mute = true;
+                return Ok(false);
+            }
             Ok(received) => received,
             Err(error) if matches!(error.kind(), IoKind::WouldBlock | IoKind::Interrupted) => return Ok(false),
-            Err(error) => return Err(self.broken(error)),
+            Err(error) => {
+                (self.mute, self.deaf) = (true, Some(broken(&error)));
+                return Ok(false);
+            }
         };
         traffic.bytes_received += received as u64;
         self.settle(rank, origin, round, traffic)?;
@@ -332,12 +377,13 @@ impl Peer {
         let frame = match header.message {
             Message::Frame(frame) => frame,
             Message::Farewell { culprit } => {
-                let what = if usize::from(culprit) == rank {
+                let blamed = self.names.get(usize::from(culprit)).unwrap_or(&self.name);
+                let what = if *blamed == self.name {
                     "has left the exchange".to_owned()
                 } else {
-                    format!("has left the exchange and blames rank {culprit}")
+                    format!("has left the exchange and blames {blamed}")
                 };
-                return Err(Error::peer(ErrorKind::Aborted, &self.name, what));
+                return Err(Error::peer(ErrorKind::Aborted, &self.name, what).blaming(blamed));
             }
         };
         let accepted = round.accept(rank, &frame);
@@ -389,15 +435,10 @@ impl Peer {
         );
         Err(Error::peer(ErrorKind::FrameCorrupt, &self.name, what))
     }
+}
 
-    /// What an error of the connection says of the peer.
-    fn broken(&self, error: std::io::Error) -> Error {
-        let kind = match error.kind() {
-            IoKind::TimedOut | IoKind::HostUnreachable | IoKind::NetworkUnreachable => ErrorKind::PeerTimedOut,
-            _ => ErrorKind::PeerClosed,
-        };
-        Error::peer(kind, &self.name, format!("the connection broke: {error}")).because(error)
-    }
+fn broken(error: &std::io::Error) -> String {
+    format!("the connection broke: {error}")
 }
 
 /// Between ranks of one host: the first congestion control without pacing that this process may use.
