@@ -2,7 +2,7 @@
 //! JSON a figure, also written to `collective.json` in `WITHIN_BENCH_DIR`.
 //!
 //! Gloo runs by the Python of `WITHIN_TORCH_PYTHON`, one that has torch; without it no peer is measured.
-//! Arguments: `--repeats N` (default 30), `--world N` (default 2; Gloo only at 2), `--route exchange|direct|halving`,
+//! Arguments: `--turns N` (default 3) of `--repeats N` (default 30) each, `--world N` (default 2; Gloo only at 2), `--route exchange|direct|halving`,
 //! `--piece KIB`, `--alone` (no peer).
 
 use std::io::{BufRead, BufReader, Write};
@@ -87,8 +87,7 @@ fn within(world: usize) -> Vec<Vec<f64>> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starts")
     };
     let mut ranks: Vec<Child> = (0..world).map(start).collect();
-    let mut readers: Vec<_> =
-        ranks.iter_mut().map(|rank| BufReader::new(rank.stdout.take().expect("piped"))).collect();
+    let mut readers: Vec<_> = ranks.iter_mut().map(|rank| BufReader::new(rank.stdout.take().expect("piped"))).collect();
     let mut line = |rank: usize| {
         let mut line = String::new();
         readers[rank].read_line(&mut line).expect("reads");
@@ -141,14 +140,18 @@ fn main() {
         return rank(own.parse().expect("a rank"), world);
     }
     let compared = world == 2 && !std::env::args().any(|a| a == "--alone");
-    // One before and one after, so that a slow minute of the machine hits both.
-    let first = if compared { gloo() } else { None };
-    let ours = within(world);
-    let peer = first.map(|mut first| {
-        let second = gloo().expect("ran before");
-        first.iter_mut().zip(second).for_each(|(first, second)| first.extend(second));
-        first
-    });
+    // Turn by turn, so that a slow minute of the machine hits both.
+    let mut ours: Vec<Vec<f64>> = vec![Vec::new(); SIZES.len()];
+    let mut peer: Option<Vec<Vec<f64>>> = None;
+    let append = |all: &mut Vec<Vec<f64>>, more: Vec<Vec<f64>>| {
+        all.iter_mut().zip(more).for_each(|(all, more)| all.extend(more));
+    };
+    for _ in 0..number("--turns", 3).max(1) {
+        append(&mut ours, within(world));
+        if let Some(more) = if compared { gloo() } else { None } {
+            append(peer.get_or_insert_with(|| vec![Vec::new(); SIZES.len()]), more);
+        }
+    }
     let mut rows = Vec::new();
     for (index, size) in SIZES.iter().enumerate() {
         let gb_per_s = |seconds: f64| short(*size as f64 / seconds / 1e9);

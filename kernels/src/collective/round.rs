@@ -250,9 +250,11 @@ impl<'g, 'a> Round<'g, 'a> {
         }
         let len = nodes[0].1.len();
         match nodes.iter().find(|(_, values)| values.len() != len) {
-            Some((node, values)) => {
-                Err(Error::shape("all_reduce", format!("{len} numbers a node"), format!("{} at {node:?}", values.len())))
-            }
+            Some((node, values)) => Err(Error::shape(
+                "all_reduce",
+                format!("{len} numbers a node"),
+                format!("{} at {node:?}", values.len()),
+            )),
             None => Ok(len),
         }
     }

@@ -90,9 +90,7 @@ fn leaves(shards: usize, len: usize, seed: u64) -> Vec<Vec<f32>> {
 fn value(node: Node, leaves: &[Vec<f32>]) -> Vec<f32> {
     match node.children() {
         None => leaves[node.first].clone(),
-        Some((left, right)) => {
-            value(left, leaves).iter().zip(&value(right, leaves)).map(|(l, r)| l + r).collect()
-        }
+        Some((left, right)) => value(left, leaves).iter().zip(&value(right, leaves)).map(|(l, r)| l + r).collect(),
     }
 }
 
@@ -125,7 +123,12 @@ fn gang(world: usize, shards: usize, lens: &[usize], tuning: Tuning) -> Gang {
     for (root, table) in roots.iter().zip(&tables) {
         assert_eq!(bits(root), bits(&value(Node::root(shards), table)), "the tree of one process");
     }
-    Gang { plans, arenas: (0..world).map(|_| Arena::default()).collect(), buckets: (0..world).map(held).collect(), roots }
+    Gang {
+        plans,
+        arenas: (0..world).map(|_| Arena::default()).collect(),
+        buckets: (0..world).map(held).collect(),
+        roots,
+    }
 }
 
 /// Sums every bucket over all ranks and compares bits. `scatter`: each rank's part only.

@@ -78,8 +78,7 @@ fn through(fault: Fault, timeout: Duration) -> Vec<(Result<Vec<f32>, Error>, Dur
     seen_by_1[0].address = proxy(members[0].address, fault);
     let (second, first) = (listeners.pop().expect("two"), listeners.pop().expect("two"));
     let groups = std::thread::scope(|scope| {
-        let called =
-            scope.spawn(|| Group::connect(&first, &seat(0, &members), small(), PATIENCE).expect("meets"));
+        let called = scope.spawn(|| Group::connect(&first, &seat(0, &members), small(), PATIENCE).expect("meets"));
         let caller = Group::connect(&second, &seat(1, &seen_by_1), small(), PATIENCE).expect("meets");
         vec![called.join().expect("no panic"), caller]
     });
@@ -138,7 +137,10 @@ fn a_peer_that_stops_reading_ends_in_time_and_is_named() {
     let timeout = Duration::from_millis(500);
     for (rank, (summed, took)) in through(Fault::Stall(GREETING + 50_000), timeout).into_iter().enumerate() {
         let error = summed.expect_err("stalled");
-        assert!(matches!(error.kind(), ErrorKind::PeerTimedOut | ErrorKind::Aborted | ErrorKind::PeerClosed), "{error}");
+        assert!(
+            matches!(error.kind(), ErrorKind::PeerTimedOut | ErrorKind::Aborted | ErrorKind::PeerClosed),
+            "{error}"
+        );
         // Who gave up first has told the other whom it blames.
         let told = error.kind() == ErrorKind::Aborted;
         assert!(error.culprit().is_some_and(|peer| told || peer.rank == 1 - rank as u32), "{error}");

@@ -151,7 +151,8 @@ fn the_rank_that_does_not_come_is_named_to_all() {
     for groups in [local(4, timeout), tcp(4, timeout)] {
         let (finished, late) = std::sync::mpsc::channel::<()>();
         let late = std::sync::Mutex::new(Some(late));
-        let finished = std::sync::Mutex::new(vec![Some(finished.clone()), Some(finished.clone()), None, Some(finished)]);
+        let finished =
+            std::sync::Mutex::new(vec![Some(finished.clone()), Some(finished.clone()), None, Some(finished)]);
         let errors = gang(groups, |rank, group| {
             if rank == LATE {
                 // Leaves when the others have given up.

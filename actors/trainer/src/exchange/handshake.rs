@@ -250,7 +250,11 @@ fn introduce(
 }
 
 /// The called side: the caller's rank, or why it was refused.
-fn greet(mut stream: TcpStream, seat: &Seat, patience: Duration) -> std::io::Result<Result<(usize, TcpStream), String>> {
+fn greet(
+    mut stream: TcpStream,
+    seat: &Seat,
+    patience: Duration,
+) -> std::io::Result<Result<(usize, TcpStream), String>> {
     let until = Instant::now() + patience;
     stream.set_nonblocking(false)?;
     stream.set_nodelay(true)?;

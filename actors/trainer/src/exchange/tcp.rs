@@ -250,13 +250,7 @@ impl Links {
 
 impl Peer {
     /// Sends the frame that is on its way, or the next. Whether bytes moved.
-    fn write(
-        &mut self,
-        rank: usize,
-        origin: Origin,
-        round: &mut Round<'_, '_>,
-        traffic: &mut Traffic,
-    ) -> bool {
+    fn write(&mut self, rank: usize, origin: Origin, round: &mut Round<'_, '_>, traffic: &mut Traffic) -> bool {
         if self.deaf.is_some() {
             return false;
         }

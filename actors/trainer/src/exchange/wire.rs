@@ -40,7 +40,9 @@ pub struct Origin {
 pub enum Message {
     Frame(Frame),
     /// The sender's collective has failed: it blames this rank, itself where nobody else is to blame.
-    Farewell { culprit: u16 },
+    Farewell {
+        culprit: u16,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
