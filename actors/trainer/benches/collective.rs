@@ -2,8 +2,8 @@
 //! JSON a figure, also written to `collective.json` in `WITHIN_BENCH_DIR`.
 //!
 //! Gloo runs by the Python of `WITHIN_TORCH_PYTHON`, one that has torch; without it no peer is measured.
-//! Arguments: `--turns N` (default 3) of `--repeats N` (default 30) each, `--world N` (default 2; Gloo only at 2), `--route exchange|direct|halving`,
-//! `--piece KIB`, `--alone` (no peer).
+//! Arguments: `--turns N` (default 3) of `--repeats N` (default 30) each, `--world N` (default 2; Gloo only at 2),
+//! `--route exchange|direct|halving`, `--piece KIB`, `--alone` (no peer).
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;

@@ -243,6 +243,19 @@ fn frames_of_an_earlier_generation_are_dropped_and_counted() {
 }
 
 #[test]
+fn a_frame_that_came_early_counts_when_it_is_time() {
+    let (mut group, mut peer) = raw();
+    for sequence in [0, 1, 2] {
+        peer.write_all(&Header::of(origin(3), barrier(sequence, b""), b"").encode()).expect("sends");
+    }
+    let begun = Instant::now();
+    for _ in 0..3 {
+        group.barrier().expect("the peer came early");
+    }
+    assert!(begun.elapsed() < PATIENCE / 2);
+}
+
+#[test]
 fn frames_that_cannot_be_are_refused() {
     let farewell = Header::farewell(origin(3), 1);
     let foreign = Header::of(Origin { job: 1, ..origin(3) }, barrier(0, b""), b"");

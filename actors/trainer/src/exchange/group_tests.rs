@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use kernels::collective::{Op, Topology, Tuning, Values, part_of};
+use kernels::collective::{Op, Route, Topology, Tuning, Values, part_of};
 use kernels::shard::{Node, complete};
 
 use super::*;
@@ -51,12 +51,16 @@ pub(super) fn gang<T: Send>(groups: Vec<Group>, part: impl Fn(usize, &mut Group)
 }
 
 pub(super) fn tcp(world: usize, timeout: Duration) -> Vec<Group> {
+    tuned(world, timeout, small())
+}
+
+fn tuned(world: usize, timeout: Duration, tuning: Tuning) -> Vec<Group> {
     let (listeners, members) = listeners(world);
     std::thread::scope(|scope| {
         let meet = |(rank, listener): (usize, Listener)| {
             let seat = seat(rank as u32, &members);
             scope.spawn(move || {
-                let group = Group::connect(&listener, &seat, small(), PATIENCE).expect("meets");
+                let group = Group::connect(&listener, &seat, tuning, PATIENCE).expect("meets");
                 Group { timeout, ..group }
             })
         };
@@ -141,6 +145,8 @@ fn threads_sum_to_the_bits_of_one_process() {
 fn connections_sum_to_the_bits_of_one_process() {
     for world in [1, 2, 3, 4, 8] {
         check_group(world, tcp(world, PATIENCE));
+        let tuning = Tuning { route: Some(Route::Halving), ..small() };
+        check_group(world, tuned(world, PATIENCE, tuning));
     }
 }
 

@@ -122,7 +122,7 @@ impl Group {
     }
 
     /// Begins an exchange: buckets are submitted in the same order on every rank, then waited for.
-    pub fn begin<'g, 'a>(&'g mut self) -> Result<Exchange<'g, 'a>, Error> {
+    pub fn begin<'a>(&mut self) -> Result<Exchange<'_, 'a>, Error> {
         if self.broken {
             return Err(Error::new(ErrorKind::Aborted, "the group is over: an exchange in it has failed"));
         }
