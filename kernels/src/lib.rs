@@ -65,6 +65,7 @@
 //! - Files: [`weights::save`], [`weights::save_with`], [`weights::load`], [`weights::load_file`],
 //!   [`weights::load_into`], [`weights::params_blake3`]; pretrained encoders: [`weights::Folder`],
 //!   [`weights::pretrained::import`]. Text: [`text::Tokenizer`].
+//! - Between ranks: [`collective`] (what to send, what to wait for, the sums), without sockets.
 //! - Randomness: [`philox::Key`], [`philox::permutation`]. Threads: [`pool::Pool`], [`pool::available_threads`].
 //! - Own graphs: [`tape::Tape`] over a [`params::ParamStore`]; gradients of inputs ([`tape::InputGrad`],
 //!   `forward_backward_of`, [`tape::Mode::Explain`]) and of single samples (`sample_grad_squares`,
