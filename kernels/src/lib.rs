@@ -67,6 +67,7 @@
 //!   [`weights::pretrained::import`]. Text: [`text::Tokenizer`].
 //! - Inputs of other element types (i32, i64, u8, bf16, f16): [`tensor::Tensor`], [`text::Packed::from_tensor`],
 //!   [`nn::Images::from_tensor`].
+//! - Between ranks: [`collective`] (what to send, what to wait for, the sums), without sockets.
 //! - Randomness: [`philox::Key`], [`philox::permutation`]. Threads: [`pool::Pool`], [`pool::available_threads`].
 //! - Own graphs: [`tape::Tape`] over a [`params::ParamStore`]; gradients of inputs ([`nn::Model::input_gradients`]; on a
 //!   tape [`tape::InputGrad`], `forward_backward_of`, [`tape::Mode::Explain`]) and of single samples (`sample_grad_squares`,
@@ -74,6 +75,7 @@
 //! - This host: [`fingerprint::fingerprint`], [`cuda::probe`].
 
 pub mod buffer;
+pub mod collective;
 pub mod cpu;
 pub mod cuda;
 pub mod device;

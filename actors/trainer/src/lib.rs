@@ -13,6 +13,7 @@ mod actor;
 pub mod checkpoint;
 mod child;
 mod error;
+pub mod exchange;
 pub mod link;
 mod rank;
 pub mod state;

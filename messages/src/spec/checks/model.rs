@@ -196,6 +196,9 @@ fn encoder(draft: &mut Draft<'_>, at: &str, pretrained: bool, kind: &str) {
     draft.derive(&path("hidden_size"), Some(128));
     draft.derive(&path("num_layers"), Some(2));
     draft.derive(&path("num_heads"), Some(4));
+    if kind == "lstm_sequence" && draft.whole(&path("num_layers")) == Some(0) {
+        draft.blame(&path("num_layers"), "expected at least one layer of an LSTM");
+    }
     let (hidden, heads) = (draft.whole(&path("hidden_size")), draft.whole(&path("num_heads")));
     if let (Some(hidden), Some(heads)) = (hidden, heads)
         && kind != "lstm_sequence"

@@ -123,7 +123,7 @@ pub(super) const KEYS: &[Key] = &[
     )
     .when("model.type", &["transformer_classifier", "lstm_sequence"])
     .alias(&["model.lstm.hidden_size"]),
-    key("model.num_layers", whole(1, 256), Derived("2, or the pretrained encoder's"), "Layers of the encoder.")
+    key("model.num_layers", whole(0, 256), Derived("2, or the pretrained encoder's"), "Layers of the encoder; 0 pools the tokens' embeddings as they are.")
         .when("model.type", &["transformer_classifier", "lstm_sequence"])
         .alias(&["model.lstm.num_layers"]),
     of_model(
@@ -162,10 +162,10 @@ pub(super) const KEYS: &[Key] = &[
     ),
     of_model(
         "model.text_encoder.num_layers",
-        whole(1, 256),
+        whole(0, 256),
         Derived("2, or the pretrained encoder's"),
         AD_SCORE,
-        "Layers of the text encoder.",
+        "Layers of the text encoder; 0 pools the tokens' embeddings as they are.",
     ),
     of_model(
         "model.text_encoder.num_heads",
