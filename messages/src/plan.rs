@@ -517,8 +517,14 @@ pub enum Normalization {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Initialization {
-    Normal { mean: f64, std: f64 },
-    TruncatedNormal { mean: f64, std: f64 },
+    Normal {
+        mean: f64,
+        std: f64,
+    },
+    TruncatedNormal {
+        mean: f64,
+        std: f64,
+    },
     XavierUniform,
     XavierNormal,
     KaimingUniform,

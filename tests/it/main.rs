@@ -10,6 +10,7 @@ mod datasets;
 mod fault;
 mod harness;
 mod heal;
+mod models;
 mod permissions;
 mod resume;
 mod roles;

@@ -130,8 +130,15 @@ pub fn load(plan: &DataPlan, task: Task, files: &[File], cancelled: &Cancellatio
     violations.check()?;
     let columns = keep(plan, files, &layout, &kinds, &sources, cancelled)?;
     let test: u64 = sources.iter().filter(|source| source.test).map(|source| source.rows).sum();
-    let loaded =
-        Loaded { layout, columns, sources, rows: rows as usize, first_test_row: (rows - test) as usize, warnings, row_of: None };
+    let loaded = Loaded {
+        layout,
+        columns,
+        sources,
+        rows: rows as usize,
+        first_test_row: (rows - test) as usize,
+        warnings,
+        row_of: None,
+    };
     check_ids(&loaded)?;
     Ok(loaded)
 }

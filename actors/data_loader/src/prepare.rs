@@ -7,9 +7,7 @@ use std::path::PathBuf;
 
 use arrow_array::types::Int32Type;
 use arrow_array::{DictionaryArray, FixedSizeBinaryArray, Float64Array, Int32Array, StringArray};
-use frame::manifest::{
-    Encoding, Feature, Lineage, MANIFEST_VERSION, Part, SampleIdScheme, Sequence, Shard, SplitInfo,
-};
+use frame::manifest::{Encoding, Feature, Lineage, MANIFEST_VERSION, Part, SampleIdScheme, Sequence, Shard, SplitInfo};
 use frame::{ColumnValues, Manifest, Table};
 use messages::WireError;
 use messages::error::Code;
@@ -136,7 +134,8 @@ fn images(
         for (row, number) in numbers.iter().enumerate() {
             if number.fract() != 0.0 || !(0.0..images.count as f64).contains(number) {
                 let (file, at) = loaded.place(row);
-                let message = format!("{number} names no image of {path}, expected 0 to {}", images.count.saturating_sub(1));
+                let message =
+                    format!("{number} names no image of {path}, expected 0 to {}", images.count.saturating_sub(1));
                 violations.add(Violation::new(message).file(file).at(at).column(name));
             }
         }
@@ -178,7 +177,9 @@ impl Prepared {
     /// Some samples of a part: a row each, or, of a sequence, a row a step.
     pub fn table(&self, split: Split, range: Range<usize>) -> Result<Table, WireError> {
         let samples = &self.parts.rows(split)[range];
-        let Some((grouped, _)) = &self.samples else { return self.rows_table(samples, samples, &self.row_ids(samples)) };
+        let Some((grouped, _)) = &self.samples else {
+            return self.rows_table(samples, samples, &self.row_ids(samples));
+        };
         let rows = grouped.rows_of(samples);
         let mut sample_of = Vec::with_capacity(rows.len());
         for &sample in samples {

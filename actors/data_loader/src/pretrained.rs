@@ -33,7 +33,8 @@ impl Pretrained {
         let expected = "expected a folder with config.json, model.safetensors and tokenizer.json or vocab.txt";
         let real = resolve_folder(path, roots).map_err(|e| e.with_hint(expected))?;
         let wrong = |what: String| {
-            WireError::new(Code::ModelInvalid, format!("{path}: {what}")).with_hint(format!("data.text.pretrained: {expected}"))
+            WireError::new(Code::ModelInvalid, format!("{path}: {what}"))
+                .with_hint(format!("data.text.pretrained: {expected}"))
         };
         let folder = Folder::open(&real).map_err(|e| wrong(e.to_string()))?;
         if max_length as usize > folder.config.max_positions {

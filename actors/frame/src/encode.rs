@@ -134,11 +134,16 @@ impl Encoder {
                 }
                 Apply::Index(places) => {
                     let mut out = inputs.categories.chunks_exact_mut(indices);
-                    each_text(column, array, |text| places.get(text).copied(), |place| {
-                        if let Some(row) = out.next() {
-                            row[index] = place.unwrap_or(0);
-                        }
-                    })?;
+                    each_text(
+                        column,
+                        array,
+                        |text| places.get(text).copied(),
+                        |place| {
+                            if let Some(row) = out.next() {
+                                row[index] = place.unwrap_or(0);
+                            }
+                        },
+                    )?;
                     index += 1;
                 }
                 Apply::Text(tokenizer) => inputs.tokens = Some(tokens(column, tokenizer, array)?),
@@ -239,14 +244,12 @@ fn each_text<T: Copy>(
     find: impl Fn(&str) -> Option<T>,
     mut take: impl FnMut(Option<T>),
 ) -> Result<(), Error> {
-    let texts = table::texts(array).ok_or_else(|| {
-        Error::layout(format!("column {:?} is {}, expected texts", column.name, array.data_type()))
-    })?;
+    let texts = table::texts(array)
+        .ok_or_else(|| Error::layout(format!("column {:?} is {}, expected texts", column.name, array.data_type())))?;
     match texts {
         Texts::Dictionary(keys, values) => {
-            let by_key: Vec<Option<T>> = (0..values.len())
-                .map(|key| if values.is_null(key) { None } else { find(values.value(key)) })
-                .collect();
+            let by_key: Vec<Option<T>> =
+                (0..values.len()).map(|key| if values.is_null(key) { None } else { find(values.value(key)) }).collect();
             (0..keys.len()).for_each(|row| take(keys.key(row).and_then(|key| by_key[key])));
         }
         Texts::Plain(values) => values.iter().for_each(|text| take(text.and_then(&find))),
@@ -255,9 +258,10 @@ fn each_text<T: Copy>(
 }
 
 fn tokens(column: &ColumnEncoder, tokenizer: &Tokenizer, array: &ArrayRef) -> Result<Packed, Error> {
-    let texts = array.as_any().downcast_ref::<StringArray>().ok_or_else(|| {
-        Error::layout(format!("column {:?} is {}, expected Utf8", column.name, array.data_type()))
-    })?;
+    let texts = array
+        .as_any()
+        .downcast_ref::<StringArray>()
+        .ok_or_else(|| Error::layout(format!("column {:?} is {}, expected Utf8", column.name, array.data_type())))?;
     let failed = |e: kernels::Error| Error::layout(format!("column {:?}: {e}", column.name));
     tokenizer.pack(texts.iter().map(Option::unwrap_or_default)).map_err(failed)
 }

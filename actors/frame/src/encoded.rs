@@ -152,7 +152,9 @@ fn append_inputs(ours: &mut Inputs, mut theirs: Inputs) -> Result<(), Error> {
         _ => return Err(differs()),
     }
     match (&mut ours.images, theirs.images) {
-        (Some(ours), Some(theirs)) if (ours.channels, ours.height, ours.width) == (theirs.channels, theirs.height, theirs.width) => {
+        (Some(ours), Some(theirs))
+            if (ours.channels, ours.height, ours.width) == (theirs.channels, theirs.height, theirs.width) =>
+        {
             match (&mut ours.pixels, theirs.pixels) {
                 (PixelValues::Bytes(ours), PixelValues::Bytes(mut theirs)) => ours.append(&mut theirs),
                 (PixelValues::Floats(ours), PixelValues::Floats(mut theirs)) => ours.append(&mut theirs),

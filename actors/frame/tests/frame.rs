@@ -15,7 +15,8 @@ use within_frame::manifest::{
     MANIFEST_VERSION, Part, SampleIdScheme, Shard, Source, SplitInfo, Statistics, Target,
 };
 use within_frame::{
-    ColumnValues, Encoded, Encoder, ErrorKind, Manifest, Table, decode_frame, encode_frame, read_shard, row_bytes, write_shard,
+    ColumnValues, Encoded, Encoder, ErrorKind, Manifest, Table, decode_frame, encode_frame, read_shard, row_bytes,
+    write_shard,
 };
 
 fn feature(column: &str, first: usize, encoding: Encoding) -> Feature {

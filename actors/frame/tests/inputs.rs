@@ -37,9 +37,8 @@ fn features() -> Vec<Feature> {
 }
 
 fn table() -> Table {
-    let category = |texts: [Option<&str>; 3]| {
-        ColumnValues::Category(texts.into_iter().collect::<DictionaryArray<Int32Type>>())
-    };
+    let category =
+        |texts: [Option<&str>; 3]| ColumnValues::Category(texts.into_iter().collect::<DictionaryArray<Int32Type>>());
     let pixels = FixedSizeBinaryArray::try_new(2, vec![0u8, 9, 20, 30, 255, 7].into(), None).expect("three images");
     let columns = vec![
         (
@@ -95,10 +94,8 @@ fn steps_behind_each_other_are_one_sample() {
     // Without ids, rows to predict are one sequence.
     let features = [Feature { column: "clicks".into(), first: 0, encoding: number() }];
     let encoder = Encoder::of(&features, FittedTransform::None, true).expect("fits");
-    let bare = RecordBatch::try_from_iter([(
-        "clicks",
-        Arc::new(Float64Array::from(vec![1.0, 2.0])) as arrow_array::ArrayRef,
-    )]);
+    let bare =
+        RecordBatch::try_from_iter([("clicks", Arc::new(Float64Array::from(vec![1.0, 2.0])) as arrow_array::ArrayRef)]);
     let one = encoder.encode(&bare.expect("a batch")).expect("encodes");
     assert_eq!((one.rows, one.targets.len()), (1, 0));
 }

@@ -76,7 +76,9 @@ impl ColumnScan {
 
     fn observe_text(&mut self, usage: &Use, file: usize, at: impl FnOnce() -> At, text: &str) {
         match usage.need {
-            Need::Category | Need::Id | Need::Text if usage.values.is_missing(text.trim()) => self.missing.add(file, at, text),
+            Need::Category | Need::Id | Need::Text if usage.values.is_missing(text.trim()) => {
+                self.missing.add(file, at, text)
+            }
             Need::Category | Need::Id | Need::Text => self.texts.count += 1,
             Need::Infer | Need::Number => match usage.values.read(text) {
                 Value::Missing => self.missing.add(file, at, text),

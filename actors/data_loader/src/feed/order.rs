@@ -50,10 +50,8 @@ impl Order {
         let overhead = frame_bytes_bound(0, row_bytes);
         let frame_rows = (open.max_frame_bytes as usize).saturating_sub(overhead) / row_bytes.max(1);
         if frame_rows == 0 {
-            let message = format!(
-                "a row takes up to {row_bytes} bytes, more than a frame of {} may hold",
-                open.max_frame_bytes
-            );
+            let message =
+                format!("a row takes up to {row_bytes} bytes, more than a frame of {} may hold", open.max_frame_bytes);
             return Err(WireError::new(Code::TooLarge, message));
         }
         let order = Self {

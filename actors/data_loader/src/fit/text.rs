@@ -47,10 +47,8 @@ pub fn fit(
             for &row in train {
                 words.add(texts.get(row as usize)).map_err(failed)?;
             }
-            let limits = VocabularyLimits {
-                min_frequency: u64::from(plan.min_frequency),
-                max_size: plan.vocab_size as usize,
-            };
+            let limits =
+                VocabularyLimits { min_frequency: u64::from(plan.min_frequency), max_size: plan.vocab_size as usize };
             Method::Vocabulary(words.finish(&limits).map_err(failed)?)
         }
     };

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod feed;
+mod inputs;
 mod network;
 mod plan;
 mod prepare;

@@ -30,10 +30,10 @@ use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::link::{Connection, LOG_ENDS, Phase, RankConfig};
-use frame::model_file;
 use crate::train::{BatchSource, Outbox, Outcome, Outgoing, Ports, Stop, StopReason, TrainJob, Trained, train};
 use crate::vitals::Vitals;
 use feed::FeedContext;
+use frame::model_file;
 use life::{Configs, EXIT_INFRASTRUCTURE, LastLine, Reporter};
 use telling::Teller;
 

@@ -64,8 +64,6 @@ impl Engine {
         }
     }
 
-
-
     /// The batch as `kernels` takes it.
     pub fn batch(&self, rows: Encoded) -> Batch {
         Batch {

@@ -56,8 +56,7 @@ pub fn recipe(plan: &JobPlan, manifest: &Manifest, steps_per_epoch: u64) -> Resu
             backoff_factor: training.loss_scale.backoff_factor,
             growth_interval: u64::from(training.loss_scale.growth_interval),
         },
-        ema: (training.ema.decay > 0.0)
-            .then_some(EmaConfig { decay: training.ema.decay, warmup: training.ema.warmup }),
+        ema: (training.ema.decay > 0.0).then_some(EmaConfig { decay: training.ema.decay, warmup: training.ema.warmup }),
         groups: training
             .optimizer
             .groups

@@ -417,8 +417,7 @@ impl Session {
     }
 
     fn weights(&self) -> Result<Vec<u8>, WireError> {
-        kernels::weights::save(&self.engine.announced(), &std::collections::BTreeMap::new())
-            .map_err(|e| internal(&e))
+        kernels::weights::save(&self.engine.announced(), &std::collections::BTreeMap::new()).map_err(|e| internal(&e))
     }
 
     /// A stop was asked for: a drain leaves a checkpoint at the step boundary, everything else nothing.

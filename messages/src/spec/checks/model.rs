@@ -73,7 +73,8 @@ impl Columns {
             };
             let found = if columns.is_empty() { "none".to_owned() } else { columns.join(", ") };
             let path = columns.first().map_or("model.type".to_owned(), |name| format!("data.columns.{name}.type"));
-            let hint = if columns.is_empty() { format!(": declare data.columns.<name>.type: {what}") } else { String::new() };
+            let hint =
+                if columns.is_empty() { format!(": declare data.columns.<name>.type: {what}") } else { String::new() };
             let message = format!("{kind} reads {expected} {what} column, found {found}{hint}");
             draft.blame(&path, message);
         }
@@ -144,7 +145,10 @@ fn text(draft: &mut Draft<'_>) {
 fn sequence(draft: &mut Draft<'_>, kind: &str) {
     let group = "data.sequence.group_column";
     if kind == "lstm_sequence" && draft.text(group).is_none() && !draft.is_bad(group) {
-        draft.blame(group, "missing: model.type lstm_sequence reads sequences: expected the column that rows of one sample share");
+        draft.blame(
+            group,
+            "missing: model.type lstm_sequence reads sequences: expected the column that rows of one sample share",
+        );
     }
 }
 

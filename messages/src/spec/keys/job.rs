@@ -1,12 +1,10 @@
 //! The keys of a job, but those of its model. A row with status `Plan` is the field of [`crate::plan::JobPlan`] of the same path.
 
 use super::Fallback::{Absent, Derived, Required};
-use super::Shape::{
-    Any, Bool, Device, Label, Monitor, Paths, Patterns, Records, ServiceUri, Text, Texts, WebUrl,
-};
+use super::Shape::{Any, Bool, Device, Label, Monitor, Paths, Patterns, Records, ServiceUri, Text, Texts, WebUrl};
 use super::{
-    ANY_NUMBER, Choice, Key, NOT_NEGATIVE, POSITIVE, SEED, Shape, above, also, below, between, closed, json,
-    key, later, name, no_effect, not_yet, whole,
+    ANY_NUMBER, Choice, Key, NOT_NEGATIVE, POSITIVE, SEED, Shape, above, also, below, between, closed, json, key,
+    later, name, no_effect, not_yet, whole,
 };
 
 const TASKS: Shape = Shape::Choice(&[
@@ -61,7 +59,6 @@ const GROUP: &[Key] = &[
     key("learning_rate_multiplier", NOT_NEGATIVE, json("1.0"), "Times the scheduled learning rate; 0 freezes."),
     key("weight_decay", NOT_NEGATIVE, Absent, "In place of the optimizer's."),
 ];
-
 
 /// The keys of a job but those of its model.
 pub(super) const KEYS: &[Key] = &[

@@ -2,9 +2,7 @@
 
 use super::Fallback::{Absent, Derived};
 use super::Shape::{Bool, Label, Wholes};
-use super::{
-    ANY_NUMBER, Fallback, Key, POSITIVE, SEED, Shape, also, below, json, key, later, name, no_effect, whole,
-};
+use super::{ANY_NUMBER, Fallback, Key, POSITIVE, SEED, Shape, also, below, json, key, later, name, no_effect, whole};
 
 const LSTM: &[&str] = &["lstm_sequence"];
 const TRANSFORMER: &[&str] = &["transformer_classifier"];
@@ -123,9 +121,14 @@ pub(super) const KEYS: &[Key] = &[
     )
     .when("model.type", &["transformer_classifier", "lstm_sequence"])
     .alias(&["model.lstm.hidden_size"]),
-    key("model.num_layers", whole(0, 256), Derived("2, or the pretrained encoder's"), "Layers of the encoder; 0 pools the tokens' embeddings as they are.")
-        .when("model.type", &["transformer_classifier", "lstm_sequence"])
-        .alias(&["model.lstm.num_layers"]),
+    key(
+        "model.num_layers",
+        whole(0, 256),
+        Derived("2, or the pretrained encoder's"),
+        "Layers of the encoder; 0 pools the tokens' embeddings as they are.",
+    )
+    .when("model.type", &["transformer_classifier", "lstm_sequence"])
+    .alias(&["model.lstm.num_layers"]),
     of_model(
         "model.num_heads",
         whole(1, 1024),
@@ -241,6 +244,12 @@ pub(super) const KEYS: &[Key] = &[
         "How the embeddings are joined.",
     ),
     of_model("model.fusion.hidden_dim", WIDTH, json("256"), AD_SCORE, "Width of the joined embedding."),
-    of_model("model.head.hidden_layers", WIDTHS, json("[256, 128]"), AD_SCORE, "Width of each hidden layer of the head."),
+    of_model(
+        "model.head.hidden_layers",
+        WIDTHS,
+        json("[256, 128]"),
+        AD_SCORE,
+        "Width of each hidden layer of the head.",
+    ),
     of_model("model.head.dropout", RATE, json("0.1"), AD_SCORE, "Dropout of the head."),
 ];
