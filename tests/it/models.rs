@@ -29,7 +29,7 @@ fn ads(sandbox: &Sandbox) {
     let cities = ["Oslo", "Rome", "Lima"];
     let (mut csv, mut seed) = ("headline,image,city,price,score,good\n".to_owned(), 7);
     let mut idx = vec![0, 0, 8, 3, 0, 0, 0, 16, 0, 0, 0, 8, 0, 0, 0, 8];
-    (0..16u8).for_each(|image| idx.extend([image * 15; 64]));
+    idx.extend((0..16u8).flat_map(|image| [image * 15; 64]));
     for _ in 0..1200 {
         let picked: Vec<&str> = (0..4).map(|_| words[below(&mut seed, 8) as usize]).collect();
         let (image, city, price) = (below(&mut seed, 16), below(&mut seed, 3), below(&mut seed, 100));

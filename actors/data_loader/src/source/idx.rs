@@ -118,7 +118,7 @@ mod tests {
 
     fn idx(dims: &[u32], bytes: usize) -> Vec<u8> {
         let mut out = vec![0, 0, BYTES, dims.len() as u8];
-        dims.iter().for_each(|side| out.extend(side.to_be_bytes()));
+        out.extend(dims.iter().flat_map(|side| side.to_be_bytes()));
         out.extend((0..bytes).map(|i| i as u8));
         out
     }

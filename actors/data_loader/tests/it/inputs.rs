@@ -10,8 +10,8 @@ use crate::plan::{Root, column, data_plan, encoded, manifest};
 /// An IDX file of images of 2 x 2; every pixel of image n is n.
 fn idx(count: u8) -> Vec<u8> {
     let mut bytes = vec![0, 0, 8, 3];
-    [u32::from(count), 2, 2].iter().for_each(|side| bytes.extend(side.to_be_bytes()));
-    (0..count).for_each(|image| bytes.extend([image; 4]));
+    bytes.extend([u32::from(count), 2, 2].iter().flat_map(|side| side.to_be_bytes()));
+    bytes.extend((0..count).flat_map(|image| [image; 4]));
     bytes
 }
 
