@@ -48,8 +48,12 @@ fn all_are_accepted_but_the_one_that_waits() {
         binary_classification on bank_marketing/bank-additional-full.csv, 0 warnings
         == california_housing.yaml
         regression on california_housing/housing.csv, 0 warnings
+        == clickbait_headlines.yaml
+        binary_classification on clickbait_headlines.csv, 0 warnings
         == deterministic.yaml
         regression on ads.csv, 11 warnings
+        == fashion_mnist.yaml
+        multiclass on fashion_mnist.csv, 0 warnings
         == kag_conversion.yaml
         binary_classification on kag_conversion/KAG_conversion_data.csv, 0 warnings
         == quickstart.yaml

@@ -69,18 +69,18 @@ fn types_are_inferred_and_declarations_win() {
             plan.preprocessing.max_categories = 3;
         },
         expect![[r#"
-        n number Feature
-        c category Feature
-        code category Feature
-        empty dropped Feature
-        mixed category Feature
-        same number Feature
-        y number Target
-        features: n c=blue c=red code=100 code=101 code=102 mixed=0 mixed=1 mixed=<other> same
-        warning: column "empty" has no value in any row and is left out
-        warning: column "mixed" is read as categories: 29 of its values are numbers, but 1 are not, the first "n/a" in a.csv line 9; if they mean missing, add them to data.csv.null_values, or declare the type
-        warning: column "mixed" has 19 categories in train: the 2 most frequent get a feature each, the others share one (data.preprocessing.max_categories)
-        warning: column "same" has the same value in every row of train: it teaches nothing"#]],
+            n number Feature
+            c category Feature
+            code category Feature
+            empty dropped Feature
+            mixed category Feature
+            same number Feature
+            y number Target
+            features: n c=blue c=red code=100 code=101 code=102 mixed=0 mixed=1 mixed=<other> same
+            warning: column "empty" has no value in any row and is left out
+            warning: column "mixed" is read as categories: 29 of its values are numbers, but 1 are not, the first "n/a" in a.csv line 9; if they mean missing, add them to data.csv.null_values, or declare the type
+            warning: column "mixed" has 19 categories in train: the 2 most frequent are told apart, the others are one (data.preprocessing.max_categories)
+            warning: column "same" has the same value in every row of train: it teaches nothing"#]],
     );
 }
 
