@@ -134,7 +134,7 @@ pub fn batch(rows: usize, seed: u64) -> Batch {
 
 /// Features are read by models that have plain columns; others are fed none.
 pub fn fit(model: &Model, mut batch: Batch) -> Batch {
-    if model.input_dim() == 0 {
+    if model.input_dim() == 0 || matches!(model.config(), ModelConfig::LstmSequence(_)) {
         batch.features.clear();
     }
     batch
