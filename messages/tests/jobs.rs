@@ -42,6 +42,8 @@ fn all_are_accepted_but_the_one_that_waits() {
     expect![[r#"
         == ad_score_predictor.yaml
         regression on multimodal_ads/ads.csv, 0 warnings
+        == ad_score_pretrained.yaml
+        regression on multimodal_ads/ads.csv, 0 warnings
         == adult.yaml
         binary_classification on adult/adult.data, 0 warnings
         == bank_marketing.yaml
