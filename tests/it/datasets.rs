@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -17,6 +18,9 @@ struct Job {
     /// With few epochs, above this: what guessing gives, and a little.
     quick: f64,
 }
+
+/// What a whole job may take on two cores.
+const WHOLE_JOB: Duration = Duration::from_mins(10);
 
 const QUICK: [&str; 2] = ["--set", "training.epochs=4"];
 
@@ -57,7 +61,7 @@ fn trained(name: &str, sandbox: &Sandbox, data: &Path, settings: &[&str]) -> Val
     arguments.extend(settings);
     let mut command = sandbox.command(&arguments);
     command.env("WITHIN_DATA", data);
-    Running::start(command).wait().expect(0).last()
+    Running::start(command).wait_up_to(WHOLE_JOB).expect(0).last()
 }
 
 fn check(job: &Job, last: &Value, full: bool) {

@@ -124,8 +124,13 @@ impl Running {
     }
 
     /// Waits for its end.
-    pub fn wait(mut self) -> Ended {
-        let status = wait_for(&format!("{} ends", self.name), PATIENCE, || self.child.try_wait().expect("waits"));
+    pub fn wait(self) -> Ended {
+        self.wait_up_to(PATIENCE)
+    }
+
+    /// The same for what takes longer.
+    pub fn wait_up_to(mut self, patience: Duration) -> Ended {
+        let status = wait_for(&format!("{} ends", self.name), patience, || self.child.try_wait().expect("waits"));
         // Anything that inherited its output would keep the pipes open.
         killpg(Pid::from_raw(self.pid() as i32), Signal::SIGKILL).ok();
         if let Some(reader) = self.stdout.take() {
