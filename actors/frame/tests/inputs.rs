@@ -4,10 +4,17 @@ use std::sync::Arc;
 
 use arrow_array::types::Int32Type;
 use arrow_array::{DictionaryArray, FixedSizeBinaryArray, Float64Array, RecordBatch, StringArray};
-use kernels::nn::PixelValues;
+use kernels::nn::{
+    AdScoreConfig, Feed, Init, Model, ModelConfig, PixelValues, TableConfig, TextEncoderConfig, VisualEncoderConfig,
+};
+use kernels::pool::Pool;
+use kernels::tape::Workspace;
 use kernels::text::{Method, Tokenizer, VocabularyBuilder, VocabularyLimits};
+use messages::event::Metrics;
+use messages::plan::Task;
 use proptest::prelude::*;
-use within_frame::manifest::{Encoding, Feature, FittedScale, FittedTransform};
+use within_frame::manifest::{Encoding, Feature, FittedScale, FittedTransform, Target};
+use within_frame::model_file::{self, KEY_SERVING, SERVING_VERSION, Serving};
 use within_frame::{
     ColumnValues, Encoded, Encoder, ErrorKind, Table, decode_frame, encode_frame, read_shard, write_shard,
 };
@@ -177,4 +184,70 @@ proptest! {
             let _ = encoder.encode(table.batch());
         }
     }
+}
+
+/// A model over the inputs above, and its file.
+fn model_and_file() -> (Model, Vec<u8>) {
+    let config = ModelConfig::AdScore(AdScoreConfig {
+        text_encoder: Some(TextEncoderConfig {
+            vocab_size: 6,
+            max_length: 4,
+            hidden_size: 4,
+            layers: 1,
+            heads: 2,
+            intermediate_size: 8,
+            ..TextEncoderConfig::default()
+        }),
+        visual_encoder: Some(VisualEncoderConfig {
+            channels: 1,
+            height: 1,
+            width: 2,
+            filters: vec![3],
+            ..VisualEncoderConfig::default()
+        }),
+        table: Some(TableConfig { input_dim: 1, categories: vec![3, 2], ..TableConfig::default() }),
+        ..AdScoreConfig::default()
+    });
+    let model = Model::new(&config, &Init::Default, 5).expect("valid");
+    let serving = Serving {
+        schema: SERVING_VERSION,
+        name: "m".into(),
+        plan_blake3: String::new(),
+        dataset_blake3: String::new(),
+        dataset_version: "v".into(),
+        features: features(),
+        feature_names: vec!["price".into()],
+        sequence: false,
+        target: Target {
+            task: Task::Regression,
+            column: "y".into(),
+            classes: vec![],
+            transform: FittedTransform::None,
+            train_mean: 0.0,
+            train_priors: vec![],
+        },
+        loss: "mse".into(),
+        threshold: 0.5,
+        epoch: 1,
+        metrics: Metrics::default(),
+    };
+    let text = serde_json::to_string(&serving).expect("serializes");
+    let file = kernels::weights::save(&model, &[(KEY_SERVING.to_owned(), text)].into()).expect("saves");
+    (model, file)
+}
+
+#[test]
+fn a_model_file_alone_answers_raw_rows() {
+    let (model, file) = model_and_file();
+    let (pool, rows) = (Pool::new(1), encoded());
+    let answer = |model: &Model, rows: &Encoded| {
+        let feed = Feed::new(rows.rows, &rows.features, &rows.inputs);
+        model.predict_feed(&feed, &pool, &mut Workspace::default()).expect("fits")
+    };
+    let served = model_file::open(&file).expect("opens");
+    let again = served.encoder.encode(table().batch()).expect("encodes");
+    assert_eq!(answer(&served.model, &again), answer(&model, &rows));
+    let bare = kernels::weights::save(&model, &std::collections::BTreeMap::new()).expect("saves");
+    let error = model_file::open(&bare).expect_err("no preprocessing");
+    assert!(error.to_string().contains(KEY_SERVING), "{error}");
 }
