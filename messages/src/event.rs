@@ -166,6 +166,38 @@ pub enum Event {
         attempt: u32,
         error: WireError,
     },
+    /// A rank of a gang is gone; the others go on where they are enough.
+    RankLost {
+        task: TaskId,
+        attempt: u32,
+        rank: u32,
+        worker: WorkerId,
+        error: WireError,
+    },
+    /// The gang goes on in another composition, from the last completed step.
+    Regrouped {
+        task: TaskId,
+        attempt: u32,
+        generation: u32,
+        world_size: u32,
+        /// By number in the attempt.
+        ranks: Vec<u32>,
+        joined: Vec<u32>,
+        gone: Vec<u32>,
+        /// Completed optimizer steps, of the rank that was furthest.
+        step: u64,
+    },
+    /// A rank takes much longer over its steps than the others.
+    Straggler {
+        task: TaskId,
+        rank: u32,
+        host: String,
+        /// Its computing time of a step and the median of all ranks', in milliseconds.
+        step_ms: f64,
+        median_ms: f64,
+        /// It leaves the gang.
+        evicted: bool,
+    },
     /// The job waits, and for what.
     Waiting {
         task: TaskId,
@@ -184,7 +216,7 @@ pub enum Event {
 }
 
 impl Event {
-    pub const NAMES: [&'static str; 14] = [
+    pub const NAMES: [&'static str; 17] = [
         "accepted",
         "rejected",
         "task_started",
@@ -195,6 +227,9 @@ impl Event {
         "checkpoint",
         "hook",
         "worker_lost",
+        "rank_lost",
+        "regrouped",
+        "straggler",
         "waiting",
         "completed",
         "failed",
@@ -214,6 +249,9 @@ impl Event {
             Self::Checkpoint(_) => "checkpoint",
             Self::Hook { .. } => "hook",
             Self::WorkerLost { .. } => "worker_lost",
+            Self::RankLost { .. } => "rank_lost",
+            Self::Regrouped { .. } => "regrouped",
+            Self::Straggler { .. } => "straggler",
             Self::Waiting { .. } => "waiting",
             Self::Completed(_) => "completed",
             Self::Failed { .. } => "failed",

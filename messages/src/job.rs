@@ -139,14 +139,39 @@ pub struct GangMember {
     pub slots: u32,
     /// Kernel fingerprint; a bit-exact gang admits one.
     pub fingerprint: String,
+    /// Numbers of its ranks in the attempt, one a slot.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranks: Vec<u32>,
 }
 
 /// The gang of a training task.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Gang {
     /// Grows with every change of membership.
     pub generation: u32,
     pub members: Vec<GangMember>,
+    /// The number of the next rank to join; a number is never used again in an attempt.
+    #[serde(default)]
+    pub next_rank: u32,
+}
+
+impl Gang {
+    /// Ranks in it.
+    pub fn world_size(&self) -> u32 {
+        self.members.iter().map(|member| member.slots).sum()
+    }
+
+    /// Who runs a rank.
+    pub fn worker_of(&self, rank: u32) -> Option<&WorkerId> {
+        self.members.iter().find(|member| member.ranks.contains(&rank)).map(|member| &member.worker)
+    }
+
+    /// All ranks, in order.
+    pub fn ranks(&self) -> Vec<u32> {
+        let mut ranks: Vec<u32> = self.members.iter().flat_map(|member| member.ranks.iter().copied()).collect();
+        ranks.sort_unstable();
+        ranks
+    }
 }
 
 /// A task as recorded.
@@ -217,8 +242,14 @@ pub struct JobRecord {
     pub deadline_at: UnixMs,
     /// How many times a task may be attempted.
     pub max_attempts: u32,
-    /// Slots of the training gang.
+    /// Slots of the training gang at its beginning, where so many are free.
     pub world_size: u32,
+    /// It begins and goes on with no fewer ranks; 0 in records of the version before: `world_size`.
+    #[serde(default)]
+    pub min_world_size: u32,
+    /// It grows to so many ranks where slots are free; 0 in records of the version before: `world_size`.
+    #[serde(default)]
+    pub max_world_size: u32,
     pub tasks: Vec<TaskRecord>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancel_reason: Option<String>,
@@ -238,6 +269,12 @@ impl JobRecord {
 
     pub fn task_mut(&mut self, id: &TaskId) -> Option<&mut TaskRecord> {
         self.tasks.iter_mut().find(|task| &task.id == id)
+    }
+
+    /// Fewest and most ranks of the training gang.
+    pub fn world_sizes(&self) -> (u32, u32) {
+        let or = |size: u32| if size == 0 { self.world_size } else { size };
+        (or(self.min_world_size).min(self.world_size), or(self.max_world_size).max(self.world_size))
     }
 
     /// Nothing is left to do or to publish.

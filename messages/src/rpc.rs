@@ -225,6 +225,18 @@ pub enum ReportBody {
     Released {
         reason: String,
     },
+    /// One rank of a gang is gone; the others go on where they are enough. Counts under any fence of the attempt.
+    RankLost {
+        rank: u32,
+        error: WireError,
+    },
+    /// One rank of a gang has left it in order: its worker drains, it was too slow, or its training is over.
+    RankLeft {
+        rank: u32,
+        /// Its training is over; whoever leads tells the rest.
+        finished: bool,
+        reason: String,
+    },
 }
 
 /// Whether the report counted.

@@ -24,6 +24,11 @@ pub struct Timings {
     pub join_timeout_ms: u64,
     /// No progress of a rank for this long: it is hung.
     pub step_timeout_ms: u64,
+    /// A rank process that says nothing for this long stands still, whatever it does.
+    pub rank_silent_ms: u64,
+    /// How long a gang waits for more slots before it begins below its size, and for the worker of a rank whose
+    /// connections are closed to say so.
+    pub last_call_ms: u64,
     /// No frame of a feed for this long although credit is out: another data_loader is asked.
     pub feed_timeout_ms: u64,
     /// A task that no worker claims for this long fails the job with `no_capacity`.
@@ -47,6 +52,8 @@ impl Default for Timings {
             reserve_timeout_ms: 10_000,
             join_timeout_ms: 30_000,
             step_timeout_ms: 60_000,
+            rank_silent_ms: 8_000,
+            last_call_ms: 2_000,
             feed_timeout_ms: 15_000,
             claim_timeout_ms: 60_000,
             drain_grace_ms: 30_000,

@@ -9,7 +9,7 @@ use within_messages::event::{
     Accepted, Checkpoint, Completed, Event, LogLine, Metric, MetricSummary, MetricValue, Metrics, ModelRef, Progress,
 };
 use within_messages::feed::{FeedControl, FeedOpened, FrameHeader, OpenFeed, Split};
-use within_messages::gang::{Culprit, CulpritNoted, Join, Joined, Offer, OfferAnswer, Peer};
+use within_messages::gang::{Join, Joined, Left, Offer, OfferAnswer, Peer, RegroupWhen};
 use within_messages::job::{Gang, GangMember, JobRecord, JobState, OutboxEntry, Role, TaskRecord, TaskState};
 use within_messages::rpc::{
     Cancel, CancelAnswer, Claim, ClaimAnswer, GetJob, GetRun, JobList, JobSummary, ListJobs, ListRuns, MetricPoint,
@@ -198,6 +198,11 @@ fn coordinator() -> Vec<Sample> {
         message("task_report_failed", report(ReportBody::Failed { error: error() })),
         message("task_report_checkpoint", report(ReportBody::Checkpoint { checkpoint: checkpoint() })),
         message("task_report_released", report(ReportBody::Released { reason: "draining".into() })),
+        message("task_report_rank_lost", report(ReportBody::RankLost { rank: 2, error: error() })),
+        message(
+            "task_report_rank_left",
+            report(ReportBody::RankLeft { rank: 2, finished: false, reason: "drains".into() }),
+        ),
         message("task_report_accepted", Reply::Ok(ReportAnswer::Accepted)),
         message("task_report_fenced", Reply::Ok(ReportAnswer::Fenced { reason: "fence 42 is newer".into() })),
     ]
@@ -209,7 +214,7 @@ fn gangs() -> Vec<Sample> {
     vec![
         message(
             "gang_offer_reserve",
-            Offer::Reserve { job: job(), task: task("train"), attempt: 2, slots: 4, expires_at: NOW + 10_000 },
+            Offer::Reserve { job: job(), task: task("train"), attempt: 2, slots: 4, expires_at: NOW + 10_000, joining: Some(4) },
         ),
         message(
             "gang_offer_start",
@@ -217,8 +222,13 @@ fn gangs() -> Vec<Sample> {
         ),
         message(
             "gang_offer_release",
-            Offer::Release { job: job(), task: task("train"), attempt: 2, reason: "cancelled".into(), done: false },
+            Offer::Release { job: job(), task: task("train"), attempt: 2, reason: "cancelled".into(), done: false, ranks: vec![1] },
         ),
+        message(
+            "gang_offer_regroup",
+            Offer::Regroup { job: job(), task: task("train"), attempt: 2, when: RegroupWhen::NextStep },
+        ),
+        message("gang_offer_regrouping", Reply::Ok(OfferAnswer::Regrouping)),
         message("gang_offer_accepted", Reply::Ok(OfferAnswer::Accepted { slots: 4, fingerprint: "x86-64-v3".into() })),
         message("gang_offer_started", Reply::Ok(OfferAnswer::Started)),
         message("gang_offer_released", Reply::Ok(OfferAnswer::Released)),
@@ -236,22 +246,16 @@ fn gangs() -> Vec<Sample> {
                 host: "node1".into(),
                 pid: 4_321,
                 address: Some("10.0.0.1:4000".into()),
+                left: Some(Left { generation: 2, step: 40, suspect: Some(3), error: Some(error()) }),
             },
         ),
-        message("rdzv_joined", Reply::Ok(Joined { generation: 1, world_size: 1, peers: vec![peer] })),
-        message(
-            "rdzv_culprit",
-            Culprit {
-                job: job(),
-                task: task("train"),
-                attempt: 2,
-                fence: Fence(41),
-                reporter: 0,
-                suspect: 1,
-                error: error(),
-            },
-        ),
-        message("rdzv_culprit_noted", Reply::Ok(CulpritNoted {})),
+        message("rdzv_joined", Reply::Ok(Joined {
+                generation: 1,
+                world_size: 1,
+                peers: vec![peer],
+                fence: Some(Fence(43)),
+                token: Some("5a".repeat(32)),
+            })),
     ]
 }
 
@@ -352,6 +356,34 @@ fn events() -> Vec<Sample> {
             "evt_worker_lost",
             Event::WorkerLost { worker: worker(), task: task("train"), attempt: 1, error: error() },
         ),
+        message(
+            "evt_rank_lost",
+            Event::RankLost { task: task("train"), attempt: 1, rank: 2, worker: worker(), error: error() },
+        ),
+        message(
+            "evt_regrouped",
+            Event::Regrouped {
+                task: task("train"),
+                attempt: 1,
+                generation: 3,
+                world_size: 3,
+                ranks: vec![0, 1, 4],
+                joined: vec![4],
+                gone: vec![2],
+                step: 120,
+            },
+        ),
+        message(
+            "evt_straggler",
+            Event::Straggler {
+                task: task("train"),
+                rank: 1,
+                host: "node1".into(),
+                step_ms: 90.0,
+                median_ms: 20.0,
+                evicted: false,
+            },
+        ),
         message("evt_waiting", Event::Waiting { task: task("train"), reason: "4 slots, 2 are free".into() }),
         message("evt_completed", Event::Completed(completed())),
         message(
@@ -433,7 +465,7 @@ fn runs() -> Vec<Sample> {
 }
 
 fn record() -> JobRecord {
-    let member = GangMember { worker: worker(), slots: 1, fingerprint: "x86-64-v3".into() };
+    let member = GangMember { worker: worker(), slots: 1, fingerprint: "x86-64-v3".into(), ranks: vec![0] };
     let train = TaskRecord {
         id: task("train"),
         role: Role::Trainer,
@@ -443,7 +475,7 @@ fn record() -> JobRecord {
         failures: 1,
         fence: Some(Fence(41)),
         worker: Some(worker()),
-        gang: Some(Gang { generation: 1, members: vec![member] }),
+        gang: Some(Gang { generation: 1, members: vec![member], next_rank: 1 }),
         since: NOW,
         not_before: Some(NOW + 1),
         waiting: None,
@@ -472,6 +504,8 @@ fn record() -> JobRecord {
         deadline_at: NOW + 3_600_000,
         max_attempts: 3,
         world_size: 1,
+        min_world_size: 1,
+        max_world_size: 2,
         tasks: vec![train],
         cancel_reason: Some("asked".into()),
         completed: Some(completed()),

@@ -434,7 +434,6 @@ resources: {device: 'cuda:1', world_size: 2}
             job.yaml:7: not yet supported: evaluation.calibration: calibration
             job.yaml:8: not yet supported: notifications.email: notices by e-mail
             job.yaml:9: not yet supported: resources.device: cuda:1 (this version: auto, cpu)
-            job.yaml:9: not yet supported: resources.world_size: 2 ranks (this version: 1)
         "#]],
     );
 }

@@ -55,7 +55,7 @@ fn beat(number: u64, role: Role, sequence: u64) -> Heartbeat {
 impl Bench {
     fn new(workers: u64) -> Self {
         let mut bench = Self {
-            state: State::new(Timings::default()),
+            state: State::new(Timings::default(), [0; 32]),
             now: 1_000_000,
             revision: 0,
             token: 0,
@@ -91,6 +91,8 @@ impl Bench {
             deadline_ms: 86_400_000,
             max_attempts: 3,
             world_size: 1,
+            min_world_size: 1,
+            max_world_size: 1,
             warnings: Vec::new(),
             traceparent: None,
         };

@@ -1,6 +1,7 @@
 //! The actor: hands inputs to [`State`] and effects to [`Executor`]. No decisions here.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::time::Duration;
 
 use bus::role::RoleEnv;
@@ -80,8 +81,17 @@ pub(crate) struct Running {
     waiters: HashMap<Token, Waiter>,
     next_token: Token,
     tenure: Option<Tenure>,
+    /// Of this process: what groups' tokens are made of.
+    secret: [u8; 32],
     /// Subscriptions of a leader; dropped with the tenure.
     serving: Option<JoinSet<()>>,
+}
+
+/// Random bytes of the system.
+fn secret() -> std::io::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Starts the actor and the tasks that feed it.
@@ -108,17 +118,19 @@ impl Actor for Coordinator {
         (env, config): Self::Arguments,
     ) -> Result<Running, ActorProcessingErr> {
         let store = env.bus.jobs().await?;
+        let secret = secret()?;
         let executor = Executor::start(env.clone(), store, me.clone());
         crate::leadership::spawn(env.clone(), me.clone());
         crate::requests::spawn_background(&env, &me).await?;
         Ok(Running {
-            state: State::new(*env.bus.timings()),
+            state: State::new(*env.bus.timings(), secret),
             env,
             config,
             executor,
             waiters: HashMap::new(),
             next_token: 1,
             tenure: None,
+            secret,
             serving: None,
         })
     }
@@ -219,7 +231,7 @@ impl Running {
         self.serving = None;
         let effects = self.state.step_down();
         self.perform(effects).await;
-        self.state = State::new(*self.env.bus.timings());
+        self.state = State::new(*self.env.bus.timings(), self.secret);
     }
 
     async fn perform(&mut self, effects: Vec<Effect>) {

@@ -65,6 +65,8 @@ pub(crate) async fn accept(env: &RoleEnv, envelope: Envelope<Submit>) -> Result<
         deadline_ms: plan.limits.deadline_s.saturating_mul(1_000),
         max_attempts: plan.limits.max_attempts,
         world_size: plan.resources.world_size,
+        min_world_size: plan.resources.min_world_size,
+        max_world_size: plan.resources.max_world_size,
         warnings: plan.warnings,
         traceparent: Some(traceparent.to_parent()),
         job,

@@ -7,7 +7,7 @@ use bus::{Incoming, Trouble};
 use futures::StreamExt;
 use messages::envelope::Payload;
 use messages::error::Code;
-use messages::gang::{Culprit, CulpritNoted, Join};
+use messages::gang::Join;
 use messages::job::{JobState, Role};
 use messages::rpc::{Cancel, Claim, GetJob, ListJobs, Report, Submit, Submitted};
 use messages::worker::Heartbeat;
@@ -132,13 +132,8 @@ async fn rendezvous_request(actor: &ActorRef<Msg>, incoming: Incoming) {
         "join" => read::<Join>(incoming, |envelope, incoming| {
             ask(actor, incoming, move |token| Input::Join { token, join: envelope.data });
         }),
-        "culprit" => read::<Culprit>(incoming, |envelope, incoming| {
-            let Culprit { job, reporter, suspect, error, .. } = envelope.data;
-            warn!(%job, reporter, suspect, %error, "a rank names the one it waited for in vain");
-            tokio::spawn(incoming.reply(Ok(CulpritNoted {})));
-        }),
         other => {
-            let error = WireError::new(Code::BadMessage, format!("rdzv {other}: expected join or culprit"));
+            let error = WireError::new(Code::BadMessage, format!("rdzv {other}: expected join"));
             Err((incoming, error))
         }
     };

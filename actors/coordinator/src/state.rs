@@ -10,6 +10,7 @@ mod capacity_tests;
 mod fleet;
 mod gang;
 mod lifecycle;
+mod regroup;
 mod requests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -44,6 +45,8 @@ pub struct Submission {
     pub deadline_ms: u64,
     pub max_attempts: u32,
     pub world_size: u32,
+    pub min_world_size: u32,
+    pub max_world_size: u32,
     pub warnings: Vec<String>,
     pub traceparent: Option<TraceParent>,
 }
@@ -177,6 +180,7 @@ enum After {
     Grant { token: Token, task: TaskId },
     Answer { token: Token, answer: Answer },
     StartGang { task: TaskId },
+    Seat { task: TaskId },
     Emit { id: String, event: Event },
     Stop { worker: WorkerId, task: TaskId, fence: Fence, reason: String },
     ReleaseGang { task: TaskId, attempt: u32, members: Vec<WorkerId>, reason: String },
@@ -223,13 +227,18 @@ pub struct State {
     wakes: BTreeSet<(UnixMs, JobId)>,
     /// Jobs whose gang waits for slots, by submission.
     gang_queue: BTreeSet<(UnixMs, JobId)>,
+    /// Jobs whose gang trains with fewer ranks than it may have.
+    hungry: BTreeSet<JobId>,
+    /// Where the tokens of groups come from: this process's own, so that nobody else can tell them.
+    secret: [u8; 32],
     /// Open gang slots by kernel fingerprint.
     open: BTreeMap<String, fleet::Group>,
     effects: Vec<Effect>,
 }
 
 impl State {
-    pub fn new(timings: Timings) -> Self {
+    /// `secret` must be random where ranks listen on a network.
+    pub fn new(timings: Timings, secret: [u8; 32]) -> Self {
         Self {
             timings,
             jobs: BTreeMap::new(),
@@ -237,6 +246,8 @@ impl State {
             workers: BTreeMap::new(),
             wakes: BTreeSet::new(),
             gang_queue: BTreeSet::new(),
+            hungry: BTreeSet::new(),
+            secret,
             open: BTreeMap::new(),
             effects: Vec::new(),
         }
@@ -325,7 +336,7 @@ impl State {
         } else {
             self.reschedule(job, now);
         }
-        if !self.gang_queue.is_empty() {
+        if !self.gang_queue.is_empty() || !self.hungry.is_empty() {
             self.schedule_gangs(now);
         }
     }
@@ -400,6 +411,7 @@ impl State {
             }
             After::Answer { token, answer } => self.answer(token, answer),
             After::StartGang { task } => self.start_gang(job, &task),
+            After::Seat { task } => self.seated(job, &task, now),
             After::Emit { id, event } => self.emit(job, id, event),
             After::Stop { worker, task, fence, reason } => {
                 let control = Control::StopTask { job: job.clone(), task, fence, reason };
@@ -456,6 +468,10 @@ impl State {
         if let Some(entry) = self.jobs.remove(job) {
             self.wakes.remove(&(entry.wake_at, job.clone()));
             self.gang_queue.remove(&(entry.record.submitted_at, job.clone()));
+            self.hungry.remove(job);
+            for token in entry.gang.iter().flat_map(GangRun::waiting_tokens) {
+                self.answer(token, Answer::Error(not_leader()));
+            }
         }
     }
 }

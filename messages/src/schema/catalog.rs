@@ -4,7 +4,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::event::{Event, LogLine};
 use crate::feed::{FeedControl, OpenFeed};
-use crate::gang::{Culprit, Join, Offer, OfferAnswer};
+use crate::gang::{Join, Offer, OfferAnswer};
 use crate::job::Role;
 use crate::rpc::{self, Request};
 use crate::work::Work;
@@ -85,7 +85,6 @@ pub(super) fn messages() -> Vec<Message> {
         request::<rpc::GetRun>("within.run.get", "One run with params, tags, metrics and artifacts."),
         request::<OpenFeed>("within.feed.open", "A rank opens a feed of batches at a position."),
         rendezvous::<Join>("within.rdzv.join", "A rank joins its gang; answered once all have."),
-        rendezvous::<Culprit>("within.rdzv.culprit", "A rank names who it waited for in vain."),
         Message {
             answer: Some(define::<OfferAnswer>),
             ..plain::<Offer>(

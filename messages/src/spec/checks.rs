@@ -384,15 +384,28 @@ fn matches(pattern: &str, path: &str) -> bool {
 }
 
 fn resources(draft: &mut Draft<'_>) {
-    let (Some(world), Some(shards)) = (draft.whole("resources.world_size"), draft.whole("training.logical_shards"))
-    else {
+    let world = draft.whole("resources.world_size");
+    draft.derive("resources.max_world_size", world);
+    let (Some(world), Some(min), Some(max), Some(shards)) = (
+        world,
+        draft.whole("resources.min_world_size"),
+        draft.whole("resources.max_world_size"),
+        draft.whole("training.logical_shards"),
+    ) else {
         return;
     };
-    let path = "resources.world_size";
     if world > shards {
-        draft.blame(path, format!("{world} ranks cannot share {shards} logical shards: expected at most {shards}"));
-    } else if world > 1 {
-        draft.blame(path, format!("{}: {path}: {world} ranks (this version: 1)", super::NOT_YET));
+        let what = format!("{world} ranks cannot share {shards} logical shards: expected at most {shards}");
+        draft.blame("resources.world_size", what);
+    } else if max > shards {
+        let what = format!("{max} ranks cannot share {shards} logical shards: expected at most {shards}");
+        draft.blame("resources.max_world_size", what);
+    } else if max < world {
+        let what = format!("{max} is below resources.world_size ({world}): expected at least {world}");
+        draft.blame("resources.max_world_size", what);
+    } else if min > world {
+        let what = format!("{min} is above resources.world_size ({world}): expected at most {world}");
+        draft.blame("resources.min_world_size", what);
     }
 }
 

@@ -184,6 +184,7 @@ impl SimWorker {
                 }
                 OfferAnswer::Released
             }
+            Offer::Regroup { .. } => OfferAnswer::Regrouping,
         }
     }
 
@@ -217,6 +218,7 @@ impl SimWorker {
                 host: "host".into(),
                 pid: 1,
                 address: None,
+                left: None,
             })
             .collect()
     }

@@ -157,6 +157,7 @@ impl World {
 
     fn submission(&mut self, number: u64) -> Submission {
         let artifact = ArtifactRef { uri: "file:///p".into(), blake3: String::new(), size_bytes: 0 };
+        let world_size = 1 + self.below(3) as u32;
         Submission {
             job: JobId::new(format!("job{number}")).expect("id"),
             source: "/test".into(),
@@ -167,7 +168,9 @@ impl World {
             plan: artifact,
             deadline_ms: 100_000,
             max_attempts: 3 + self.below(3) as u32,
-            world_size: 1 + self.below(3) as u32,
+            world_size,
+            min_world_size: world_size,
+            max_world_size: world_size,
             warnings: Vec::new(),
             traceparent: None,
         }
@@ -220,7 +223,7 @@ impl World {
 
     fn lead(&mut self, index: usize) {
         self.term += 1;
-        self.coordinators[index] = Some(Leader { state: State::new(self.timings), term: self.term, clock_skew: 0 });
+        self.coordinators[index] = Some(Leader { state: State::new(self.timings, [0; 32]), term: self.term, clock_skew: 0 });
         let records: Vec<_> = self.records.values().filter(|(r, _)| !r.is_settled()).cloned().collect();
         for (record, revision) in records {
             let input = Input::Loaded { job: record.job.clone(), record: Some(Box::new(record)), revision };

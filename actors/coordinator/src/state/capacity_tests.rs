@@ -25,7 +25,7 @@ struct Desk {
 impl Desk {
     /// With one job whose training wants so many slots and waits for them.
     fn with_job(world_size: u32) -> Self {
-        let mut desk = Self { state: State::new(Timings::default()), revision: 0, now: 1_000 };
+        let mut desk = Self { state: State::new(Timings::default(), [0; 32]), revision: 0, now: 1_000 };
         let submission = super::Submission {
             job: job(),
             source: "test".into(),
@@ -37,6 +37,8 @@ impl Desk {
             deadline_ms: DEADLINE_MS,
             max_attempts: 3,
             world_size,
+            min_world_size: world_size,
+            max_world_size: world_size,
             warnings: Vec::new(),
             traceparent: None,
         };
@@ -52,7 +54,7 @@ impl Desk {
             warnings: Vec::new(),
         });
         // As the next leader finds it.
-        desk.state = State::new(Timings::default());
+        desk.state = State::new(Timings::default(), [0; 32]);
         let revision = desk.revision;
         desk.input(Input::Loaded { job: job(), record: Some(Box::new(record)), revision });
         desk

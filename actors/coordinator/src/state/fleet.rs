@@ -87,10 +87,15 @@ impl State {
     pub(super) fn on_held(&mut self, worker: &WorkerId, role: Role, lease: &HeldLease, now: UnixMs) {
         let Some(entry) = self.jobs.get_mut(&lease.job) else { return };
         let Some(task) = entry.record.task(&lease.task) else { return };
+        // A gang's fence grows with each generation, and a worker may not have heard of the last.
+        let of_gang = |gang: &messages::job::Gang| {
+            let invited = entry.gang.as_ref().is_some_and(|gang| gang.invites.contains_key(worker));
+            invited || gang.members.iter().any(|member| member.worker == *worker)
+        };
         let valid = task.state.is_held()
             && task.role == role
             && task.attempt == lease.attempt
-            && task.fence == Some(lease.fence);
+            && task.gang.as_ref().map_or(task.fence == Some(lease.fence), of_gang);
         if valid {
             entry.seen.insert((lease.task.clone(), worker.clone()), now);
             return;
@@ -161,13 +166,13 @@ impl State {
         self.alive(role).next().is_none().then(|| Lack::Missing(format!("no {role} is up")))
     }
 
-    /// Why a gang of this size cannot be placed as things stand; none if it can.
-    pub(super) fn why_no_gang(&self, world_size: u32) -> Option<Lack> {
+    /// Why a gang of at least this size cannot be placed as things stand; none if it can.
+    pub(super) fn why_no_gang(&self, least: u32) -> Option<Lack> {
         let slots: u32 = self.alive(Role::Trainer).map(|(_, w)| w.slots).sum();
         match slots {
             0 => Some(Lack::Missing("no trainer is up".into())),
-            n if n < world_size => Some(Lack::Missing(format!("{world_size} trainer slots are needed, {n} exist"))),
-            _ if self.open_slots() < world_size => Some(Lack::Busy("too many trainer slots are in use".into())),
+            n if n < least => Some(Lack::Missing(format!("{least} trainer slots are needed, {n} exist"))),
+            _ if self.open_slots() < least => Some(Lack::Busy("too many trainer slots are in use".into())),
             _ => None,
         }
     }
@@ -202,23 +207,16 @@ impl State {
         }
     }
 
-    /// Workers with open slots, of the fingerprint that has the most of them, by id.
-    pub(super) fn pick_slots(&self, world_size: u32) -> Option<Vec<(WorkerId, u32)>> {
+    /// Workers with open slots, of the fingerprint that has the most of them, by id: `wanted` slots, or at
+    /// least `least`.
+    pub(super) fn pick_slots(&self, least: u32, wanted: u32) -> Option<Vec<(WorkerId, u32)>> {
         let group = self.open.iter().rev().max_by_key(|(_, group)| group.total).map(|(_, group)| group)?;
-        if group.total < world_size {
-            return None;
-        }
-        let mut left = world_size;
-        let mut picks = Vec::new();
-        for (id, open) in &group.workers {
-            let take = (*open).min(left);
-            picks.push((id.clone(), take));
-            left -= take;
-            if left == 0 {
-                return Some(picks);
-            }
-        }
-        None
+        (group.total >= least).then(|| group.take(wanted))
+    }
+
+    /// Up to so many open slots of workers of one fingerprint.
+    pub(super) fn pick_more(&self, fingerprint: &str, most: u32) -> Vec<(WorkerId, u32)> {
+        self.open.get(fingerprint).map(|group| group.take(most)).unwrap_or_default()
     }
 }
 
@@ -230,6 +228,21 @@ pub(super) struct Group {
 }
 
 impl Group {
+    /// Up to `most` slots, by worker.
+    fn take(&self, most: u32) -> Vec<(WorkerId, u32)> {
+        let mut left = most;
+        let mut picks = Vec::new();
+        for (id, open) in &self.workers {
+            let take = (*open).min(left);
+            if take == 0 {
+                break;
+            }
+            picks.push((id.clone(), take));
+            left -= take;
+        }
+        picks
+    }
+
     fn set(&mut self, id: &WorkerId, slots: u32) {
         let before = match slots {
             0 => self.workers.remove(id),

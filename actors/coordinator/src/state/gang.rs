@@ -1,12 +1,14 @@
-//! Gangs: slots reserved all or nothing, ranks started, and the rendezvous where they meet.
+//! Gangs: slots reserved all or nothing, ranks started, and the rendezvous where they meet. What happens
+//! when ranks are lost, leave or join while the others train is in [`super::regroup`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use messages::error::Code;
 use messages::gang::{Join, Joined, Offer, OfferAnswer, Peer};
 use messages::job::{Gang, GangMember, TaskRecord, TaskState};
 use messages::{Fence, JobId, TaskId, UnixMs, WireError, WorkerId};
 
+use super::regroup::Invite;
 use super::{After, Answer, Effect, State, Token, lifecycle, requests};
 
 /// Pause after a reservation that was declined, so that a worker which always declines is not asked in a loop.
@@ -18,44 +20,88 @@ const LOOK_AHEAD: usize = 64;
 /// Where a gang stands, beside what the record says.
 #[derive(Debug)]
 pub(super) struct GangRun {
-    task: TaskId,
-    attempt: u32,
-    phase: Phase,
+    pub(super) task: TaskId,
+    pub(super) attempt: u32,
+    pub(super) phase: Phase,
+    /// Ranks of the record's gang that are no more.
+    pub(super) gone: BTreeSet<u32>,
+    /// Workers that were asked to add ranks.
+    pub(super) invites: BTreeMap<WorkerId, Invite>,
+    /// The number of the next rank to be invited.
+    pub(super) next_rank: u32,
+    /// The last answer to those who met.
+    pub(super) met: Option<Joined>,
+    /// Ranks lost in this attempt: what is lost again and again is replaced ever later.
+    pub(super) losses: u32,
+    pub(super) grow_after: UnixMs,
+    /// The step at which the gang last met after an error, and how often since then without progress.
+    pub(super) stuck_at: Option<u64>,
+    pub(super) stuck: u32,
 }
 
 #[derive(Debug)]
-enum Phase {
+pub(super) enum Phase {
     /// Offers are out.
     Reserving {
         picks: Vec<(WorkerId, u32)>,
         accepted: BTreeMap<WorkerId, String>,
         expires_at: UnixMs,
     },
-    /// The lease is committed, ranks are starting and joining.
-    Joining {
-        expires_at: UnixMs,
+    /// The lease is committed, and ranks are starting and joining; or they come back from a generation that is
+    /// over. Only the first meeting has a deadline of its own: later ones wait for whoever lives.
+    Meeting {
+        since: UnixMs,
+        expires_at: Option<UnixMs>,
+        joins: BTreeMap<u32, (Token, Join)>,
+    },
+    /// The generation that they met for is being committed.
+    Seating {
         joins: BTreeMap<u32, (Token, Join)>,
     },
     Running,
 }
 
 impl GangRun {
+    fn new(task: TaskId, attempt: u32, phase: Phase) -> Self {
+        Self {
+            task,
+            attempt,
+            phase,
+            gone: BTreeSet::new(),
+            invites: BTreeMap::new(),
+            next_rank: 0,
+            met: None,
+            losses: 0,
+            grow_after: 0,
+            stuck_at: None,
+            stuck: 0,
+        }
+    }
+
     /// A gang found in a record: its ranks may be running or may be gone; the heartbeats will tell.
     pub(super) fn adopted(task: &TaskRecord) -> Self {
-        Self { task: task.id.clone(), attempt: task.attempt, phase: Phase::Running }
+        let next_rank = task.gang.as_ref().map_or(0, |gang| gang.next_rank);
+        Self { next_rank, ..Self::new(task.id.clone(), task.attempt, Phase::Running) }
     }
 
     pub(super) fn waiting_tokens(&self) -> Vec<Token> {
-        match &self.phase {
-            Phase::Joining { joins, .. } => joins.values().map(|(token, _)| *token).collect(),
-            _ => Vec::new(),
-        }
+        let joins = match &self.phase {
+            Phase::Meeting { joins, .. } | Phase::Seating { joins } => Some(joins),
+            Phase::Reserving { .. } | Phase::Running => None,
+        };
+        let arrived = self.invites.values().flat_map(|invite| invite.arrived.values());
+        joins.into_iter().flat_map(BTreeMap::values).chain(arrived).map(|(token, _)| *token).collect()
+    }
+
+    /// Ranks of the record's gang that are still there.
+    pub(super) fn present(&self, record: &Gang) -> Vec<u32> {
+        record.ranks().into_iter().filter(|rank| !self.gone.contains(rank)).collect()
     }
 }
 
 impl State {
     /// Offers slots to gangs that wait, first come first served; a gang that does not fit does not
-    /// hold up a smaller one behind it, but keeps its place.
+    /// hold up a smaller one behind it, but keeps its place. What is left goes to gangs that may grow.
     pub(super) fn schedule_gangs(&mut self, now: UnixMs) {
         if self.open_slots() == 0 {
             return;
@@ -74,38 +120,44 @@ impl State {
                     && t.state == TaskState::Queued
                     && t.not_before.is_none_or(|at| at <= now)
             };
-            let Some((task, attempt)) = entry.record.tasks.iter().find(ready).map(|t| (t.id.clone(), t.attempt)) else {
-                continue;
+            let Some(task) = entry.record.tasks.iter().find(ready) else { continue };
+            let (id, attempt, wanted) = (task.id.clone(), task.attempt, entry.record.world_size);
+            // After the last call it begins with what is there.
+            let least = match now.saturating_sub(task.since.max(task.not_before.unwrap_or(0))) {
+                waited if waited >= self.timings.last_call_ms => entry.record.world_sizes().0,
+                _ => wanted,
             };
-            if let Some(picks) = self.pick_slots(entry.record.world_size) {
-                self.offer_slots(&job, &task, attempt, picks, now);
+            if let Some(picks) = self.pick_slots(least, wanted) {
+                self.offer_slots(&job, &id, attempt, picks, now);
             }
         }
+        self.grow_gangs(now);
     }
 
     fn offer_slots(&mut self, job: &JobId, task: &TaskId, attempt: u32, picks: Vec<(WorkerId, u32)>, now: UnixMs) {
         let expires_at = now + self.timings.reserve_timeout_ms;
         for (worker, slots) in &picks {
             self.reserve(worker, job, *slots);
-            let offer = Offer::Reserve { job: job.clone(), task: task.clone(), attempt, slots: *slots, expires_at };
-            self.offer(worker, job, task, attempt, offer);
+            let (job, task, slots) = (job.clone(), task.clone(), *slots);
+            let offer = Offer::Reserve { job, task, attempt, slots, expires_at, joining: None };
+            self.offer(worker, offer);
         }
         if let Some(entry) = self.jobs.get_mut(job) {
             let phase = Phase::Reserving { picks, accepted: BTreeMap::new(), expires_at };
-            entry.gang = Some(GangRun { task: task.clone(), attempt, phase });
+            entry.gang = Some(GangRun::new(task.clone(), attempt, phase));
         }
     }
 
-    fn offer(&mut self, worker: &WorkerId, job: &JobId, task: &TaskId, attempt: u32, offer: Offer) {
-        let trace = self.jobs.get(job).and_then(|entry| entry.record.traceparent.clone());
-        self.effects.push(Effect::Offer {
-            worker: worker.clone(),
-            job: job.clone(),
-            task: task.clone(),
-            attempt,
-            offer: Box::new(offer),
-            trace,
-        });
+    pub(super) fn offer(&mut self, worker: &WorkerId, offer: Offer) {
+        let (job, task, attempt) = match &offer {
+            Offer::Reserve { job, task, attempt, .. }
+            | Offer::Release { job, task, attempt, .. }
+            | Offer::Regroup { job, task, attempt, .. } => (job.clone(), task.clone(), *attempt),
+            Offer::Start { work, .. } => (work.job.clone(), work.task.clone(), work.attempt),
+        };
+        let trace = self.jobs.get(&job).and_then(|entry| entry.record.traceparent.clone());
+        let (worker, offer) = (worker.clone(), Box::new(offer));
+        self.effects.push(Effect::Offer { worker, job, task, attempt, offer, trace });
     }
 
     pub(super) fn on_offered(
@@ -119,6 +171,10 @@ impl State {
     ) {
         let Some(entry) = self.jobs.get_mut(job) else { return };
         let Some(gang) = entry.gang.as_mut().filter(|g| g.attempt == attempt && &g.task == task) else { return };
+        if gang.invites.contains_key(worker) {
+            self.on_invite_answered(job, worker, answer, now);
+            return;
+        }
         match (&mut gang.phase, answer) {
             (Phase::Reserving { picks, accepted, .. }, Some(OfferAnswer::Accepted { slots, fingerprint })) => {
                 if picks.iter().any(|(id, wanted)| id == worker && *wanted == slots) {
@@ -131,10 +187,13 @@ impl State {
             (Phase::Reserving { .. }, Some(OfferAnswer::Declined { .. }) | None) => {
                 self.abandon_reservation(job, "not all slots could be had", now);
             }
-            (Phase::Joining { .. }, Some(OfferAnswer::Declined { reason })) => {
+            (Phase::Meeting { expires_at: Some(_), .. }, Some(OfferAnswer::Declined { reason })) => {
                 let error =
                     WireError::new(Code::NoCapacity, format!("worker {worker} did not start its ranks: {reason}"));
-                self.task_failed(job, task, error, now);
+                let ranks = entry.record.task(task).and_then(|t| t.gang.as_ref()).map(|g| ranks_of(g, worker));
+                for rank in ranks.unwrap_or_default() {
+                    self.rank_lost(job, task, rank, error.clone(), now);
+                }
             }
             _ => {}
         }
@@ -142,24 +201,24 @@ impl State {
 
     /// All slots are reserved: the gang takes the lease.
     fn lease_gang(&mut self, job: &JobId, now: UnixMs) {
-        let expires_at = now + self.timings.join_timeout_ms;
+        let expires_at = Some(now + self.timings.join_timeout_ms);
         let Some(entry) = self.jobs.get_mut(job) else { return };
         let Some(gang) = entry.gang.as_mut() else { return };
         let Phase::Reserving { picks, accepted, .. } = &gang.phase else { return };
-        let mixed = accepted.values().collect::<std::collections::BTreeSet<_>>().len() > 1;
-        if mixed {
+        if accepted.values().collect::<BTreeSet<_>>().len() > 1 {
             self.abandon_reservation(job, "the members' kernel fingerprints differ", now);
             return;
         }
-        let members: Vec<GangMember> = picks
-            .iter()
-            .map(|(worker, slots)| GangMember {
-                worker: worker.clone(),
-                slots: *slots,
-                fingerprint: accepted.get(worker).cloned().unwrap_or_default(),
-            })
-            .collect();
-        gang.phase = Phase::Joining { expires_at, joins: BTreeMap::new() };
+        let mut members: Vec<GangMember> = Vec::new();
+        let mut next_rank = 0;
+        for (worker, slots) in picks {
+            let (worker, fingerprint) = (worker.clone(), accepted.get(worker).cloned().unwrap_or_default());
+            let ranks = (next_rank..next_rank + slots).collect();
+            next_rank += slots;
+            members.push(GangMember { worker, slots: *slots, fingerprint, ranks });
+        }
+        gang.phase = Phase::Meeting { since: now, expires_at, joins: BTreeMap::new() };
+        gang.next_rank = next_rank;
         let (id, submitted_at) = (gang.task.clone(), entry.record.submitted_at);
         for member in &members {
             entry.seen.insert((id.clone(), member.worker.clone()), now);
@@ -169,7 +228,7 @@ impl State {
             |task| {
                 let generation = task.gang.as_ref().map_or(0, |g| g.generation) + 1;
                 task.worker = members.first().map(|m| m.worker.clone());
-                task.gang = Some(Gang { generation, members });
+                task.gang = Some(Gang { generation, members, next_rank });
             },
             now,
         );
@@ -182,7 +241,6 @@ impl State {
         let Some(task) = entry.record.task(id) else { return };
         let (Some(gang), Some(fence)) = (&task.gang, task.fence) else { return };
         let Some(work) = lifecycle::work_of(&entry.record, task) else { return };
-        let world_size = entry.record.world_size;
         let event = messages::event::Event::TaskStarted {
             task: id.clone(),
             role: task.role,
@@ -192,63 +250,29 @@ impl State {
                 .first()
                 .map_or_else(|| unreachable!("invariant: a gang has members"), |m| m.worker.clone()),
         };
-        let (attempt, generation, members) = (task.attempt, gang.generation, gang.members.clone());
+        let (attempt, gang) = (task.attempt, gang.clone());
+        let (generation, world_size) = (gang.generation, gang.world_size());
         self.emit(job, format!("task_started.{id}.{attempt}"), event);
-        let mut first = 0;
-        for member in members {
-            let ranks = (first..first + member.slots).collect();
-            first += member.slots;
+        for GangMember { worker, ranks, .. } in gang.members {
             let start = Offer::Start { work: Box::new(work.clone()), fence, generation, ranks, world_size };
-            self.offer(&member.worker, job, id, attempt, start);
+            self.offer(&worker, start);
         }
     }
 
-    pub(super) fn on_join(&mut self, token: Token, join: Join, now: UnixMs) {
-        let Some(entry) = self.jobs.get_mut(&join.job) else { return };
-        let refusal = join_refusal(entry.record.task(&join.task), &join, entry.record.world_size);
-        let gang = entry.gang.as_mut().filter(|g| g.attempt == join.attempt && g.task == join.task);
-        let (None, Some(gang)) = (refusal.clone(), gang) else {
-            let error = WireError::new(Code::Fenced, refusal.unwrap_or_else(|| "no such gang".into()));
-            self.answer(token, Answer::Error(error));
-            return;
-        };
-        if matches!(gang.phase, Phase::Running) {
-            // The ranks of an adopted gang ask again, because the coordinator they asked is gone.
-            gang.phase = Phase::Joining { expires_at: now + self.timings.join_timeout_ms, joins: BTreeMap::new() };
-        }
-        let Phase::Joining { joins, .. } = &mut gang.phase else { return };
-        let stale = joins.insert(join.rank, (token, join.clone()));
-        let complete = joins.len() as u32 == entry.record.world_size;
-        if let Some((old, _)) = stale {
-            let error = WireError::new(Code::NotLeader, "asked again");
-            self.answer(old, Answer::Error(error));
-        }
-        if complete {
-            self.complete_gang(&join.job, &join.task, join.generation);
-        }
-    }
-
-    fn complete_gang(&mut self, job: &JobId, id: &TaskId, generation: u32) {
-        let Some(entry) = self.jobs.get_mut(job) else { return };
-        let Some(gang) = entry.gang.as_mut() else { return };
-        let Phase::Joining { joins, .. } = std::mem::replace(&mut gang.phase, Phase::Running) else { return };
-        let peers = joins
-            .values()
-            .map(|(_, join)| Peer {
-                rank: join.rank,
-                worker: join.worker.clone(),
-                host: join.host.clone(),
-                address: join.address.clone(),
-            })
-            .collect();
-        let joined = Joined { generation, world_size: entry.record.world_size, peers };
-        if let Some(task) = entry.record.task_mut(id) {
-            // Not worth a commit of its own; the next one carries it.
-            task.state = TaskState::Running;
-        }
-        for (token, _) in joins.into_values() {
-            self.answer(token, Answer::Joined(joined.clone()));
-        }
+    /// The group as those who met see it; `joins` of all of it.
+    pub(super) fn joined(&self, record: &TaskRecord, joins: &BTreeMap<u32, (Token, Join)>, job: &JobId) -> Joined {
+        let peers = joins.values().map(|(_, join)| Peer {
+            rank: join.rank,
+            worker: join.worker.clone(),
+            host: join.host.clone(),
+            address: join.address.clone(),
+        });
+        let generation = record.gang.as_ref().map_or(0, |gang| gang.generation);
+        let fence = record.fence.unwrap_or_default();
+        let of = format!("{job}/{}/{}/{generation}/{fence}", record.id, record.attempt);
+        let token = blake3::keyed_hash(&self.secret, of.as_bytes()).to_hex().to_string();
+        let peers: Vec<Peer> = peers.collect();
+        Joined { generation, world_size: peers.len() as u32, peers, fence: Some(fence), token: Some(token) }
     }
 
     /// Deadlines of a gang.
@@ -260,21 +284,24 @@ impl State {
             Phase::Reserving { expires_at, .. } if *expires_at <= now => {
                 self.abandon_reservation(job, "not all workers answered the offer", now);
             }
-            Phase::Joining { expires_at, joins } if *expires_at <= now => {
-                let missing: Vec<String> = (0..entry.record.world_size)
-                    .filter(|rank| !joins.contains_key(rank))
-                    .map(|rank| rank.to_string())
-                    .collect();
+            Phase::Meeting { expires_at: Some(at), joins, .. } if *at <= now => {
+                let present = entry.record.task(&id).and_then(|t| t.gang.as_ref()).map(|g| gang.present(g));
+                let missing: Vec<u32> =
+                    present.unwrap_or_default().into_iter().filter(|rank| !joins.contains_key(rank)).collect();
+                let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
                 let message = format!(
                     "{}: rank {} did not join within {} ms",
                     requests::name(job, &id),
-                    missing.join(", "),
+                    names.join(", "),
                     self.timings.join_timeout_ms
                 );
-                self.task_failed(job, &id, WireError::new(Code::WorkerHung, message), now);
+                let error = WireError::new(Code::WorkerHung, message);
+                self.ranks_given_up(job, &id, &missing, &error, now);
             }
+            Phase::Meeting { .. } => self.last_call(job, now),
             _ => {}
         }
+        self.look_at_invites(job, now);
     }
 
     /// Gives reserved slots back; the gang goes on waiting.
@@ -294,9 +321,8 @@ impl State {
         let done = record.is_some_and(|t| t.attempt == attempt && t.state == TaskState::Done);
         for worker in members {
             self.unreserve(worker, job);
-            let reason = reason.to_owned();
-            let offer = Offer::Release { job: job.clone(), task: task.clone(), attempt, reason, done };
-            self.offer(worker, job, task, attempt, offer);
+            let (job, task, reason) = (job.clone(), task.clone(), reason.to_owned());
+            self.offer(worker, Offer::Release { job, task, attempt, reason, done, ranks: Vec::new() });
         }
     }
 
@@ -304,7 +330,7 @@ impl State {
     pub(super) fn free_gang(&mut self, job: &JobId, id: &TaskId, reason: &str) {
         let Some(entry) = self.jobs.get_mut(job) else { return };
         let Some(gang) = entry.gang.take_if(|g| &g.task == id) else { return };
-        let members = match &gang.phase {
+        let mut members: BTreeSet<WorkerId> = match &gang.phase {
             Phase::Reserving { picks, .. } => picks.iter().map(|(worker, _)| worker.clone()).collect(),
             _ => entry
                 .record
@@ -313,12 +339,14 @@ impl State {
                 .map(|g| g.members.iter().map(|m| m.worker.clone()).collect())
                 .unwrap_or_default(),
         };
+        members.extend(gang.invites.keys().cloned());
         entry.after.push(After::ReleaseGang {
             task: id.clone(),
             attempt: gang.attempt,
-            members,
+            members: members.into_iter().collect(),
             reason: reason.to_owned(),
         });
+        self.hungry.remove(job);
         for token in gang.waiting_tokens() {
             let error = WireError::new(Code::Fenced, format!("the gang is over: {reason}"));
             self.answer(token, Answer::Error(error));
@@ -326,15 +354,17 @@ impl State {
     }
 }
 
-fn join_refusal(task: Option<&TaskRecord>, join: &Join, world_size: u32) -> Option<String> {
+/// The ranks that a worker runs.
+pub(super) fn ranks_of(gang: &Gang, worker: &WorkerId) -> Vec<u32> {
+    gang.members.iter().filter(|member| &member.worker == worker).flat_map(|member| member.ranks.clone()).collect()
+}
+
+/// Why a rank cannot join, as far as the record tells.
+pub(super) fn join_refusal(task: Option<&TaskRecord>, join: &Join) -> Option<String> {
     let Some(task) = task else { return Some("no such task".into()) };
-    let generation = task.gang.as_ref().map_or(0, |g| g.generation);
     let current = task.fence.unwrap_or(Fence(0));
-    if !task.state.is_held() || task.attempt != join.attempt || current != join.fence {
+    if !task.state.is_held() || task.attempt != join.attempt || join.fence > current {
         return Some(format!("fence {} of attempt {}; now {current} of {}", join.fence, join.attempt, task.attempt));
     }
-    if generation != join.generation {
-        return Some(format!("generation {}; now {generation}", join.generation));
-    }
-    (join.rank >= world_size).then(|| format!("rank {} of a world of {world_size}", join.rank))
+    None
 }

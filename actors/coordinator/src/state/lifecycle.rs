@@ -272,7 +272,7 @@ impl State {
             .collect();
         for (id, worker, silent) in lost {
             let held = self.jobs.get(job).and_then(|e| e.record.task(&id)).is_some_and(|t| t.state.is_held());
-            if held {
+            if held && !self.gang_lost_worker(job, &id, &worker, silent, now) {
                 self.task_lost(job, &id, &worker, silent, now);
             }
         }
@@ -292,7 +292,7 @@ impl State {
                 if entry.gang.is_some() {
                     continue;
                 }
-                self.why_no_gang(entry.record.world_size)
+                self.why_no_gang(entry.record.world_sizes().0)
             } else {
                 let again_ms = self.timings.ack_wait_ms * REPUBLISH_ACK_WAITS;
                 let last = self.jobs.get(job).and_then(|e| e.published.get(&task.id).copied());

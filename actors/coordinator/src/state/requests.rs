@@ -114,6 +114,10 @@ impl State {
             ReportBody::Done { output } => self.task_done(&report.job, &report.task, output, now),
             ReportBody::Failed { error } => self.task_failed(&report.job, &report.task, error, now),
             ReportBody::Released { reason } => self.task_released(&report.job, &report.task, &reason, now),
+            ReportBody::RankLost { rank, error } => self.rank_lost(&report.job, &report.task, rank, error, now),
+            ReportBody::RankLeft { rank, finished, reason } => {
+                self.rank_left(&report.job, &report.task, rank, finished, &reason, now);
+            }
             ReportBody::Checkpoint { checkpoint } => {
                 if let Some(task) = entry.record.task_mut(&report.task) {
                     task.state = TaskState::Running;
@@ -124,6 +128,7 @@ impl State {
         }
         if let Some(entry) = self.jobs.get_mut(&report.job) {
             entry.after.push(After::Answer { token, answer: Answer::Report(ReportAnswer::Accepted) });
+            // A rank that is gone shows in the next generation; the answer waits for nothing.
             entry.dirty = true;
         }
     }
@@ -167,7 +172,9 @@ enum ReportVerdict {
 fn report_verdict(record: &JobRecord, report: &Report) -> ReportVerdict {
     let fenced = |reason: String| ReportVerdict::Say(ReportAnswer::Fenced { reason });
     let Some(task) = record.task(&report.task) else { return fenced("no such task".into()) };
-    if task.fence != Some(report.fence) || task.attempt != report.attempt {
+    // A worker may not know yet that its gang has regrouped.
+    let of_a_rank = matches!(report.body, ReportBody::RankLost { .. } | ReportBody::RankLeft { .. });
+    if (task.fence != Some(report.fence) && !of_a_rank) || task.attempt != report.attempt {
         let current = task.fence.unwrap_or(Fence(0));
         return fenced(format!(
             "fence {} of attempt {}; now {} of {}",
@@ -247,6 +254,8 @@ fn new_record(submission: &Submission, now: UnixMs) -> JobRecord {
         deadline_at: now.saturating_add(submission.deadline_ms),
         max_attempts: submission.max_attempts.max(1),
         world_size: submission.world_size.max(1),
+        min_world_size: submission.min_world_size.max(1),
+        max_world_size: submission.max_world_size.max(1),
         tasks,
         cancel_reason: None,
         completed: None,

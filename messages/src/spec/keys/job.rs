@@ -614,8 +614,37 @@ pub(super) const KEYS: &[Key] = &[
     not_yet("notifications.slack", Any, "notices to Slack"),
     not_yet("notifications.teams", Any, "notices to Teams"),
     key("resources.device", Device, json(r#""auto""#), "auto or cpu.").alias(&["training.device", "device"]),
-    key("resources.world_size", whole(1, 1024), json("1"), "Ranks of the training gang.")
-        .alias(&["training.world_size"]),
+    key(
+        "resources.world_size",
+        whole(1, 1024),
+        json("1"),
+        "Ranks of the training gang at its beginning; the result has the same bits for every number of ranks.",
+    )
+    .alias(&["training.world_size"]),
+    key(
+        "resources.min_world_size",
+        whole(1, 1024),
+        json("1"),
+        "The gang begins and goes on with no fewer ranks, when slots are missing or ranks are lost.",
+    ),
+    key(
+        "resources.max_world_size",
+        whole(1, 1024),
+        Derived("resources.world_size"),
+        "The gang grows to so many ranks while slots are free.",
+    ),
+    key(
+        "resources.straggler_factor",
+        POSITIVE,
+        json("3.0"),
+        "A rank whose steps take this many times the median of all ranks is a straggler.",
+    ),
+    key(
+        "resources.straggler_policy",
+        Shape::Choice(&[name("warn"), name("evict")]),
+        json(r#""warn""#),
+        "warn: an event names it; evict: it also leaves the gang at the next step.",
+    ),
     key("resources.threads", whole(0, 1024), json("0"), "Compute threads of a rank; 0: what the machine gives."),
     key("limits.deadline_s", whole(1, 2_592_000), json("3600"), "Seconds from acceptance to the end of the job."),
     key("limits.max_attempts", whole(1, 20), json("3"), "How often a task is tried."),
