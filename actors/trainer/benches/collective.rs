@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use kernels::collective::{Route, Tuning};
-use within_trainer::exchange::{Group, Listener, Member, Seat, Token};
+use within_trainer::exchange::{Cancel, Group, Listener, Member, Seat, Token};
 
 const SHARDS: usize = 16;
 const SIZES: [usize; 4] = [4 << 10, 1 << 20, 16 << 20, 64 << 20];
@@ -72,9 +72,10 @@ fn rank(rank: u32, world: usize) {
     println!("{}", listener.address().expect("an address"));
     std::io::stdout().flush().expect("a pipe");
     let addresses = std::io::stdin().lines().take(world).map(|line| line.expect("a line").parse().expect("an address"));
-    let members = addresses.map(|address| Member { host: "localhost".into(), address }).collect();
+    let members =
+        addresses.zip(0..).map(|(address, rank)| Member { rank, host: "localhost".into(), address }).collect();
     let seat = Seat { job: "bench".into(), generation: 1, rank, shards: SHARDS, token: Token::new([7; 32]), members };
-    let seconds = measure(Group::connect(&listener, &seat, tuning(), TIMEOUT).expect("meets"));
+    let seconds = measure(Group::connect(&listener, &seat, tuning(), TIMEOUT, &Cancel::new()).expect("meets"));
     println!("{}", serde_json::to_string(&seconds).expect("numbers"));
 }
 

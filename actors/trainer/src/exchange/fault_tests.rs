@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use kernels::collective::{Frame, Kind};
 use kernels::shard::Node;
 
-use super::group_tests::{PATIENCE, gang, lend, listeners, root, seat, small, value};
+use super::group_tests::{PATIENCE, SHARDS, gang, lend, listeners, root, seat, small, value};
 use super::wire::{Header, Origin, job_number};
 use super::*;
 
@@ -78,8 +78,9 @@ fn through(fault: Fault, timeout: Duration) -> Vec<(Result<Vec<f32>, Error>, Dur
     seen_by_1[0].address = proxy(members[0].address, fault);
     let (second, first) = (listeners.pop().expect("two"), listeners.pop().expect("two"));
     let groups = std::thread::scope(|scope| {
-        let called = scope.spawn(|| Group::connect(&first, &seat(0, &members), small(), PATIENCE).expect("meets"));
-        let caller = Group::connect(&second, &seat(1, &seen_by_1), small(), PATIENCE).expect("meets");
+        let called = scope
+            .spawn(|| Group::connect(&first, &seat(0, &members), small(), PATIENCE, &Cancel::new()).expect("meets"));
+        let caller = Group::connect(&second, &seat(1, &seen_by_1), small(), PATIENCE, &Cancel::new()).expect("meets");
         vec![called.join().expect("no panic"), caller]
     });
     let groups = groups.into_iter().map(|group| Group { timeout, ..group }).collect();
@@ -152,8 +153,9 @@ fn a_peer_that_stops_reading_ends_in_time_and_is_named() {
 fn meeting(seats: [Seat; 2], listeners: &[Listener], patience: Duration) -> Vec<Result<(), Error>> {
     let [first, second] = seats;
     std::thread::scope(|scope| {
-        let called = scope.spawn(|| Group::connect(&listeners[0], &first, small(), patience).map(|_| ()));
-        let caller = Group::connect(&listeners[1], &second, small(), patience).map(|_| ());
+        let called =
+            scope.spawn(|| Group::connect(&listeners[0], &first, small(), patience, &Cancel::new()).map(|_| ()));
+        let caller = Group::connect(&listeners[1], &second, small(), patience, &Cancel::new()).map(|_| ());
         vec![called.join().expect("no panic"), caller]
     })
 }
@@ -181,8 +183,15 @@ fn a_caller_of_another_kind_is_refused_and_told_why() {
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.to_string().starts_with("rank 0 (host-0): ") && error.to_string().contains(what), "{error}");
         let error = outcomes[0].as_ref().expect_err("nobody came");
-        assert_eq!((error.kind(), error.culprit().map(|peer| peer.rank)), (ErrorKind::PeerTimedOut, Some(1)));
-        assert!(error.to_string().contains("a caller that says it is rank 1"), "{error}");
+        assert_eq!(error.culprit().map(|peer| peer.rank), Some(1), "{error}");
+        if what.ends_with('4') {
+            // It has proved that it belongs to the group: waiting longer would not help.
+            assert_eq!(error.kind(), ErrorKind::OtherGeneration, "{error}");
+            assert!(error.to_string().contains("is in generation 4, this rank in 3"), "{error}");
+        } else {
+            assert_eq!(error.kind(), ErrorKind::PeerTimedOut, "{error}");
+            assert!(error.to_string().contains("a caller that says it is rank 1"), "{error}");
+        }
         assert!(begun.elapsed() < Duration::from_secs(5));
     }
     assert!(format!("{:?}", seat(0, &members)).contains("Token(..)"), "a token is not shown");
@@ -203,13 +212,122 @@ fn strangers_hold_up_nobody() {
     drop(silent);
 }
 
+/// Ranks of these seats that meet at the same time, each with its own handle; what each says and after how long.
+fn meet_all(seats: Vec<(Seat, Listener)>, meanwhile: impl FnOnce(&[Cancel])) -> Vec<(Result<Group, Error>, Duration)> {
+    let cancels: Vec<Cancel> = seats.iter().map(|_| Cancel::new()).collect();
+    std::thread::scope(|scope| {
+        let meet = |((seat, listener), cancel): ((Seat, Listener), Cancel)| {
+            scope.spawn(move || {
+                let begun = Instant::now();
+                let met = Group::connect(&listener, &seat, small(), PATIENCE, &cancel);
+                (met, begun.elapsed())
+            })
+        };
+        let threads: Vec<_> = seats.into_iter().zip(cancels.iter().cloned()).map(meet).collect();
+        meanwhile(&cancels);
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    })
+}
+
+#[test]
+fn a_cancelled_rank_stops_waiting_at_once_and_the_others_name_it() {
+    // Nobody calls the first; nobody answers the second, whose peer listens only; the third calls a host that
+    // is not there (a network for documentation).
+    let (mut own, members) = listeners(2);
+    let silent = own.pop().expect("two");
+    let mut away = members.clone();
+    away[0].address = "192.0.2.1:9".parse().expect("an address");
+    let bind = || listeners(1).0.pop().expect("one");
+    let seats =
+        vec![(seat(0, &members), own.pop().expect("one")), (seat(1, &members), bind()), (seat(1, &away), bind())];
+    let mut seats = seats.into_iter();
+    for (seat, listener) in [seats.next(), seats.next(), seats.next()].into_iter().flatten() {
+        let mut cancelled = None;
+        let outcome = meet_all(vec![(seat, listener)], |cancels| {
+            std::thread::sleep(Duration::from_millis(120));
+            cancels[0].cancel();
+            cancelled = Some(Instant::now());
+        });
+        let took = cancelled.expect("cancelled").elapsed();
+        let error = outcome[0].0.as_ref().err().expect("cancelled");
+        assert_eq!(error.kind(), ErrorKind::Aborted, "{error}");
+        assert!(took < Duration::from_secs(1), "{took:?}");
+    }
+    drop(silent);
+    // Rank 1 has met rank 0 when it is cancelled, and both wait for rank 2.
+    let (mut own, mut members) = listeners(3);
+    for (member, rank) in members.iter_mut().zip([4, 7, 9]) {
+        member.rank = rank;
+    }
+    let _late = own.pop();
+    let seats = own.into_iter().enumerate().map(|(at, listener)| (seat(at as u32, &members), listener)).collect();
+    let outcomes = meet_all(seats, |cancels| {
+        std::thread::sleep(Duration::from_millis(300));
+        cancels[1].cancel();
+    });
+    for (outcome, took) in outcomes {
+        let error = outcome.err().expect("over");
+        assert_eq!(error.kind(), ErrorKind::Aborted, "{error}");
+        assert!(took < PATIENCE / 2, "{took:?}");
+        if let Some(culprit) = error.culprit() {
+            assert_eq!(culprit.rank, 7, "by its stable number: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_handle_ends_its_group_after_it_has_met_too() {
+    let (own, members) = listeners(2);
+    let seats = own.into_iter().enumerate().map(|(at, listener)| (seat(at as u32, &members), listener)).collect();
+    let mut handles = Vec::new();
+    let groups = meet_all(seats, |cancels| handles = cancels.to_vec());
+    let mut groups: Vec<Group> = groups.into_iter().map(|(group, _)| group.expect("meets")).collect();
+    let waiting = std::thread::spawn(move || groups.remove(0).barrier().expect_err("ended"));
+    handles[0].cancel();
+    assert_eq!(waiting.join().expect("no panic").kind(), ErrorKind::Aborted);
+    let late = Group::local(1, SHARDS, small(), PATIENCE).expect("valid").remove(0);
+    late.obey(&handles[0]);
+    let mut late = late;
+    assert_eq!(late.barrier().expect_err("ended before").kind(), ErrorKind::Aborted);
+}
+
+#[test]
+fn a_rank_that_has_gone_ends_the_meeting_early() {
+    // Its listener has closed, so it listens nowhere.
+    let (mut own, members) = listeners(2);
+    let second = own.pop().expect("two");
+    own.clear();
+    let outcomes = meet_all(vec![(seat(1, &members), second)], |_| {});
+    let (error, took) = (outcomes[0].0.as_ref().err().expect("gone"), outcomes[0].1);
+    assert_eq!((error.kind(), error.culprit().map(|peer| peer.rank)), (ErrorKind::PeerClosed, Some(0)), "{error}");
+    assert!(took < PATIENCE / 2, "{took:?}");
+    let (mut own, members) = listeners(3);
+    let _late = own.pop();
+    let (second, first) = (own.pop().expect("two"), own.pop().expect("two"));
+    // Rank 1 gives up on rank 2 early, and says so to rank 0.
+    let begun = Instant::now();
+    let outcomes = std::thread::scope(|scope| {
+        let waits = scope.spawn(|| Group::connect(&first, &seat(0, &members), small(), PATIENCE, &Cancel::new()));
+        let hasty = seat(1, &members);
+        let patience = Duration::from_millis(400);
+        let left = Group::connect(&second, &hasty, small(), patience, &Cancel::new());
+        [waits.join().expect("no panic"), left]
+    });
+    for outcome in outcomes {
+        let error = outcome.err().expect("nobody can meet rank 2");
+        assert_eq!(error.culprit().map(|peer| peer.rank), Some(2), "{error}");
+    }
+    assert!(begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
+}
+
 /// Rank 0 of two, and the raw connection of its peer.
 fn raw() -> (Group, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
     let peer = TcpStream::connect(listener.local_addr().expect("an address")).expect("connects");
     let (stream, _) = listener.accept().expect("the peer");
-    let member = |host: &str| Member { host: host.into(), address: listener.local_addr().expect("an address") };
-    let seat = seat(0, &[member("host-0"), member("host-1")]);
+    let member =
+        |rank: u32| Member { rank, host: format!("host-{rank}"), address: listener.local_addr().expect("an address") };
+    let seat = seat(0, &[member(0), member(1)]);
     let links = tcp::Links::new(&seat, vec![None, Some(stream)]).expect("a connection");
     let topology = Topology::new(0, 2, seat.shards).expect("valid");
     (Group::new(topology, small(), Transport::Tcp(links), PATIENCE), peer)

@@ -30,6 +30,7 @@ pub(super) fn listeners(world: usize) -> (Vec<Listener>, Vec<Member>) {
     let listeners: Vec<Listener> =
         (0..world).map(|_| Listener::bind("127.0.0.1:0".parse().expect("an address")).expect("listens")).collect();
     let member = |(rank, listener): (usize, &Listener)| Member {
+        rank: rank as u32,
         host: format!("host-{rank}"),
         address: listener.address().expect("an address"),
     };
@@ -60,7 +61,7 @@ fn tuned(world: usize, timeout: Duration, tuning: Tuning) -> Vec<Group> {
         let meet = |(rank, listener): (usize, Listener)| {
             let seat = seat(rank as u32, &members);
             scope.spawn(move || {
-                let group = Group::connect(&listener, &seat, tuning, PATIENCE).expect("meets");
+                let group = Group::connect(&listener, &seat, tuning, PATIENCE, &Cancel::new()).expect("meets");
                 Group { timeout, ..group }
             })
         };

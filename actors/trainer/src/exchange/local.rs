@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use kernels::collective::{Accept, Frame, Round};
 
-use super::seconds;
+use super::{left, seconds};
 use crate::error::{Error, ErrorKind, PeerName};
 
 /// Frames between two ranks that may be on their way.
@@ -150,8 +150,7 @@ impl Links {
                     return Err(Error::new(ErrorKind::Aborted, "the group was aborted"));
                 }
                 if let Some((by, culprit)) = &state.failed {
-                    let what = format!("has left the exchange and blames {culprit}");
-                    return Err(Error::peer(ErrorKind::Aborted, &Self::name(*by), what).blaming(culprit));
+                    return Err(left(&Self::name(*by), culprit));
                 }
                 state.changes
             };

@@ -1,7 +1,7 @@
 //! The group of a training job's ranks, and how their sums meet.
 //!
 //! A [`Group`] is one generation: when a member is lost or joins, it is aborted ([`Abort`]) and the ranks
-//! meet again in a new one. [`kernels::collective`] says what to send and does the arithmetic; a
+//! meet again in a new one. A [`Cancel`] ends a group before and after it has met. [`kernels::collective`] says what to send and does the arithmetic; a
 //! [`Transport`] moves it. What a device or another library reduces as a whole (NCCL) is a transport that
 //! takes the operation at [`Group::begin`]; nothing below that knows of the others.
 //!
@@ -12,6 +12,7 @@
 //! A group that failed is over, and so are the contents of the buffers that were lent to it: the caller
 //! applies nothing, and meets the others in the next generation.
 
+mod cancel;
 mod handshake;
 mod local;
 mod tcp;
@@ -23,6 +24,7 @@ use kernels::collective::{Arena, Op, Plans, Round, Topology, Tuning, Values};
 use kernels::shard::Node;
 
 pub use crate::error::{Error, ErrorKind, PeerName};
+pub use cancel::Cancel;
 pub use handshake::{Listener, Member, Seat, Token};
 pub use tcp::Traffic;
 
@@ -87,13 +89,27 @@ impl Group {
         Ok(topologies.into_iter().zip(links).map(|(t, links)| Group::new(t, tuning, links, timeout)).collect())
     }
 
-    /// Meets the other ranks over TCP, within `timeout`; later it is the longest wait without progress.
-    pub fn connect(listener: &Listener, seat: &Seat, tuning: Tuning, timeout: Duration) -> Result<Group, Error> {
+    /// Meets the other ranks over TCP, within `timeout`; later it is the longest wait without progress. `cancel`
+    /// ends the waiting here, and the group for as long as it lives.
+    pub fn connect(
+        listener: &Listener,
+        seat: &Seat,
+        tuning: Tuning,
+        timeout: Duration,
+        cancel: &Cancel,
+    ) -> Result<Group, Error> {
         let topology = Topology::new(seat.rank as usize, seat.members.len(), seat.shards)
             .map_err(|error| Error::new(ErrorKind::Diverged, error.to_string()))?;
-        let streams = handshake::meet(listener, seat, timeout)?;
+        let streams = handshake::meet(listener, seat, timeout, cancel)?;
         let links = tcp::Links::new(seat, streams)?;
-        Ok(Group::new(topology, tuning, Transport::Tcp(links), timeout))
+        let group = Group::new(topology, tuning, Transport::Tcp(links), timeout);
+        group.obey(cancel);
+        Ok(group)
+    }
+
+    /// From now on `cancel` ends this group; [`Group::connect`] does this by itself.
+    pub fn obey(&self, cancel: &Cancel) {
+        cancel.ends(self.abort_handle());
     }
 
     fn new(topology: Topology, tuning: Tuning, transport: Transport, timeout: Duration) -> Group {
@@ -193,6 +209,16 @@ impl<'a> Exchange<'_, 'a> {
         (*self.sequence, *self.broken) = (self.round.next_sequence(), false);
         Ok(())
     }
+}
+
+/// A peer ended the exchange and says who is to blame.
+fn left(peer: &PeerName, blamed: &PeerName) -> Error {
+    let what = if blamed == peer {
+        "has left the exchange".to_owned()
+    } else {
+        format!("has left the exchange and blames {blamed}")
+    };
+    Error::peer(ErrorKind::Aborted, peer, what).blaming(blamed)
 }
 
 /// A time-out as errors show it.

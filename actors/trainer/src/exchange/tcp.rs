@@ -10,16 +10,16 @@
 use std::io::{ErrorKind as IoKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use kernels::collective::{Accept, Outgoing, Round, Ticket};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::handshake::Seat;
-use super::seconds;
-use super::wire::{HEADER_BYTES, Header, Message, Origin, Unreadable, VERSION, checksum, job_number};
+use super::wire::{HEADER_BYTES, Header, Message, Origin, Unreadable, VERSION, checksum};
+use super::{left, seconds};
 use crate::error::{Error, ErrorKind, PeerName};
 
 /// What went over a rank's connections.
@@ -38,13 +38,14 @@ pub struct Traffic {
 #[derive(Clone)]
 pub struct Abort {
     aborted: Arc<AtomicBool>,
-    streams: Arc<Vec<TcpStream>>,
+    /// The group's, which close with it.
+    streams: Weak<Vec<TcpStream>>,
 }
 
 impl Abort {
     pub(super) fn abort(&self) {
         self.aborted.store(true, Ordering::SeqCst);
-        for stream in self.streams.iter() {
+        for stream in self.streams.upgrade().iter().flat_map(|streams| streams.iter()) {
             // One that is closed already needs no closing.
             stream.shutdown(Shutdown::Both).ok();
         }
@@ -75,7 +76,7 @@ enum Input {
 
 struct Peer {
     name: PeerName,
-    /// Those of all ranks.
+    /// Those of all ranks, by seat.
     names: Arc<[PeerName]>,
     stream: TcpStream,
     writing: Option<Writing>,
@@ -98,12 +99,14 @@ pub(super) struct Links {
     order: Vec<usize>,
     traffic: Traffic,
     abort: Abort,
+    names: Arc<[PeerName]>,
+    /// For [`Abort`].
+    _streams: Arc<Vec<TcpStream>>,
 }
 
 impl Links {
     pub(super) fn new(seat: &Seat, streams: Vec<Option<TcpStream>>) -> Result<Links, Error> {
         let (rank, world) = (seat.rank as usize, streams.len());
-        let origin = Origin { job: job_number(&seat.job), generation: seat.generation, rank: seat.rank as u16 };
         let names: Arc<[PeerName]> = (0..world).map(|peer| seat.name(peer)).collect();
         let mut peers = Vec::with_capacity(world);
         let mut clones = Vec::new();
@@ -121,9 +124,11 @@ impl Links {
             let (writing, input, filled, deaf, mute) = (None, Input::Header, 0, None, false);
             peers.push(Some(Peer { name, names, stream, writing, input, head, filled, deaf, mute }));
         }
-        let abort = Abort { aborted: Arc::default(), streams: Arc::new(clones) };
+        let clones = Arc::new(clones);
+        let abort = Abort { aborted: Arc::default(), streams: Arc::downgrade(&clones) };
         let order = (1..world).map(|step| (rank + step) % world).collect();
-        Ok(Links { origin, peers, order, traffic: Traffic::default(), abort })
+        let (origin, traffic) = (seat.origin(), Traffic::default());
+        Ok(Links { origin, peers, order, traffic, abort, names, _streams: clones })
     }
 
     pub(super) fn abort_handle(&self) -> Abort {
@@ -225,9 +230,7 @@ impl Links {
             (None, None, Some(rank)) => (*rank, "sent no sum"),
             (None, None, None) => (self.origin.rank.into(), "waited for nobody"),
         };
-        let name = self.peers.get(rank).and_then(|peer| Some(peer.as_ref()?.name.clone()));
-        let name = name.unwrap_or(PeerName { rank: rank as u32, host: "this host".into() });
-        Error::peer(ErrorKind::PeerTimedOut, &name, format!("{what} for {}", seconds(timeout)))
+        Error::peer(ErrorKind::PeerTimedOut, &self.names[rank], format!("{what} for {}", seconds(timeout)))
     }
 
     /// The group is over: tells the others whom this rank blames, where it is not in the middle of a frame.
@@ -235,7 +238,8 @@ impl Links {
         if self.abort.aborted.load(Ordering::SeqCst) {
             return Error::new(ErrorKind::Aborted, "the group was aborted");
         }
-        let culprit = error.culprit().map_or(self.origin.rank, |peer| peer.rank as u16);
+        let blamed = error.culprit().and_then(|culprit| self.names.iter().position(|name| name == culprit));
+        let culprit = blamed.map_or(self.origin.rank, |seat| seat as u16);
         let farewell = Header::farewell(self.origin, culprit).encode();
         for peer in self.peers.iter_mut().flatten() {
             if peer.writing.is_none() {
@@ -355,7 +359,7 @@ impl Peer {
                 Input::Skip(0) => self.input = Input::Header,
                 Input::Header if self.filled == HEADER_BYTES => {
                     self.filled = 0;
-                    let header = self.expected(origin)?;
+                    let header = self.expected(rank, origin)?;
                     if header.origin.generation < origin.generation {
                         traffic.stale_frames += 1;
                         self.input = Input::Skip(header.payload_bytes as usize);
@@ -373,13 +377,7 @@ impl Peer {
         let frame = match header.message {
             Message::Frame(frame) => frame,
             Message::Farewell { culprit } => {
-                let blamed = self.names.get(usize::from(culprit)).unwrap_or(&self.name);
-                let what = if *blamed == self.name {
-                    "has left the exchange".to_owned()
-                } else {
-                    format!("has left the exchange and blames {blamed}")
-                };
-                return Err(Error::peer(ErrorKind::Aborted, &self.name, what).blaming(blamed));
+                return Err(left(&self.name, self.names.get(usize::from(culprit)).unwrap_or(&self.name)));
             }
         };
         let accepted = round.accept(rank, &frame);
@@ -391,7 +389,7 @@ impl Peer {
     }
 
     /// The header that was read, if it can be of this peer and group.
-    fn expected(&self, origin: Origin) -> Result<Header, Error> {
+    fn expected(&self, seat: usize, origin: Origin) -> Result<Header, Error> {
         let fail = |kind, what: String| Err(Error::peer(kind, &self.name, what));
         let header = match Header::decode(&self.head) {
             Ok(header) => header,
@@ -405,8 +403,8 @@ impl Peer {
             Err(Unreadable::Foreign) => return fail(ErrorKind::Diverged, "sent what is no frame".into()),
         };
         let Origin { job, generation, rank } = header.origin;
-        if job != origin.job || u32::from(rank) != self.name.rank {
-            return fail(ErrorKind::Diverged, format!("sent a frame of job {job:016x}, rank {rank}"));
+        if job != origin.job || usize::from(rank) != seat {
+            return fail(ErrorKind::Diverged, format!("sent a frame of job {job:016x}, seat {rank}"));
         }
         if generation > origin.generation {
             let what = format!("is in generation {generation}, this rank in {}", origin.generation);

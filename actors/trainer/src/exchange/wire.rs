@@ -4,10 +4,10 @@
 //! | --- | --- |
 //! | 0..4 | magic |
 //! | 4..6 | version of the protocol |
-//! | 6..8 | rank that sends |
+//! | 6..8 | seat of the rank that sends |
 //! | 8..12 | generation of the group |
 //! | 12 | kind: 1 value, 2 result, 3 farewell |
-//! | 14..18 | node of the tree: first leaf, end (first: the rank that a farewell blames) |
+//! | 14..18 | node of the tree: first leaf, end (first: the seat of the rank that a farewell blames) |
 //! | 20..24 | bucket |
 //! | 24..32 | job: the first bytes of BLAKE3 of its id |
 //! | 32..40 | sequence number of the operation |
@@ -32,6 +32,7 @@ const CHECKED: usize = 64;
 pub struct Origin {
     pub job: u64,
     pub generation: u32,
+    /// Its seat in this generation.
     pub rank: u16,
 }
 
@@ -39,7 +40,7 @@ pub struct Origin {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Message {
     Frame(Frame),
-    /// The sender's collective has failed: it blames this rank, itself where nobody else is to blame.
+    /// The sender's collective has failed: it blames the rank at this seat, itself where nobody else is to blame.
     Farewell {
         culprit: u16,
     },
