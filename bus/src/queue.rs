@@ -249,7 +249,7 @@ impl Hold {
                 WireError::new(Code::TooLarge, format!("the task's result is too large to report: {}", error.message));
             answer = self.report(ReportBody::Failed { error }, within).await;
         }
-        let HeldLease { job, task, attempt, fence } = &self.lease;
+        let HeldLease { job, task, attempt, fence, .. } = &self.lease;
         let (ack, finish) = match answer {
             Ok(ReportAnswer::Accepted) => (AckKind::Ack, Finish::Accepted),
             Ok(ReportAnswer::Fenced { reason }) => {
@@ -480,7 +480,8 @@ async fn lend(
 ) {
     let Envelope { data: work, traceparent, .. } = envelope;
     let shared = Arc::clone(&slot.shared);
-    let lease = HeldLease { job: work.job.clone(), task: work.task.clone(), attempt: work.attempt, fence };
+    let lease =
+        HeldLease { job: work.job.clone(), task: work.task.clone(), attempt: work.attempt, fence, ranks: Vec::new() };
     let (key, cancelled) = shared.book(&lease);
     let hold = Hold { slot, acker, key, lease, trace: traceparent.clone(), _keep_alive: keep_alive };
     let leased = Leased { work, fence, cancelled, trace: traceparent, hold: Some(hold) };

@@ -67,12 +67,17 @@ pub enum RegroupWhen {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum OfferAnswer {
-    Accepted { slots: u32, fingerprint: String },
+    Accepted {
+        slots: u32,
+        fingerprint: String,
+    },
     Started,
     Released,
     /// The ranks have been told.
     Regrouping,
-    Declined { reason: String },
+    Declined {
+        reason: String,
+    },
 }
 
 impl Payload for Offer {

@@ -14,6 +14,9 @@ pub struct HeldLease {
     pub task: TaskId,
     pub attempt: u32,
     pub fence: Fence,
+    /// Ranks of a gang that run here, by their numbers in the attempt; none in other tasks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranks: Vec<u32>,
 }
 
 /// Heartbeat of one role of one worker.

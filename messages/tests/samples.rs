@@ -214,7 +214,14 @@ fn gangs() -> Vec<Sample> {
     vec![
         message(
             "gang_offer_reserve",
-            Offer::Reserve { job: job(), task: task("train"), attempt: 2, slots: 4, expires_at: NOW + 10_000, joining: Some(4) },
+            Offer::Reserve {
+                job: job(),
+                task: task("train"),
+                attempt: 2,
+                slots: 4,
+                expires_at: NOW + 10_000,
+                joining: Some(4),
+            },
         ),
         message(
             "gang_offer_start",
@@ -222,7 +229,14 @@ fn gangs() -> Vec<Sample> {
         ),
         message(
             "gang_offer_release",
-            Offer::Release { job: job(), task: task("train"), attempt: 2, reason: "cancelled".into(), done: false, ranks: vec![1] },
+            Offer::Release {
+                job: job(),
+                task: task("train"),
+                attempt: 2,
+                reason: "cancelled".into(),
+                done: false,
+                ranks: vec![1],
+            },
         ),
         message(
             "gang_offer_regroup",
@@ -249,13 +263,16 @@ fn gangs() -> Vec<Sample> {
                 left: Some(Left { generation: 2, step: 40, suspect: Some(3), error: Some(error()) }),
             },
         ),
-        message("rdzv_joined", Reply::Ok(Joined {
+        message(
+            "rdzv_joined",
+            Reply::Ok(Joined {
                 generation: 1,
                 world_size: 1,
                 peers: vec![peer],
                 fence: Some(Fence(43)),
                 token: Some("5a".repeat(32)),
-            })),
+            }),
+        ),
     ]
 }
 
@@ -404,7 +421,7 @@ fn events() -> Vec<Sample> {
 }
 
 fn workers() -> Vec<Sample> {
-    let held = HeldLease { job: job(), task: task("train"), attempt: 2, fence: Fence(41) };
+    let held = HeldLease { job: job(), task: task("train"), attempt: 2, fence: Fence(41), ranks: vec![0] };
     vec![
         message(
             "worker_heartbeat",

@@ -134,7 +134,6 @@ fn channels_are_the_subjects() {
         log within.v1.{tenant}.log.{job}.{source} durable
         offer within.v1.{tenant}.offer.{worker} request
         rdzv_join within.v1.{tenant}.rdzv.{job}.join request
-        rdzv_leave within.v1.{tenant}.rdzv.{job}.leave request
         svc_coordinator_cancel within.v1.{tenant}.svc.coordinator.cancel request
         svc_coordinator_claim within.v1.{tenant}.svc.coordinator.claim request
         svc_coordinator_get within.v1.{tenant}.svc.coordinator.get request

@@ -175,6 +175,7 @@ impl State {
                 task: key.task.clone(),
                 attempt: key.attempt,
                 fence: gang.fence,
+                ranks: gang.ranks.keys().copied().collect(),
             })
             .collect()
     }

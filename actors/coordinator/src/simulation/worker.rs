@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use messages::gang::{Join, Offer, OfferAnswer};
+use messages::gang::{Join, Joined, Left, Offer, OfferAnswer};
 use messages::job::Role;
 use messages::rpc::{Claim, ClaimAnswer, Report, ReportBody};
 use messages::work::Work;
@@ -18,7 +18,45 @@ pub struct Attempt {
     pub at: UnixMs,
     pub ranks: Vec<u32>,
     pub generation: u32,
-    pub joined: u32,
+    /// Ranks whose join was answered, and with what.
+    pub joined: BTreeMap<u32, Joined>,
+    /// The generation that its ranks come back from.
+    pub left: Option<u32>,
+}
+
+impl Attempt {
+    pub fn new(work: Work, phase: Phase, at: UnixMs) -> Self {
+        Self { work, phase, at, ranks: Vec::new(), generation: 0, joined: BTreeMap::new(), left: None }
+    }
+
+    /// A rank has met the others. All that this worker runs go on together, in the latest generation.
+    pub fn on_joined(&mut self, rank: u32, joined: Joined, busy_until: UnixMs) {
+        self.joined.insert(rank, joined);
+        let Some(latest) = self.joined.values().map(|joined| joined.generation).max() else { return };
+        if self.ranks.iter().all(|rank| self.joined.get(rank).is_some_and(|joined| joined.generation == latest)) {
+            let fence = self.joined.values().filter_map(|joined| joined.fence).max().unwrap_or_default();
+            self.generation = latest;
+            self.phase = Phase::Working(fence);
+            self.at = busy_until;
+        }
+    }
+
+    /// Whether one of its ranks leads the gang.
+    pub fn leads(&self) -> bool {
+        let leader = self.joined.values().next().and_then(|joined| joined.peers.first()).map(|peer| peer.rank);
+        self.ranks.is_empty() || leader.is_some_and(|leader| self.ranks.contains(&leader))
+    }
+
+    /// Ranks that train stop at the next step and join again.
+    fn meet_again(&mut self, now: UnixMs) {
+        let latest = self.joined.values().map(|joined| joined.generation).max();
+        if let (Phase::Working(fence) | Phase::Joining(fence), Some(latest)) = (&self.phase, latest) {
+            self.left = Some(latest);
+            self.phase = Phase::Joining(*fence);
+            self.joined.clear();
+            self.at = now;
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -92,7 +130,13 @@ impl SimWorker {
                     .filter(|((_, task), _)| role_of(task) == *role)
                     .filter_map(|((job, task), a)| {
                         let fence = a.phase.fence()?;
-                        Some(HeldLease { job: job.clone(), task: task.clone(), attempt: a.work.attempt, fence })
+                        Some(HeldLease {
+                            job: job.clone(),
+                            task: task.clone(),
+                            attempt: a.work.attempt,
+                            fence,
+                            ranks: a.ranks.clone(),
+                        })
                     })
                     .collect(),
                 draining: false,
@@ -161,30 +205,46 @@ impl SimWorker {
             }
             Offer::Start { work, fence, generation, ranks, .. } => {
                 let key = (work.job.clone(), work.task.clone());
-                if self.attempts.get(&key).is_some_and(|a| a.work.attempt >= work.attempt) {
+                let held = self.reserved.remove(&key.0).is_some_and(|r| r.2 > now && r.0 == work.attempt);
+                if let Some(attempt) = self.attempts.get_mut(&key).filter(|a| a.work.attempt == work.attempt) {
+                    // Ranks that join a gang under way; the same again does nothing.
+                    let new: Vec<u32> = ranks.into_iter().filter(|rank| !attempt.ranks.contains(rank)).collect();
+                    if !new.is_empty() && held {
+                        attempt.ranks.extend(new);
+                        attempt.meet_again(now);
+                    }
+                    return OfferAnswer::Started;
+                }
+                if self.attempts.get(&key).is_some_and(|a| a.work.attempt > work.attempt) {
                     return OfferAnswer::Started;
                 }
                 self.attempts.remove(&key);
-                let held = self.reserved.remove(&key.0).is_some_and(|r| r.2 > now && r.0 == work.attempt);
                 if !held && self.slots_used(now) + ranks.len() as u32 > self.slots {
                     return OfferAnswer::Declined { reason: "the reservation has run out".into() };
                 }
-                let attempt =
-                    Attempt { work: *work, phase: Phase::Joining(fence), at: now, ranks, generation, joined: 0 };
+                let attempt = Attempt { ranks, generation, ..Attempt::new(*work, Phase::Joining(fence), now) };
                 self.attempts.insert(key, attempt);
                 OfferAnswer::Started
             }
-            Offer::Release { job, task, attempt, .. } => {
+            Offer::Release { job, task, attempt, ranks, .. } => {
                 if self.reserved.get(&job).is_some_and(|r| r.0 <= attempt) {
                     self.reserved.remove(&job);
                 }
                 let key = (job, task);
-                if self.attempts.get(&key).is_some_and(|a| a.work.attempt <= attempt) {
-                    self.attempts.remove(&key);
+                if let Some(held) = self.attempts.get_mut(&key).filter(|a| a.work.attempt <= attempt) {
+                    held.ranks.retain(|rank| !ranks.is_empty() && !ranks.contains(rank));
+                    if held.ranks.is_empty() {
+                        self.attempts.remove(&key);
+                    }
                 }
                 OfferAnswer::Released
             }
-            Offer::Regroup { .. } => OfferAnswer::Regrouping,
+            Offer::Regroup { job, task, attempt, .. } => {
+                if let Some(held) = self.attempts.get_mut(&(job, task)).filter(|a| a.work.attempt == attempt) {
+                    held.meet_again(now);
+                }
+                OfferAnswer::Regrouping
+            }
         }
     }
 
@@ -218,7 +278,7 @@ impl SimWorker {
                 host: "host".into(),
                 pid: 1,
                 address: None,
-                left: None,
+                left: attempt.left.map(|generation| Left { generation, step: 0, suspect: None, error: None }),
             })
             .collect()
     }

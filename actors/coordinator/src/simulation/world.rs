@@ -28,7 +28,7 @@ type Key = (JobId, TaskId);
 enum Asker {
     Claim { worker: usize, key: Key, attempt: u32 },
     Report { worker: usize, key: Key, fence: Fence, body: Box<ReportBody> },
-    Join { worker: usize, key: Key, fence: Fence },
+    Join { worker: usize, key: Key, fence: Fence, rank: u32 },
     Submitter,
 }
 
@@ -169,8 +169,8 @@ impl World {
             deadline_ms: 100_000,
             max_attempts: 3 + self.below(3) as u32,
             world_size,
-            min_world_size: world_size,
-            max_world_size: world_size,
+            min_world_size: 1 + self.below(u64::from(world_size)) as u32,
+            max_world_size: world_size + self.below(2) as u32,
             warnings: Vec::new(),
             traceparent: None,
         }
@@ -223,7 +223,8 @@ impl World {
 
     fn lead(&mut self, index: usize) {
         self.term += 1;
-        self.coordinators[index] = Some(Leader { state: State::new(self.timings, [0; 32]), term: self.term, clock_skew: 0 });
+        self.coordinators[index] =
+            Some(Leader { state: State::new(self.timings, [0; 32]), term: self.term, clock_skew: 0 });
         let records: Vec<_> = self.records.values().filter(|(r, _)| !r.is_settled()).cloned().collect();
         for (record, revision) in records {
             let input = Input::Loaded { job: record.job.clone(), record: Some(Box::new(record)), revision };
@@ -478,18 +479,14 @@ impl World {
                     }
                 }
             }
-            (Asker::Join { worker, key, fence }, Answer::Joined(_)) => {
+            (Asker::Join { worker, key, fence, rank }, Answer::Joined(joined)) => {
                 if let Some(attempt) = self.workers[worker].attempts.get_mut(&key)
                     && attempt.phase == Phase::Joining(fence)
                 {
-                    attempt.joined += 1;
-                    if attempt.joined >= attempt.ranks.len() as u32 {
-                        attempt.phase = Phase::Working(fence);
-                        attempt.at = now + busy_for;
-                    }
+                    attempt.on_joined(rank, joined, now + busy_for);
                 }
             }
-            (Asker::Join { worker, key, fence }, Answer::Error(error))
+            (Asker::Join { worker, key, fence, .. }, Answer::Error(error))
                 if error.code == Code::Fenced && self.workers[worker].is_joining(&key, fence) =>
             {
                 self.workers[worker].attempts.remove(&key);
@@ -534,7 +531,7 @@ impl World {
         let Some(message) = self.stream.get_mut(&pick) else { return };
         message.redeliver_at = now + self.timings.ack_wait_ms;
         let work = message.work.clone();
-        let attempt = Attempt { work, phase: Phase::Claiming, at: now, ranks: Vec::new(), generation: 0, joined: 0 };
+        let attempt = Attempt::new(work, Phase::Claiming, now);
         self.workers[index].attempts.insert((pick.0, pick.1), attempt);
     }
 
@@ -549,20 +546,20 @@ impl World {
                 attempt.at = again;
             }
             Phase::Joining(fence) => {
-                attempt.joined = 0;
                 for join in self.workers[index].joins(key) {
-                    let token = self.token(Asker::Join { worker: index, key: key.clone(), fence });
+                    let rank = join.rank;
+                    let token = self.token(Asker::Join { worker: index, key: key.clone(), fence, rank });
                     self.ask_leader(Input::Join { token, join });
                 }
                 attempt.at = again + 1_000;
             }
             Phase::Working(fence) => {
-                let first = attempt.ranks.is_empty() || attempt.ranks.contains(&0);
-                if first {
+                let leads = attempt.leads();
+                if leads {
                     attempt.phase = Phase::Reporting(fence, Box::new(self.outcome(&key.1)));
                 }
                 attempt.at = self.now;
-                if !first {
+                if !leads {
                     attempt.at = again; // the rank that reports is on another worker; release ends this one
                 }
             }

@@ -97,7 +97,13 @@ impl State {
             && task.attempt == lease.attempt
             && task.gang.as_ref().map_or(task.fence == Some(lease.fence), of_gang);
         if valid {
+            let theirs = task.gang.iter().flat_map(|gang| super::gang::ranks_of(gang, worker));
+            // A worker of the version before does not say which.
+            let named: Vec<u32> = theirs.filter(|r| lease.ranks.is_empty() || lease.ranks.contains(r)).collect();
             entry.seen.insert((lease.task.clone(), worker.clone()), now);
+            if let Some(gang) = &mut entry.gang {
+                gang.seen.extend(named.into_iter().map(|rank| (rank, now)));
+            }
             return;
         }
         // A commit may be on its way that this lease stems from.

@@ -25,6 +25,8 @@ pub(super) struct GangRun {
     pub(super) phase: Phase,
     /// Ranks of the record's gang that are no more.
     pub(super) gone: BTreeSet<u32>,
+    /// When each rank was last heard of, by its worker's heartbeats.
+    pub(super) seen: BTreeMap<u32, UnixMs>,
     /// Workers that were asked to add ranks.
     pub(super) invites: BTreeMap<WorkerId, Invite>,
     /// The number of the next rank to be invited.
@@ -50,7 +52,8 @@ pub(super) enum Phase {
     /// The lease is committed, and ranks are starting and joining; or they come back from a generation that is
     /// over. Only the first meeting has a deadline of its own: later ones wait for whoever lives.
     Meeting {
-        since: UnixMs,
+        /// When those who are missing were last told; the beginning, before.
+        reminded_at: UnixMs,
         expires_at: Option<UnixMs>,
         joins: BTreeMap<u32, (Token, Join)>,
     },
@@ -68,6 +71,7 @@ impl GangRun {
             attempt,
             phase,
             gone: BTreeSet::new(),
+            seen: BTreeMap::new(),
             invites: BTreeMap::new(),
             next_rank: 0,
             met: None,
@@ -217,7 +221,7 @@ impl State {
             next_rank += slots;
             members.push(GangMember { worker, slots: *slots, fingerprint, ranks });
         }
-        gang.phase = Phase::Meeting { since: now, expires_at, joins: BTreeMap::new() };
+        gang.phase = Phase::Meeting { reminded_at: now, expires_at, joins: BTreeMap::new() };
         gang.next_rank = next_rank;
         let (id, submitted_at) = (gang.task.clone(), entry.record.submitted_at);
         for member in &members {
@@ -301,6 +305,7 @@ impl State {
             Phase::Meeting { .. } => self.last_call(job, now),
             _ => {}
         }
+        self.look_at_ranks(job, now);
         self.look_at_invites(job, now);
     }
 

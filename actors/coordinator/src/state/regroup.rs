@@ -66,7 +66,7 @@ impl State {
                 return;
             }
             if matches!(gang.phase, Phase::Running) {
-                gang.phase = Phase::Meeting { since: now, expires_at: None, joins: BTreeMap::new() };
+                gang.phase = Phase::Meeting { reminded_at: now, expires_at: None, joins: BTreeMap::new() };
             }
             match &mut gang.phase {
                 Phase::Meeting { joins, .. } => joins.insert(rank, (token, join)),
@@ -104,7 +104,7 @@ impl State {
             return;
         }
         if let Some((rank, error)) = unreachable_rank(gang, &joins) {
-            gang.phase = Phase::Meeting { since: now, expires_at: None, joins };
+            gang.phase = Phase::Meeting { reminded_at: now, expires_at: None, joins };
             self.ranks_given_up(job, &id, &[rank], &error, now);
             return;
         }
@@ -112,14 +112,7 @@ impl State {
     }
 
     /// Commits the next generation: those who met, and the invited who have arrived.
-    fn seat(
-        &mut self,
-        job: &JobId,
-        id: &TaskId,
-        mut joins: BTreeMap<u32, (Token, Join)>,
-        before: &Gang,
-        now: UnixMs,
-    ) {
+    fn seat(&mut self, job: &JobId, id: &TaskId, mut joins: BTreeMap<u32, (Token, Join)>, before: &Gang, now: UnixMs) {
         let Some(entry) = self.jobs.get_mut(job) else { return };
         let Some(gang) = entry.gang.as_mut() else { return };
         let mut fingerprints: BTreeMap<WorkerId, String> =
@@ -166,8 +159,7 @@ impl State {
         let attempt = task.attempt;
         entry.dirty = true;
         let world_size = ranks.len() as u32;
-        let event =
-            Event::Regrouped { task: id.clone(), attempt, generation, world_size, ranks, joined, gone, step };
+        let event = Event::Regrouped { task: id.clone(), attempt, generation, world_size, ranks, joined, gone, step };
         entry.after.push(After::Emit { id: format!("regrouped.{id}.{attempt}.{generation}"), event });
         entry.after.push(After::Seat { task: id.clone() });
     }
@@ -215,8 +207,7 @@ impl State {
         let (Some(worker), false) = (worker, gang.gone.contains(&rank)) else { return };
         gang.losses += 1;
         gang.grow_after = now + (first_pause_ms << (gang.losses - 1).min(MOST_DOUBLINGS));
-        let event =
-            Event::RankLost { task: id.clone(), attempt, rank, worker: worker.clone(), error: error.clone() };
+        let event = Event::RankLost { task: id.clone(), attempt, rank, worker: worker.clone(), error: error.clone() };
         entry.after.push(After::Emit { id: format!("rank_lost.{id}.{attempt}.{rank}"), event });
         entry.dirty = true;
         if invited.is_some() {
@@ -249,7 +240,7 @@ impl State {
         let left = gang.present(&record).len();
         if matches!((&gang.phase, how), (Phase::Running, Gone::Lost(_) | Gone::Left(_))) {
             // The others see it by their connections, and come.
-            gang.phase = Phase::Meeting { since: now, expires_at: None, joins: BTreeMap::new() };
+            gang.phase = Phase::Meeting { reminded_at: now, expires_at: None, joins: BTreeMap::new() };
         }
         if let Some((token, _)) = stale {
             let error = WireError::new(Code::Fenced, format!("rank {rank} is no longer one of the gang"));
@@ -281,30 +272,37 @@ impl State {
         }
     }
 
-    /// The worker of ranks whose connections are closed has had its time to say what became of them.
+    /// Some have waited for the others for a while. The workers of those who are missing are told that the gang
+    /// meets; ranks whose connections are closed, and whose worker has had its time to say what became of them,
+    /// are given up.
     pub(super) fn last_call(&mut self, job: &JobId, now: UnixMs) {
-        let Some(entry) = self.jobs.get(job) else { return };
-        let Some(gang) = &entry.gang else { return };
-        let id = gang.task.clone();
-        let Phase::Meeting { since, joins, .. } = &gang.phase else { return };
-        if now.saturating_sub(*since) < self.timings.last_call_ms || joins.is_empty() {
+        let call_ms = self.timings.last_call_ms;
+        let Some(entry) = self.jobs.get_mut(job) else { return };
+        let Some(gang) = entry.gang.as_mut() else { return };
+        let (id, attempt) = (gang.task.clone(), gang.attempt);
+        let Some(record) = entry.record.task(&id).and_then(|t| t.gang.clone()) else { return };
+        let present = gang.present(&record);
+        let Phase::Meeting { reminded_at, joins, .. } = &mut gang.phase else { return };
+        if now.saturating_sub(*reminded_at) < call_ms || joins.is_empty() {
             return;
         }
-        let Some(record) = entry.record.task(&id).and_then(|t| t.gang.as_ref()) else { return };
-        let missing: Vec<u32> =
-            gang.present(record).into_iter().filter(|rank| !joins.contains_key(rank)).collect();
+        *reminded_at = now;
+        let missing: Vec<u32> = present.into_iter().filter(|rank| !joins.contains_key(rank)).collect();
         let closed = |rank: &u32| {
-            let left = |join: &Join| join.left.clone();
-            joins.values().filter_map(|(_, join)| left(join)).any(|left| {
-                left.suspect == Some(*rank) && left.error.is_some_and(|error| error.class == Class::WorkerDied)
+            joins.values().filter_map(|(_, join)| join.left.as_ref()).any(|left| {
+                left.suspect == Some(*rank) && left.error.as_ref().is_some_and(|e| e.class == Class::WorkerDied)
             })
         };
-        if missing.is_empty() || !missing.iter().all(closed) {
+        if !missing.is_empty() && missing.iter().all(closed) {
+            let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
+            let what = format!("rank {} closed its connections, and its worker says nothing of it", names.join(", "));
+            self.ranks_given_up(job, &id, &missing, &WireError::new(Code::WorkerDied, what), now);
             return;
         }
-        let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
-        let what = format!("rank {} closed its connections, and its worker says nothing of it", names.join(", "));
-        self.ranks_given_up(job, &id, &missing, &WireError::new(Code::WorkerDied, what), now);
+        for member in record.members.iter().filter(|m| m.ranks.iter().any(|rank| missing.contains(rank))) {
+            let (job, task) = (job.clone(), id.clone());
+            self.offer(&member.worker, Offer::Regroup { job, task, attempt, when: RegroupWhen::Now });
+        }
     }
 
     /// A worker of a gang has not been heard of: its ranks are gone, the others go on if they are enough.
@@ -362,14 +360,36 @@ impl State {
         true
     }
 
+    /// Ranks that their worker, which lives, has not mentioned for as long as a lost worker is silent.
+    pub(super) fn look_at_ranks(&mut self, job: &JobId, now: UnixMs) {
+        let lost_ms = self.timings.worker_lost_ms;
+        let Some(entry) = self.jobs.get_mut(job) else { return };
+        let Some(gang) = entry.gang.as_mut() else { return };
+        let id = gang.task.clone();
+        let Some(record) = entry.record.task(&id).and_then(|t| t.gang.as_ref()) else { return };
+        if matches!(gang.phase, Phase::Reserving { .. }) {
+            return;
+        }
+        let mut silent = Vec::new();
+        for rank in gang.present(record) {
+            let silent_ms = now.saturating_sub(*gang.seen.entry(rank).or_insert(now));
+            if silent_ms >= lost_ms {
+                silent.push((rank, silent_ms));
+            }
+        }
+        for (rank, silent_ms) in silent {
+            let what = format!("rank {rank} is not among those that its worker runs, for {silent_ms} ms");
+            self.ranks_given_up(job, &id, &[rank], &WireError::new(Code::WorkerDied, what), now);
+        }
+    }
+
     /// Slots of a worker that a job has: seated ranks and invited ones.
     fn account(&mut self, job: &JobId, worker: &WorkerId) {
         let Some(entry) = self.jobs.get(job) else { return };
         let Some(gang) = &entry.gang else { return };
         let record = entry.record.task(&gang.task).and_then(|t| t.gang.as_ref());
-        let seated = record.map_or(0, |record| {
-            ranks_of(record, worker).iter().filter(|rank| !gang.gone.contains(rank)).count()
-        });
+        let seated =
+            record.map_or(0, |record| ranks_of(record, worker).iter().filter(|rank| !gang.gone.contains(rank)).count());
         let invited = gang.invites.get(worker).map_or(0, |invite| invite.ranks.len());
         match (seated + invited) as u32 {
             0 => self.unreserve(worker, job),
@@ -470,7 +490,10 @@ impl State {
         gang.grow_after = gang.grow_after.max(now + pause_ms);
         let (id, attempt) = (gang.task.clone(), gang.attempt);
         for (token, _) in invite.arrived.into_values() {
-            self.answer(token, Answer::Error(WireError::new(Code::Fenced, format!("the invitation is over: {reason}"))));
+            self.answer(
+                token,
+                Answer::Error(WireError::new(Code::Fenced, format!("the invitation is over: {reason}"))),
+            );
         }
         self.account(job, worker);
         let (job, reason) = (job.clone(), reason.to_owned());
@@ -507,10 +530,7 @@ enum Gone {
 }
 
 /// The rank that most others blame, when the gang meets again without having got on since it last met.
-fn unreachable_rank(
-    gang: &mut super::gang::GangRun,
-    joins: &BTreeMap<u32, (Token, Join)>,
-) -> Option<(u32, WireError)> {
+fn unreachable_rank(gang: &mut super::gang::GangRun, joins: &BTreeMap<u32, (Token, Join)>) -> Option<(u32, WireError)> {
     let lefts = || joins.values().filter_map(|(_, join)| join.left.as_ref());
     let failed: Vec<&Left> = lefts().filter(|left| left.error.is_some()).collect();
     let step = lefts().map(|left| left.step).max();
