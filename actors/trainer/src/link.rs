@@ -119,6 +119,9 @@ pub struct RankLine {
     pub rank: u32,
     /// Completed optimizer steps.
     pub step: u64,
+    /// Of the generation that it trains in, once it has met the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<Fence>,
     /// Grows with everything that is done: a batch, a file, a request.
     pub progress: u64,
     #[serde(rename = "state")]

@@ -1,13 +1,14 @@
 //! What a trainer worker believes about its slots: reservations, running gangs, the ranks of each,
 //! and the leases it holds. Pure: no IO, no clock, no await; the actor executes the effects.
 //!
-//! A gang's life here: reserved -> running -> (stopping) -> reporting -> gone. Its slots are free
-//! again when the last of its processes has ended, never before.
+//! A gang's life here: reserved -> running -> (stopping) -> reporting -> gone. Each rank stands for itself: the
+//! others go on without one that dies or hangs, and its slot is free again when its process has ended, never
+//! before. More ranks may be added to a gang under way.
 
 use std::collections::BTreeMap;
 
 use messages::error::{Class, Code};
-use messages::gang::{Offer, OfferAnswer};
+use messages::gang::{Offer, OfferAnswer, RegroupWhen};
 use messages::rpc::ReportBody;
 use messages::timings::Timings;
 use messages::trace::TraceParent;
@@ -42,6 +43,10 @@ pub enum Signal {
     /// Finish the step, checkpoint, give the task back.
     Term,
     Kill,
+    /// Meet the other ranks again at the next step boundary.
+    Regroup,
+    /// Meet them at once: the exchange under way is over.
+    RegroupNow,
 }
 
 /// What follows from a transition.
@@ -86,8 +91,6 @@ enum StopCause {
     /// The coordinator took the task back: it is no longer held.
     Released,
     Drained,
-    /// A rank died or hung, and the gang goes with it.
-    Failed,
 }
 
 #[derive(Debug, Clone)]
@@ -103,26 +106,40 @@ struct Rank {
     step: u64,
     progress: u64,
     progressed_at: UnixMs,
+    /// When it last said anything.
+    heard_at: UnixMs,
+    /// It was given up: killed, and its end is no news.
+    given_up: bool,
     /// What it said it failed of, where it could not report by itself.
     error: Option<WireError>,
 }
 
 #[derive(Debug, Clone)]
 struct Gang {
+    /// The highest that was heard of: each generation has its own.
     fence: Fence,
-    slots: u32,
     ranks: BTreeMap<u32, Rank>,
+    /// The highest number of a rank that was started here; none is started twice.
+    last_rank: u32,
     stop: Option<Stop>,
-    /// Somebody has spoken for this gang: a rank that ended in order, or this worker.
-    spoken: bool,
-    /// A report of this worker is on its way.
-    reporting: bool,
+    /// Reports of this worker that are on their way.
+    reporting: u32,
 }
 
 #[derive(Debug, Clone)]
 struct Reservation {
     slots: u32,
+    /// The first of the ranks that join a gang under way.
+    joining: Option<u32>,
     expires_at: UnixMs,
+}
+
+/// The highest attempt that ran here, its highest rank, and when it was last heard of.
+#[derive(Debug, Clone, Copy)]
+struct Ran {
+    attempt: u32,
+    last_rank: u32,
+    at: UnixMs,
 }
 
 /// The worker side of gangs.
@@ -135,8 +152,7 @@ pub struct State {
     draining: bool,
     reserved: BTreeMap<GangKey, Reservation>,
     running: BTreeMap<GangKey, Gang>,
-    /// Highest attempt that ran here, and when it was last heard of.
-    ran: BTreeMap<(JobId, TaskId), (u32, UnixMs)>,
+    ran: BTreeMap<(JobId, TaskId), Ran>,
     ticked_at: Option<UnixMs>,
 }
 
@@ -161,7 +177,7 @@ impl State {
 
     pub fn slots_free(&self) -> u32 {
         let used: u32 = self.reserved.values().map(|r| r.slots).sum::<u32>()
-            + self.running.values().filter(|g| !g.ranks.is_empty()).map(|g| g.slots).sum::<u32>();
+            + self.running.values().map(|g| g.ranks.len() as u32).sum::<u32>();
         self.slots.saturating_sub(used)
     }
 
@@ -189,11 +205,15 @@ impl State {
     pub fn on_offer(&mut self, offer: Offer, trace: Option<TraceParent>, now: UnixMs) -> (OfferAnswer, Vec<Effect>) {
         self.end_reservations(now);
         match offer {
-            Offer::Reserve { job, task, attempt, slots, expires_at } => {
-                (self.reserve(GangKey { job, task, attempt }, slots, expires_at, now), Vec::new())
+            Offer::Reserve { job, task, attempt, slots, expires_at, joining } => {
+                let reservation = Reservation { slots, joining, expires_at };
+                (self.reserve(GangKey { job, task, attempt }, reservation, now), Vec::new())
             }
             Offer::Start { work, fence, generation, ranks, world_size } => {
                 self.start(work, fence, generation, &ranks, world_size, trace, now)
+            }
+            Offer::Release { job, task, attempt, ranks, .. } if !ranks.is_empty() => {
+                (OfferAnswer::Released, self.give_up(&GangKey { job, task, attempt }, &ranks))
             }
             Offer::Release { job, task, attempt, done, .. } => {
                 self.reserved.retain(|k, _| !(k.job == job && k.task == task && k.attempt <= attempt));
@@ -205,7 +225,29 @@ impl State {
                 }
                 (OfferAnswer::Released, effects)
             }
+            Offer::Regroup { job, task, attempt, when } => {
+                let key = GangKey { job, task, attempt };
+                let signal = match when {
+                    RegroupWhen::NextStep => Signal::Regroup,
+                    RegroupWhen::Now => Signal::RegroupNow,
+                };
+                let effects = self.running.get(&key).map(|gang| signals(&key, gang, signal)).unwrap_or_default();
+                (OfferAnswer::Regrouping, effects)
+            }
         }
+    }
+
+    /// The gang goes on without these ranks.
+    fn give_up(&mut self, key: &GangKey, ranks: &[u32]) -> Vec<Effect> {
+        self.reserved.retain(|k, r| k != key || r.joining.is_none_or(|first| !ranks.contains(&first)));
+        let Some(gang) = self.running.get_mut(key) else { return Vec::new() };
+        let theirs = gang.ranks.iter_mut().filter(|(number, _)| ranks.contains(number));
+        theirs
+            .map(|(number, rank)| {
+                rank.given_up = true;
+                Effect::Signal { key: key.clone(), rank: *number, signal: Signal::Kill }
+            })
+            .collect()
     }
 
     /// The task was cancelled or its lease has passed on: every lease up to `fence` ends.
@@ -230,9 +272,10 @@ impl State {
 
     /// A rank said where it is. Only a growing progress counts as life.
     pub fn on_line(&mut self, key: &GangKey, line: &RankLine, now: UnixMs) {
-        let Some(rank) = self.running.get_mut(key).and_then(|gang| gang.ranks.get_mut(&line.rank)) else {
-            return;
-        };
+        let Some(gang) = self.running.get_mut(key) else { return };
+        let Some(rank) = gang.ranks.get_mut(&line.rank) else { return };
+        gang.fence = gang.fence.max(line.fence.unwrap_or_default());
+        rank.heard_at = now;
         if line.progress > rank.progress || line.phase != rank.phase {
             rank.progressed_at = now;
         }
@@ -249,25 +292,22 @@ impl State {
         let Some(gang) = self.running.get_mut(key) else { return Vec::new() };
         let Some(rank) = gang.ranks.remove(&rank_id) else { return Vec::new() };
         let mut effects = Vec::new();
-        if exit.code == Some(0) {
-            gang.spoken = true;
-        } else if !gang.spoken {
-            match gang.stop.as_ref().map(|stop| &stop.cause) {
-                Some(StopCause::Released) => gang.spoken = true,
-                Some(StopCause::Failed) => {}
+        // One that ended in order has told, or has nothing to tell.
+        if exit.code != Some(0) && !rank.given_up {
+            let body = match gang.stop.as_ref().map(|stop| &stop.cause) {
+                Some(StopCause::Released) => None,
                 Some(StopCause::Drained) => {
-                    gang.spoken = true;
-                    gang.reporting = true;
                     let reason = format!("worker on {} drains; rank {rank_id} ended without its own report", self.host);
-                    effects.push(report(key, gang, ReportBody::Released { reason }));
+                    Some(ReportBody::RankLeft { rank: rank_id, finished: false, reason })
                 }
                 None => {
                     let error = rank.error.clone().unwrap_or_else(|| died(&self.host, rank_id, &rank, exit));
-                    effects.extend(fail(key, gang, error, now));
+                    Some(ReportBody::RankLost { rank: rank_id, error })
                 }
-            }
+            };
+            effects.extend(body.map(|body| report(key, gang, body)));
         }
-        if gang.ranks.is_empty() && !gang.reporting {
+        if gang.ranks.is_empty() && gang.reporting == 0 {
             self.running.remove(key);
         }
         self.remember(key, now);
@@ -277,8 +317,8 @@ impl State {
     /// The report of this worker for the gang was accepted, fenced or given up.
     pub fn on_reported(&mut self, key: &GangKey) {
         if let Some(gang) = self.running.get_mut(key) {
-            gang.reporting = false;
-            if gang.ranks.is_empty() {
+            gang.reporting = gang.reporting.saturating_sub(1);
+            if gang.ranks.is_empty() && gang.reporting == 0 {
                 self.running.remove(key);
             }
         }
@@ -288,7 +328,7 @@ impl State {
     pub fn on_tick(&mut self, now: UnixMs) -> Vec<Effect> {
         self.forgive_standstill(now);
         self.end_reservations(now);
-        self.ran.retain(|_, (_, at)| now.saturating_sub(*at) < REMEMBER_MS);
+        self.ran.retain(|_, ran| now.saturating_sub(ran.at) < REMEMBER_MS);
         let mut effects = Vec::new();
         for (key, gang) in &mut self.running {
             match &mut gang.stop {
@@ -297,22 +337,7 @@ impl State {
                     effects.extend(signals(key, gang, Signal::Kill));
                 }
                 Some(_) => {}
-                None => {
-                    let hung = gang.ranks.iter().find_map(|(id, rank)| {
-                        let silent_ms = now.saturating_sub(rank.progressed_at);
-                        let limit_ms = patience_ms(&self.timings, rank.phase);
-                        (silent_ms >= limit_ms).then(|| hung(&self.host, *id, rank, silent_ms))
-                    });
-                    match hung {
-                        Some(error) if !gang.spoken => effects.extend(fail(key, gang, error, now)),
-                        // The gang has reported; what will not end is only in the way.
-                        Some(_) => {
-                            gang.stop = Some(Stop { cause: StopCause::Failed, kill_at: now, killed: true });
-                            effects.extend(signals(key, gang, Signal::Kill));
-                        }
-                        None => {}
-                    }
-                }
+                None => effects.extend(kill_hung(&self.host, &self.timings, key, gang, now)),
             }
         }
         effects
@@ -324,16 +349,18 @@ impl State {
         if gap_ms > STANDSTILL_MS {
             for rank in self.running.values_mut().flat_map(|gang| gang.ranks.values_mut()) {
                 rank.progressed_at = (rank.progressed_at + gap_ms).min(now);
+                rank.heard_at = (rank.heard_at + gap_ms).min(now);
             }
         }
     }
 
-    fn reserve(&mut self, key: GangKey, slots: u32, expires_at: UnixMs, now: UnixMs) -> OfferAnswer {
+    fn reserve(&mut self, key: GangKey, wanted: Reservation, now: UnixMs) -> OfferAnswer {
+        let Reservation { slots, joining, expires_at } = wanted;
         let decline = |reason: String| OfferAnswer::Declined { reason };
         if self.draining {
             return decline("the worker drains".into());
         }
-        if self.running.contains_key(&key) {
+        if self.running.contains_key(&key) && joining.is_none() {
             return self.accepted(slots);
         }
         if let Some(newest) = self.newest_attempt(&key)
@@ -341,7 +368,7 @@ impl State {
         {
             return decline(format!("attempt {} is older than attempt {newest}", key.attempt));
         }
-        if self.has_run(&key) {
+        if self.has_run(&key, joining) {
             return decline(format!("attempt {} has ended here", key.attempt));
         }
         if expires_at <= now {
@@ -358,7 +385,7 @@ impl State {
         }
         // Bounded by our own clock too, so that a coordinator whose clock is ahead leaks no slot.
         let latest = now + self.timings.reserve_timeout_ms.saturating_mul(4);
-        self.reserved.insert(key, Reservation { slots, expires_at: expires_at.min(latest) });
+        self.reserved.insert(key, Reservation { slots, joining, expires_at: expires_at.min(latest) });
         self.accepted(slots)
     }
 
@@ -378,8 +405,9 @@ impl State {
     ) -> (OfferAnswer, Vec<Effect>) {
         let key = GangKey { job: work.job.clone(), task: work.task.clone(), attempt: work.attempt };
         let decline = |reason: String| (OfferAnswer::Declined { reason }, Vec::new());
-        if let Some(gang) = self.running.get(&key) {
-            return if gang.fence == fence {
+        let new = |gang: &Gang| ranks.iter().any(|rank| *rank > gang.last_rank);
+        if let Some(gang) = self.running.get(&key).filter(|gang| !new(gang)) {
+            return if gang.fence >= fence {
                 (OfferAnswer::Started, Vec::new())
             } else {
                 decline(format!("attempt {} runs here with fence {}", key.attempt, gang.fence))
@@ -400,7 +428,7 @@ impl State {
         if distinct.len() != ranks.len()
             || ranks.is_empty()
             || ranks.len() > reservation.slots as usize
-            || ranks.iter().any(|&rank| rank >= world_size)
+            || (reservation.joining.is_none() && ranks.iter().any(|&rank| rank >= world_size))
         {
             return decline(format!(
                 "ranks {ranks:?} of a world of {world_size} do not fit {} reserved slots",
@@ -408,15 +436,20 @@ impl State {
             ));
         }
         self.reserved.remove(&key);
-        let fresh = Rank { phase: Phase::Starting, step: 0, progress: 0, progressed_at: now, error: None };
-        let gang = Gang {
-            fence,
-            slots: ranks.len() as u32,
-            ranks: ranks.iter().map(|&rank| (rank, fresh.clone())).collect(),
-            stop: None,
-            spoken: false,
-            reporting: false,
+        let fresh = Rank {
+            phase: Phase::Starting,
+            step: 0,
+            progress: 0,
+            progressed_at: now,
+            heard_at: now,
+            given_up: false,
+            error: None,
         };
+        let empty = Gang { fence, ranks: BTreeMap::new(), last_rank: 0, stop: None, reporting: 0 };
+        let gang = self.running.entry(key.clone()).or_insert(empty);
+        gang.fence = gang.fence.max(fence);
+        gang.ranks.extend(ranks.iter().map(|&rank| (rank, fresh.clone())));
+        gang.last_rank = gang.last_rank.max(ranks.iter().copied().max().unwrap_or(0));
         let effects = ranks
             .iter()
             .map(|&rank| Effect::Spawn {
@@ -430,7 +463,6 @@ impl State {
             })
             .collect();
         self.remember(&key, now);
-        self.running.insert(key, gang);
         (OfferAnswer::Started, effects)
     }
 
@@ -462,18 +494,29 @@ impl State {
     fn newest_attempt(&self, key: &GangKey) -> Option<u32> {
         let same = |k: &&GangKey| k.job == key.job && k.task == key.task;
         let here = self.reserved.keys().chain(self.running.keys()).filter(same).map(|k| k.attempt);
-        here.chain(self.ran.get(&(key.job.clone(), key.task.clone())).map(|(attempt, _)| *attempt)).max()
+        here.chain(self.ran.get(&(key.job.clone(), key.task.clone())).map(|ran| ran.attempt)).max()
     }
 
-    fn has_run(&self, key: &GangKey) -> bool {
-        self.ran.get(&(key.job.clone(), key.task.clone())).is_some_and(|(attempt, _)| *attempt >= key.attempt)
+    /// Whether this attempt, or one after it, has been here; of a gang under way, these ranks.
+    fn has_run(&self, key: &GangKey, joining: Option<u32>) -> bool {
+        let before = |ran: &Ran| match joining {
+            Some(first) => ran.attempt == key.attempt && ran.last_rank >= first,
+            None => ran.attempt >= key.attempt,
+        };
+        self.ran.get(&(key.job.clone(), key.task.clone())).is_some_and(before)
     }
 
     fn remember(&mut self, key: &GangKey, now: UnixMs) {
-        let entry = self.ran.entry((key.job.clone(), key.task.clone())).or_insert((key.attempt, now));
-        *entry = (entry.0.max(key.attempt), now);
+        let last_rank = self.running.get(key).map_or(0, |gang| gang.last_rank);
+        let fresh = Ran { attempt: key.attempt, last_rank, at: now };
+        let ran = self.ran.entry((key.job.clone(), key.task.clone())).or_insert(fresh);
+        *ran = match ran.attempt.cmp(&key.attempt) {
+            std::cmp::Ordering::Less => fresh,
+            std::cmp::Ordering::Equal => Ran { last_rank: ran.last_rank.max(last_rank), ..fresh },
+            std::cmp::Ordering::Greater => Ran { at: now, ..*ran },
+        };
         if self.ran.len() > REMEMBER_MAX
-            && let Some(oldest) = self.ran.iter().min_by_key(|(_, (_, at))| *at).map(|(id, _)| id.clone())
+            && let Some(oldest) = self.ran.iter().min_by_key(|(_, ran)| ran.at).map(|(id, _)| id.clone())
         {
             self.ran.remove(&oldest);
         }
@@ -492,17 +535,26 @@ fn signals(key: &GangKey, gang: &Gang, signal: Signal) -> Vec<Effect> {
     gang.ranks.keys().map(|&rank| Effect::Signal { key: key.clone(), rank, signal }).collect()
 }
 
-fn report(key: &GangKey, gang: &Gang, body: ReportBody) -> Effect {
+fn report(key: &GangKey, gang: &mut Gang, body: ReportBody) -> Effect {
+    gang.reporting += 1;
     Effect::Report { key: key.clone(), fence: gang.fence, body }
 }
 
-/// Speaks for the gang and kills what is left of it.
-fn fail(key: &GangKey, gang: &mut Gang, error: WireError, now: UnixMs) -> Vec<Effect> {
-    gang.spoken = true;
-    gang.reporting = true;
-    gang.stop = Some(Stop { cause: StopCause::Failed, kill_at: now, killed: true });
-    let mut effects = signals(key, gang, Signal::Kill);
-    effects.push(report(key, gang, ReportBody::Failed { error }));
+/// Kills ranks that hang, and tells of them.
+fn kill_hung(host: &str, timings: &Timings, key: &GangKey, gang: &mut Gang, now: UnixMs) -> Vec<Effect> {
+    let mut hung = Vec::new();
+    for (number, rank) in gang.ranks.iter_mut().filter(|(_, rank)| !rank.given_up) {
+        let (idle_ms, silent_ms) = (now.saturating_sub(rank.progressed_at), now.saturating_sub(rank.heard_at));
+        if idle_ms >= patience_ms(timings, rank.phase) || silent_ms >= timings.rank_silent_ms {
+            rank.given_up = true;
+            hung.push((*number, hangs(host, *number, rank, idle_ms, silent_ms)));
+        }
+    }
+    let mut effects = Vec::new();
+    for (rank, error) in hung {
+        effects.push(Effect::Signal { key: key.clone(), rank, signal: Signal::Kill });
+        effects.push(report(key, gang, ReportBody::RankLost { rank, error }));
+    }
     effects
 }
 
@@ -528,15 +580,14 @@ fn died(host: &str, rank_id: u32, rank: &Rank, exit: &Exit) -> WireError {
     }
 }
 
-fn hung(host: &str, rank_id: u32, rank: &Rank, silent_ms: u64) -> WireError {
-    WireError::new(
-        Code::WorkerHung,
-        format!(
-            "rank {rank_id} on {host} made no progress for {silent_ms} ms at step {} ({}) and was killed",
-            rank.step,
-            rank.phase.as_str()
-        ),
-    )
+fn hangs(host: &str, rank_id: u32, rank: &Rank, idle_ms: u64, silent_ms: u64) -> WireError {
+    let place = format!("at step {} ({})", rank.step, rank.phase.as_str());
+    let what = if silent_ms * 2 > idle_ms {
+        format!("rank {rank_id} on {host} has said nothing for {silent_ms} ms {place} and was killed: it is stopped, or its host is overloaded")
+    } else {
+        format!("rank {rank_id} on {host} made no progress for {idle_ms} ms {place} and was killed")
+    };
+    WireError::new(Code::WorkerHung, what)
 }
 
 fn signal_name(signal: i32) -> &'static str {
