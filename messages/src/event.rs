@@ -154,6 +154,14 @@ pub enum Event {
     Progress(Progress),
     Metric(Metric),
     Checkpoint(Checkpoint),
+    /// A checkpoint that training should have gone on from is damaged or of another plan or dataset.
+    CheckpointRefused {
+        task: TaskId,
+        name: String,
+        reason: String,
+        /// The one that training goes on from; none: it begins anew.
+        used: Option<String>,
+    },
     /// A hook of training: on_train_begin, on_epoch_begin, on_epoch_end, should_stop, on_train_end.
     Hook {
         hook: String,
@@ -184,7 +192,7 @@ pub enum Event {
 }
 
 impl Event {
-    pub const NAMES: [&'static str; 14] = [
+    pub const NAMES: [&'static str; 15] = [
         "accepted",
         "rejected",
         "task_started",
@@ -193,6 +201,7 @@ impl Event {
         "progress",
         "metric",
         "checkpoint",
+        "checkpoint_refused",
         "hook",
         "worker_lost",
         "waiting",
@@ -212,6 +221,7 @@ impl Event {
             Self::Progress(_) => "progress",
             Self::Metric(_) => "metric",
             Self::Checkpoint(_) => "checkpoint",
+            Self::CheckpointRefused { .. } => "checkpoint_refused",
             Self::Hook { .. } => "hook",
             Self::WorkerLost { .. } => "worker_lost",
             Self::Waiting { .. } => "waiting",

@@ -34,7 +34,7 @@ fn snapshot(epoch: u32, batch: u64, fence: u64) -> Snapshot {
         },
         model: format!("model {epoch} {batch}").into_bytes(),
         optimizer: vec![7; 10_000],
-        best: (epoch > 1).then(|| b"best".to_vec()),
+        best: (epoch > 1).then(|| Arc::new(b"best".to_vec())),
     }
 }
 
