@@ -515,7 +515,8 @@ fn parse<T: serde::de::DeserializeOwned>(checkpoint: &str, file: &str, bytes: &[
         .map_err(|e| Error::new(ErrorKind::Corrupt, format!("checkpoint {checkpoint}: {file}: {e}")))
 }
 
-pub(crate) fn blake3_hex(bytes: &[u8]) -> String {
+/// BLAKE3 of bytes, in hexadecimal.
+pub fn blake3_hex(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
 }
 

@@ -1,7 +1,6 @@
 //! From a checkpoint back into a running training. The one that the coordinator names; where that is
 //! damaged or gone, the furthest one on disk that is whole and of the same plan and data; else none.
 
-use messages::WireError;
 use messages::event::Checkpoint;
 
 use super::engine::Engine;
@@ -57,9 +56,9 @@ pub fn restore(
     snapshot: &Snapshot,
     engine: &mut Engine,
     selection: &mut Selection,
-) -> Result<Option<String>, WireError> {
+) -> Result<Option<String>, Error> {
     let state = &snapshot.state;
-    let refuse = |message: String| Error::new(ErrorKind::Mismatch, message).to_wire();
+    let refuse = |message: String| Error::new(ErrorKind::Mismatch, message);
     engine.trainer_mut().load_state(&snapshot.optimizer).map_err(|e| refuse(e.to_string()))?;
     let params = kernels::weights::params_blake3(engine.trainer().model());
     if params != state.extra_info.params_blake3 || engine.trainer().global_step() != state.step {
