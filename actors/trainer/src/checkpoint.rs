@@ -365,8 +365,7 @@ impl CheckpointStore {
         let mut entries = Vec::new();
         for (name, bytes) in files {
             write_synced(&dir.join(name), bytes)?;
-            let entry =
-                FileEntry { name: name.to_owned(), size_bytes: bytes.len() as u64, blake3: blake3_hex(bytes) };
+            let entry = FileEntry { name: name.to_owned(), size_bytes: bytes.len() as u64, blake3: blake3_hex(bytes) };
             entries.push(entry);
         }
         let mut parts = 0;

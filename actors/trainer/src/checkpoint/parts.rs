@@ -161,8 +161,7 @@ impl CheckpointStore {
         for index in (0..own.of).filter(|index| *index != own.index) {
             let share = Share { index, ..own };
             let bytes = encode(share, state);
-            let entry =
-                FileEntry { name: share.file(), size_bytes: bytes.len() as u64, blake3: blake3_hex(&bytes) };
+            let entry = FileEntry { name: share.file(), size_bytes: bytes.len() as u64, blake3: blake3_hex(&bytes) };
             let found = folder.join(gathered(share, &entry.blake3));
             let size = || fs::metadata(&found).map(|found| found.len()).ok();
             while size().is_none() && Instant::now() < until {

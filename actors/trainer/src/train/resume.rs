@@ -52,11 +52,7 @@ pub fn find(store: &CheckpointStore, named: Option<&Checkpoint>, identity: &Iden
 }
 
 /// Puts the snapshot into engine and selection.
-pub fn restore(
-    snapshot: &Snapshot,
-    engine: &mut Engine,
-    selection: &mut Selection,
-) -> Result<Option<String>, Error> {
+pub fn restore(snapshot: &Snapshot, engine: &mut Engine, selection: &mut Selection) -> Result<Option<String>, Error> {
     let state = &snapshot.state;
     let refuse = |message: String| Error::new(ErrorKind::Mismatch, message);
     engine.trainer_mut().load_state(&snapshot.optimizer).map_err(|e| refuse(e.to_string()))?;

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use bus::now_ms;
 use futures::channel::oneshot;
 use kernels::train::{StateCopy, Trainer};
+use messages::WireError;
 use messages::error::Code;
 use messages::event::{Event, Metrics};
 use messages::plan::{CheckpointPlan, JobPlan};
-use messages::WireError;
 
 use super::outbox::{CheckpointReport, Outbox};
 use super::selection::Selection;

@@ -354,9 +354,7 @@ impl Session {
 
     /// A stop was asked for: a drain leaves a checkpoint at the step boundary, everything else nothing.
     fn stopped(mut self) -> Result<Outcome, WireError> {
-        if matches!(self.ports.stop.reason(), Some(StopReason::Drain { .. }))
-            && self.save(At::Drain)? == Flow::On
-        {
+        if matches!(self.ports.stop.reason(), Some(StopReason::Drain { .. })) && self.save(At::Drain)? == Flow::On {
             self.saver.settle(&mut self.ports.outbox)?;
         }
         let reason = self.ports.stop.reason().cloned().unwrap_or_else(|| {
