@@ -84,7 +84,7 @@ pub struct Saver {
     /// A former leader died before its last checkpoint was in place.
     owed: bool,
     /// Memory for the next copy, while no other is on its way.
-    copy: Option<StateCopy>,
+    copy: Option<Box<StateCopy>>,
     writer: Option<Writer>,
     /// What may stay once the checkpoint on its way counts.
     under_way: Option<BTreeSet<String>>,
@@ -131,7 +131,7 @@ impl Saver {
     /// than the others. For a rank that writes.
     pub fn prepare(&mut self, trainer: &Trainer) -> Result<(), WireError> {
         if self.copy.is_none() && self.under_way.is_none() {
-            self.copy = Some(trainer.copy_state(None).map_err(|e| internal(&e))?);
+            self.copy = Some(Box::new(trainer.copy_state(None).map_err(|e| internal(&e))?));
         }
         Ok(())
     }
@@ -268,7 +268,8 @@ impl Saver {
         if !leads && (share.of == 1 || share.index >= share.of) {
             return Ok(());
         }
-        let copy = moment.trainer.copy_state(self.copy.take()).map_err(|e| internal(&e))?;
+        let earlier = self.copy.take().map(|earlier| *earlier);
+        let copy = Box::new(moment.trainer.copy_state(earlier).map_err(|e| internal(&e))?);
         if !leads {
             return self.order(Order::Part { name, copy, share });
         }

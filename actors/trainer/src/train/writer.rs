@@ -27,7 +27,7 @@ const END_PATIENCE: Duration = Duration::from_secs(10);
 pub struct Taken {
     /// Without the parameters' hash.
     pub state: TrainState,
-    pub copy: StateCopy,
+    pub copy: Box<StateCopy>,
     pub best: Option<Arc<Vec<u8>>>,
     pub share: Share,
 }
@@ -37,7 +37,7 @@ pub enum Order {
     /// The own part of a checkpoint that the leader commits.
     Part {
         name: String,
-        copy: StateCopy,
+        copy: Box<StateCopy>,
         share: Share,
     },
     /// Remove all but these.
@@ -45,8 +45,8 @@ pub enum Order {
 }
 
 pub enum Done {
-    Committed { copy: StateCopy, committed: Result<Checkpoint, Error> },
-    Part { copy: StateCopy, written: Result<(), Error> },
+    Committed { copy: Box<StateCopy>, committed: Result<Checkpoint, Error> },
+    Part { copy: Box<StateCopy>, written: Result<(), Error> },
     Pruned(Result<(), Error>),
 }
 
