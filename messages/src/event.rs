@@ -154,6 +154,14 @@ pub enum Event {
     Progress(Progress),
     Metric(Metric),
     Checkpoint(Checkpoint),
+    /// A checkpoint that training should have gone on from is damaged or of another plan or dataset.
+    CheckpointRefused {
+        task: TaskId,
+        name: String,
+        reason: String,
+        /// The one that training goes on from; none: it begins anew.
+        used: Option<String>,
+    },
     /// A hook of training: on_train_begin, on_epoch_begin, on_epoch_end, should_stop, on_train_end.
     Hook {
         hook: String,
@@ -216,7 +224,7 @@ pub enum Event {
 }
 
 impl Event {
-    pub const NAMES: [&'static str; 17] = [
+    pub const NAMES: [&'static str; 18] = [
         "accepted",
         "rejected",
         "task_started",
@@ -225,6 +233,7 @@ impl Event {
         "progress",
         "metric",
         "checkpoint",
+        "checkpoint_refused",
         "hook",
         "worker_lost",
         "rank_lost",
@@ -247,6 +256,7 @@ impl Event {
             Self::Progress(_) => "progress",
             Self::Metric(_) => "metric",
             Self::Checkpoint(_) => "checkpoint",
+            Self::CheckpointRefused { .. } => "checkpoint_refused",
             Self::Hook { .. } => "hook",
             Self::WorkerLost { .. } => "worker_lost",
             Self::RankLost { .. } => "rank_lost",

@@ -9,6 +9,10 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod checkpoint;
+
+pub use checkpoint::CheckpointPlan;
+
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "origin", rename_all = "snake_case")]
@@ -724,15 +728,6 @@ pub struct EarlyStoppingPlan {
     pub mode: Mode,
     /// The model that is announced is the best by `monitor`, not the last.
     pub restore_best: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct CheckpointPlan {
-    /// Epochs between two checkpoints.
-    pub save_freq: u32,
-    pub keep_best: u32,
-    pub metric_name: String,
-    pub mode: Mode,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

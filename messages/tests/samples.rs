@@ -368,6 +368,15 @@ fn events() -> Vec<Sample> {
         message("evt_progress", Event::Progress(progress)),
         message("evt_metric", Event::Metric(metric)),
         message("evt_checkpoint", Event::Checkpoint(checkpoint())),
+        message(
+            "evt_checkpoint_refused",
+            Event::CheckpointRefused {
+                task: task("train"),
+                name: "checkpoint_epoch_007".into(),
+                reason: "model.safetensors of 640 bytes has another hash".into(),
+                used: Some("checkpoint_epoch_006".into()),
+            },
+        ),
         message("evt_hook", Event::Hook { hook: "on_epoch_end".into(), epoch: 3, detail: Some("d".into()) }),
         message(
             "evt_worker_lost",

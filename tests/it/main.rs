@@ -17,3 +17,4 @@ mod roles;
 mod run;
 mod subscriber;
 mod tidy;
+mod weights;

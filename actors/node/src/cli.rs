@@ -56,6 +56,9 @@ pub enum Command {
     Jobs(JobsCommand),
     /// Write deterministic, ads-like data
     Generate(GenerateArgs),
+    /// Look into model files and checkpoints
+    #[command(subcommand)]
+    Weights(WeightsCommand),
     /// Print or write the JSON Schemas, the error codes and the AsyncAPI document
     Schema(SchemaArgs),
     /// Show versions, libraries, disk, clock and the server, and what is wrong with them
@@ -134,6 +137,15 @@ pub enum JobsCommand {
         job: String,
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum WeightsCommand {
+    /// BLAKE3 of the parameters, and of a checkpoint's optimizer state; equal bits give equal hashes
+    Hash {
+        /// A model file, or the folder of a checkpoint
+        model: PathBuf,
     },
 }
 

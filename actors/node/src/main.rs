@@ -18,6 +18,7 @@ mod server;
 mod spec_file;
 mod supervisor;
 mod watch;
+mod weights;
 mod worker;
 
 use std::process::ExitCode;
@@ -67,6 +68,7 @@ fn run(cli: &Cli) -> Result<u8, Failure> {
             Command::Submit(args) => jobs::submit(&config, args).await,
             Command::Jobs(command) => jobs::command(&config, command).await,
             Command::Generate(args) => generate::command(&config, args),
+            Command::Weights(command) => weights::command(&config, command),
             Command::Schema(args) => schema::command(&config, args),
             Command::Doctor => doctor::command(&config).await,
             Command::Rank | Command::DieWithParent(_) => Ok(exit::DONE),

@@ -133,6 +133,10 @@ pub fn event_line(event: &Event) -> Option<String> {
         Event::WorkerLost { worker, task, error, .. } => format!("{task}: worker {worker} lost: {}", error.message),
         Event::Waiting { task, reason } => format!("{task}: waiting: {reason}"),
         Event::Checkpoint(c) => format!("checkpoint {} at step {}", c.name, c.step),
+        Event::CheckpointRefused { name, reason, used, .. } => match used {
+            Some(used) => format!("checkpoint {name} refused, going on from {used}: {reason}"),
+            None => format!("checkpoint {name} refused, beginning anew: {reason}"),
+        },
         Event::Cancelled { reason } => format!("cancelled: {reason}"),
         Event::Failed { error, .. } => {
             let hint = error.hint.as_ref().map(|h| format!("\nhint: {h}")).unwrap_or_default();

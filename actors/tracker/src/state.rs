@@ -66,6 +66,13 @@ pub fn project(envelope: &Envelope<Event>, stored_at: UnixMs, plan: Option<&JobP
         Event::Progress(progress) => (guard(&progress.task), progress_rows(progress, at)),
         Event::Metric(metric) => (guard(&metric.task), metric_rows(metric, at)),
         Event::Checkpoint(checkpoint) => (None, vec![Row::tag("within.checkpoint", &checkpoint.uri)]),
+        Event::CheckpointRefused { task, name, reason, .. } => (
+            None,
+            vec![Row::tag(
+                format!("within.{task}.checkpoint_refused"),
+                cut(&format!("{name}: {reason}"), MAX_TAG_CHARS),
+            )],
+        ),
         Event::Completed(completed) => (None, completed_rows(completed, at)),
         Event::Failed { name, duration_s, error, .. } => (None, failed_rows(name, *duration_s, error, at)),
         Event::Cancelled { reason } => {

@@ -5,7 +5,8 @@
 //! ```text
 //! checkpoint_epoch_007/     after epoch 7          checkpoint_step_000120/   at a step within an epoch
 //!   model.safetensors       parameters, readable as a model file
-//!   optimizer.safetensors   everything that `kernels::train::Trainer` needs to go on bit-exactly
+//!   optimizer.safetensors   everything that `kernels::train::Trainer` needs to go on bit-exactly; or the
+//!                           same bytes in parts by several ranks: part-000.safetensors, ...
 //!   best.safetensors        the best model so far, if the job announces the best one
 //!   state.json              TrainState
 //!   MANIFEST.json           the files' sizes and hashes; its own hash names the checkpoint
@@ -15,12 +16,19 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use messages::event::{Checkpoint, Metrics};
 use messages::{Fence, JobId, TaskId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::error::{Error, ErrorKind};
+
+mod parts;
+
+pub use parts::{MAX_PARTS, Share};
 
 /// Version of `state.json` and `MANIFEST.json`. Readers accept this one and the previous one.
 pub const CHECKPOINT_VERSION: u16 = 1;
@@ -148,7 +156,25 @@ pub struct Snapshot {
     pub state: TrainState,
     pub model: Vec<u8>,
     pub optimizer: Vec<u8>,
-    pub best: Option<Vec<u8>>,
+    pub best: Option<Arc<Vec<u8>>>,
+}
+
+/// A checkpoint that was passed over.
+#[derive(Debug)]
+pub struct Refused {
+    pub name: String,
+    pub error: Error,
+}
+
+/// How a checkpoint is written.
+#[derive(Debug, Clone, Copy)]
+pub struct Writing<'a> {
+    /// The part that the committing rank writes anyway.
+    pub share: Share,
+    /// How long the parts of other ranks are awaited.
+    pub patience: Duration,
+    /// Nobody wants it any more: it is not put in place.
+    pub given_up: &'a AtomicBool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -162,6 +188,14 @@ struct FileEntry {
 struct DirManifest {
     schema: u16,
     files: Vec<FileEntry>,
+    /// Into how many parts the optimizer's file is cut; 0: it is whole.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    parts: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands out a reference")]
+fn is_zero(parts: &u32) -> bool {
+    *parts == 0
 }
 
 /// Name of the checkpoint at a position.
@@ -191,6 +225,11 @@ impl CheckpointStore {
                 if fence_in(rest).is_some_and(|(of, _)| of < fence) {
                     fs::remove_dir_all(&path).map_err(|e| Error::io("remove", &path, e))?;
                 }
+            } else if let Some((of, _)) = name.strip_prefix(parts::PARTS).and_then(fence_in) {
+                if of < fence {
+                    // Best effort: several ranks open the folder at once.
+                    let _ = fs::remove_dir_all(&path);
+                }
             } else if let Some((of, original)) = name.strip_prefix(REPLACED).and_then(fence_in) {
                 let target = store.dir.join(original);
                 if of >= fence {
@@ -210,6 +249,12 @@ impl CheckpointStore {
     /// Writes a checkpoint and puts it in place, replacing one of the same name and a lower fence.
     /// After this returns, a crash of the machine does not undo it.
     pub fn commit(&self, snapshot: &Snapshot) -> Result<Checkpoint, Error> {
+        let given_up = AtomicBool::new(false);
+        self.commit_as(snapshot, Writing { share: Share::WHOLE, patience: Duration::ZERO, given_up: &given_up })
+    }
+
+    /// The same, in parts by several ranks or given up on the way.
+    pub fn commit_as(&self, snapshot: &Snapshot, writing: Writing<'_>) -> Result<Checkpoint, Error> {
         let state = &snapshot.state;
         let name = name_of(state.position, state.step);
         let target = self.dir.join(&name);
@@ -218,10 +263,18 @@ impl CheckpointStore {
         if temporary.exists() {
             fs::remove_dir_all(&temporary).map_err(|e| Error::io("remove", &temporary, e))?;
         }
-        let blake3 = write_files(&temporary, snapshot).inspect_err(|_| {
+        let written = self.write_files(&name, &temporary, snapshot, writing).and_then(|blake3| {
+            if writing.given_up.load(Ordering::SeqCst) {
+                return Err(Error::new(ErrorKind::Aborted, format!("checkpoint {name} was given up")));
+            }
+            Ok(blake3)
+        });
+        let blake3 = written.inspect_err(|_| {
             // Best effort: what a full disk leaves is removed at the next opening, too.
             let _ = fs::remove_dir_all(&temporary);
         })?;
+        // Best effort, as above.
+        let _ = fs::remove_dir_all(self.parts_folder(&name));
         let replaced = self.dir.join(format!("{REPLACED}{}-{name}", self.fence));
         if target.exists() {
             fs::rename(&target, &replaced).map_err(|e| Error::io("replace", &target, e))?;
@@ -246,51 +299,47 @@ impl CheckpointStore {
         if !is_checkpoint(name) {
             return Err(Error::new(ErrorKind::Corrupt, format!("{name:?} is no name of a checkpoint")));
         }
-        let dir = self.dir.join(name);
-        let manifest_bytes = read_bounded(&dir.join(MANIFEST), MAX_JSON_BYTES)?;
-        if let Some(expected) = blake3 {
-            expect_hash(name, MANIFEST, &manifest_bytes, expected)?;
-        }
-        let manifest: DirManifest = parse(name, MANIFEST, &manifest_bytes)?;
-        readable(name, manifest.schema)?;
-        let file = |wanted: &str| -> Result<Option<Vec<u8>>, Error> {
-            let Some(entry) = manifest.files.iter().find(|entry| entry.name == wanted) else { return Ok(None) };
-            let bytes = read_bounded(&dir.join(wanted), entry.size_bytes)?;
-            expect_hash(name, wanted, &bytes, &entry.blake3)?;
-            Ok(Some(bytes))
-        };
-        let needed = |wanted: &str| {
-            file(wanted)?.ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("checkpoint {name}: no {wanted}")))
-        };
-        let state: TrainState = parse(name, STATE, &needed(STATE)?)?;
-        readable(name, state.schema)?;
-        Ok(Snapshot { state, model: needed(MODEL)?, optimizer: needed(OPTIMIZER)?, best: file(BEST)? })
+        read(&self.dir.join(name), blake3)
     }
 
     /// The whole checkpoint that is furthest along and that `accept` takes, and what was refused on the way.
     pub fn newest(
         &self,
         accept: impl Fn(&TrainState) -> Result<(), Error>,
-    ) -> Result<(Option<Snapshot>, Vec<Error>), Error> {
+    ) -> Result<(Option<Snapshot>, Vec<Refused>), Error> {
         let mut refused = Vec::new();
-        let mut found: Option<Snapshot> = None;
+        let mut known = Vec::new();
         for name in self.entries()?.into_iter().filter(|name| is_checkpoint(name)) {
-            match self.load(&name, None).and_then(|snapshot| accept(&snapshot.state).map(|()| snapshot)) {
-                Ok(snapshot) => {
-                    let further = found.as_ref().is_none_or(|best| best.state.position < snapshot.state.position);
-                    if further {
-                        found = Some(snapshot);
-                    }
-                }
-                Err(error) => refused.push(error),
+            match read_state(&self.dir.join(&name), None) {
+                Ok((_, state)) => known.push((state.position, name)),
+                Err(error) => refused.push(Refused { name, error }),
             }
         }
-        Ok((found, refused))
+        known.sort_unstable();
+        for (_, name) in known.into_iter().rev() {
+            match self.load(&name, None).and_then(|snapshot| accept(&snapshot.state).map(|()| snapshot)) {
+                Ok(snapshot) => return Ok((Some(snapshot), refused)),
+                Err(error) => refused.push(Refused { name, error }),
+            }
+        }
+        Ok((None, refused))
+    }
+
+    /// Whether a checkpoint of this name lies in place.
+    pub fn holds(&self, name: &str) -> bool {
+        self.dir.join(name).join(MANIFEST).exists()
     }
 
     /// Removes every checkpoint that is not in `keep`.
     pub fn prune(&self, keep: &BTreeSet<String>) -> Result<(), Error> {
         for name in self.entries()? {
+            // Parts that came after their checkpoint had been put together without them.
+            if let Some((of, original)) = name.strip_prefix(parts::PARTS).and_then(fence_in)
+                && of <= self.fence
+                && self.holds(original)
+            {
+                let _ = fs::remove_dir_all(self.dir.join(&name));
+            }
             if is_checkpoint(&name) && !keep.contains(&name) {
                 // Renamed first: a half-removed directory must not stand under a checkpoint's name.
                 let (path, doomed) = (self.dir.join(&name), self.dir.join(format!("{TEMPORARY}{}-{name}", self.fence)));
@@ -299,6 +348,36 @@ impl CheckpointStore {
             }
         }
         Ok(())
+    }
+
+    /// Writes every file and the manifest, synced; the manifest's hash.
+    fn write_files(&self, name: &str, dir: &Path, snapshot: &Snapshot, writing: Writing<'_>) -> Result<String, Error> {
+        fs::create_dir(dir).map_err(|e| Error::io("create", dir, e))?;
+        let state = serde_json::to_vec_pretty(&snapshot.state).expect("invariant: a state serializes");
+        let mut files: Vec<(&str, &[u8])> = vec![(MODEL, &snapshot.model), (STATE, &state)];
+        let share = writing.share;
+        if share.of == 1 {
+            files.push((OPTIMIZER, &snapshot.optimizer));
+        }
+        if let Some(best) = &snapshot.best {
+            files.push((BEST, best));
+        }
+        let mut entries = Vec::new();
+        for (name, bytes) in files {
+            write_synced(&dir.join(name), bytes)?;
+            let entry = FileEntry { name: name.to_owned(), size_bytes: bytes.len() as u64, blake3: blake3_hex(bytes) };
+            entries.push(entry);
+        }
+        let mut parts = 0;
+        if share.of > 1 {
+            entries.extend(self.gather(name, share, &snapshot.optimizer, dir, writing.patience)?);
+            parts = share.of;
+        }
+        let manifest = serde_json::to_vec_pretty(&DirManifest { schema: CHECKPOINT_VERSION, files: entries, parts })
+            .expect("invariant: a manifest serializes");
+        write_synced(&dir.join(MANIFEST), &manifest)?;
+        sync_dir(dir)?;
+        Ok(blake3_hex(&manifest))
     }
 
     /// A checkpoint of this name by a later lease means that ours has passed on.
@@ -327,6 +406,56 @@ impl CheckpointStore {
     }
 }
 
+/// Reads the checkpoint in a folder, every file checked. `blake3`: what its manifest must hash to, if known.
+pub fn read(dir: &Path, blake3: Option<&str>) -> Result<Snapshot, Error> {
+    let (files, state) = read_state(dir, blake3)?;
+    let optimizer = match files.manifest.parts {
+        0 => files.needed(OPTIMIZER)?,
+        of => {
+            let share = |index| files.needed(&Share { index, of }.file());
+            let parts: Vec<Vec<u8>> = (0..of.min(MAX_PARTS)).map(share).collect::<Result<_, _>>()?;
+            parts::join(&files.name, &parts)?
+        }
+    };
+    Ok(Snapshot { state, model: files.needed(MODEL)?, optimizer, best: files.file(BEST)?.map(Arc::new) })
+}
+
+/// The files of a checkpoint and its state.
+fn read_state(dir: &Path, blake3: Option<&str>) -> Result<(Files, TrainState), Error> {
+    let name = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy().into_owned();
+    let bytes = read_bounded(&dir.join(MANIFEST), MAX_JSON_BYTES)?;
+    if let Some(expected) = blake3 {
+        expect_hash(&name, MANIFEST, &bytes, expected)?;
+    }
+    let manifest: DirManifest = parse(&name, MANIFEST, &bytes)?;
+    readable(&name, manifest.schema)?;
+    let files = Files { dir: dir.into(), name, manifest };
+    let state: TrainState = parse(&files.name, STATE, &files.needed(STATE)?)?;
+    readable(&files.name, state.schema)?;
+    Ok((files, state))
+}
+
+/// The files of one checkpoint, as its manifest says.
+struct Files {
+    dir: PathBuf,
+    name: String,
+    manifest: DirManifest,
+}
+
+impl Files {
+    fn file(&self, wanted: &str) -> Result<Option<Vec<u8>>, Error> {
+        let Some(entry) = self.manifest.files.iter().find(|entry| entry.name == wanted) else { return Ok(None) };
+        let bytes = read_bounded(&self.dir.join(wanted), entry.size_bytes)?;
+        expect_hash(&self.name, wanted, &bytes, &entry.blake3)?;
+        Ok(Some(bytes))
+    }
+
+    fn needed(&self, wanted: &str) -> Result<Vec<u8>, Error> {
+        let missing = || Error::new(ErrorKind::Corrupt, format!("checkpoint {}: no {wanted}", self.name));
+        self.file(wanted)?.ok_or_else(missing)
+    }
+}
+
 fn is_checkpoint(name: &str) -> bool {
     ["checkpoint_epoch_", "checkpoint_step_"].iter().any(|prefix| {
         name.strip_prefix(prefix).is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
@@ -345,27 +474,6 @@ fn readable(name: &str, schema: u16) -> Result<(), Error> {
     }
     let message = format!("checkpoint {name} of schema version {schema}: this reader knows up to {CHECKPOINT_VERSION}");
     Err(Error::new(ErrorKind::Mismatch, message))
-}
-
-/// Writes every file and the manifest, synced; the manifest's hash.
-fn write_files(dir: &Path, snapshot: &Snapshot) -> Result<String, Error> {
-    fs::create_dir(dir).map_err(|e| Error::io("create", dir, e))?;
-    let state = serde_json::to_vec_pretty(&snapshot.state).expect("invariant: a state serializes");
-    let mut files: Vec<(&str, &[u8])> =
-        vec![(MODEL, &snapshot.model), (OPTIMIZER, &snapshot.optimizer), (STATE, &state)];
-    if let Some(best) = &snapshot.best {
-        files.push((BEST, best));
-    }
-    let mut entries = Vec::new();
-    for (name, bytes) in files {
-        write_synced(&dir.join(name), bytes)?;
-        entries.push(FileEntry { name: name.to_owned(), size_bytes: bytes.len() as u64, blake3: blake3_hex(bytes) });
-    }
-    let manifest = serde_json::to_vec_pretty(&DirManifest { schema: CHECKPOINT_VERSION, files: entries })
-        .expect("invariant: a manifest serializes");
-    write_synced(&dir.join(MANIFEST), &manifest)?;
-    sync_dir(dir)?;
-    Ok(blake3_hex(&manifest))
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), Error> {
@@ -406,7 +514,8 @@ fn parse<T: serde::de::DeserializeOwned>(checkpoint: &str, file: &str, bytes: &[
         .map_err(|e| Error::new(ErrorKind::Corrupt, format!("checkpoint {checkpoint}: {file}: {e}")))
 }
 
-pub(crate) fn blake3_hex(bytes: &[u8]) -> String {
+/// BLAKE3 of bytes, in hexadecimal.
+pub fn blake3_hex(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
 }
 

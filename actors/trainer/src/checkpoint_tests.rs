@@ -34,7 +34,7 @@ fn snapshot(epoch: u32, batch: u64, fence: u64) -> Snapshot {
         },
         model: format!("model {epoch} {batch}").into_bytes(),
         optimizer: vec![7; 10_000],
-        best: (epoch > 1).then(|| b"best".to_vec()),
+        best: (epoch > 1).then(|| Arc::new(b"best".to_vec())),
     }
 }
 
@@ -161,4 +161,85 @@ fn a_folder_that_cannot_be_written_is_a_storage_error() {
     let error = CheckpointStore::open(file.join("checkpoints"), Fence(1)).expect_err("not a folder");
     assert_eq!(error.kind(), ErrorKind::Storage);
     assert_eq!(error.to_wire().code, messages::error::Code::ArtifactStoreUnavailable);
+}
+
+/// Commits a checkpoint in parts, each of the others' by a thread of its own that begins when it is told to.
+fn commit_in_parts(store: &CheckpointStore, snapshot: &Snapshot, of: u32, without: Option<u32>) -> Checkpoint {
+    let name = name_of(snapshot.state.position, snapshot.state.step);
+    let given_up = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for index in (1..of).filter(|index| Some(*index) != without) {
+            let name = &name;
+            scope.spawn(move || {
+                store.write_part(name, Share { index, of }, &snapshot.optimizer).expect("writes its part");
+            });
+        }
+        let patience = Duration::from_secs(if without.is_some() { 1 } else { 60 });
+        let writing = Writing { share: Share { index: 0, of }, patience, given_up: &given_up };
+        store.commit_as(snapshot, writing).expect("commits")
+    })
+}
+
+#[test]
+fn any_number_of_parts_reads_back_the_same() {
+    for of in [1, 2, 3, 8] {
+        let dir = TempDir::new().expect("folder");
+        let store = CheckpointStore::open(dir.path(), Fence(5)).expect("opens");
+        let mut written = snapshot(2, 0, 5);
+        written.optimizer = (0..10_007u32).map(|i| (i * i) as u8).collect();
+        let committed = commit_in_parts(&store, &written, of, None);
+        assert!(same(&store.load(&committed.name, Some(&committed.blake3)).expect("loads"), &written), "{of} parts");
+        let part = dir.path().join(&committed.name).join(format!("part-{:03}.safetensors", of - 1));
+        assert_eq!(part.exists(), of > 1);
+        assert_eq!(names(&dir), ["checkpoint_epoch_002"], "nothing is left of {of} parts");
+    }
+}
+
+#[test]
+fn a_part_that_does_not_come_or_is_of_another_state_is_written_by_the_leader() {
+    let dir = TempDir::new().expect("folder");
+    let store = CheckpointStore::open(dir.path(), Fence(5)).expect("opens");
+    let (written, share) = (snapshot(2, 0, 5), Share { index: 2, of: 3 });
+    // An older lease's part, and one of a state that is not the leader's.
+    let older = CheckpointStore { dir: dir.path().into(), fence: Fence(4) };
+    older.write_part("checkpoint_epoch_002", share, &written.optimizer).expect("writes");
+    store.write_part("checkpoint_epoch_002", share, &[9; 10_000]).expect("writes");
+    let committed = commit_in_parts(&store, &written, 3, Some(2));
+    assert!(same(&store.load(&committed.name, Some(&committed.blake3)).expect("loads"), &written));
+    assert_eq!(names(&dir), [".parts-4-checkpoint_epoch_002", "checkpoint_epoch_002"]);
+    CheckpointStore::open(dir.path(), Fence(6)).expect("opens");
+    assert_eq!(names(&dir), ["checkpoint_epoch_002"]);
+}
+
+#[test]
+fn a_damaged_part_is_refused_and_the_previous_one_serves() {
+    for damage in ["flip", "cut", "remove"] {
+        let dir = TempDir::new().expect("folder");
+        let store = CheckpointStore::open(dir.path(), Fence(5)).expect("opens");
+        store.commit(&snapshot(1, 0, 5)).expect("commits");
+        let committed = commit_in_parts(&store, &snapshot(2, 0, 5), 2, None);
+        let path = dir.path().join(&committed.name).join("part-001.safetensors");
+        let mut bytes = fs::read(&path).expect("reads");
+        match damage {
+            "flip" => *bytes.last_mut().expect("not empty") ^= 1,
+            _ => bytes.truncate(bytes.len() - 1),
+        }
+        fs::write(&path, &bytes).expect("writes");
+        if damage == "remove" {
+            fs::remove_file(&path).expect("removes");
+        }
+        let (newest, refused) = store.newest(|_| Ok(())).expect("scans");
+        assert_eq!(newest.map(|s| s.state.epoch), Some(1), "{damage}");
+        assert_eq!(refused.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), ["checkpoint_epoch_002"], "{damage}");
+    }
+}
+
+#[test]
+fn what_was_given_up_is_not_put_in_place() {
+    let dir = TempDir::new().expect("folder");
+    let store = CheckpointStore::open(dir.path(), Fence(5)).expect("opens");
+    let given_up = AtomicBool::new(true);
+    let writing = Writing { share: Share::WHOLE, patience: Duration::ZERO, given_up: &given_up };
+    assert_eq!(store.commit_as(&snapshot(1, 0, 5), writing).expect_err("given up").kind(), ErrorKind::Aborted);
+    assert!(names(&dir).is_empty());
 }

@@ -3,6 +3,7 @@
 
 mod batch;
 mod best;
+mod copy;
 mod early_stop;
 mod engine;
 mod mixed;
@@ -12,6 +13,7 @@ mod state;
 pub use crate::ops::loss::{LossConfig, LossSum, Targets};
 pub use batch::{Batch, RankBatch};
 pub use best::{Admission, BestK};
+pub use copy::StateCopy;
 pub use early_stop::{EarlyStopping, EarlyStoppingConfig};
 pub use engine::{StepOutcome, TrainConfig, Trainer};
 pub use partial::Partial;

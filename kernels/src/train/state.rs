@@ -6,14 +6,15 @@ use crate::dtype::{LossScaleState, Precision};
 use crate::error::{Error, Result};
 use crate::optim::optimizer::Saved;
 use crate::optim::schedule::ScheduleState;
+use crate::params::Param;
 use crate::weights::{Entry, read, write};
 use std::collections::BTreeMap;
 
 /// Where the counters are kept in the file's metadata.
 const KEY: &str = "within.train_state";
 
-#[derive(serde::Serialize, serde::Deserialize)]
-struct Counters {
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub(super) struct Counters {
     version: u32,
     epoch: u64,
     optimizer_steps: u64,
@@ -24,34 +25,55 @@ struct Counters {
     loss_scale: Option<LossScaleState>,
 }
 
+/// The flat runs of a state; those that a training does not have are empty.
+pub(super) struct Runs<'a> {
+    pub weights: &'a [f32],
+    pub first: &'a [f32],
+    pub second: &'a [f32],
+    pub averages: &'a [f32],
+}
+
+/// The file of a state.
+pub(super) fn write_state(counters: &Counters, params: &[Param], runs: &Runs<'_>) -> Result<Vec<u8>> {
+    let runs = [("param", runs.weights), ("first", runs.first), ("second", runs.second), ("average", runs.averages)];
+    let mut entries: Vec<Entry<'_>> = Vec::with_capacity(runs.len() * params.len());
+    for (prefix, run) in runs.into_iter().filter(|(_, run)| !run.is_empty()) {
+        for param in params {
+            let values = &run[param.range.clone()];
+            let name = format!("{prefix}.{}", param.name);
+            entries.push(Entry { name, shape: param.shape.clone(), values, precision: Precision::F32 });
+        }
+    }
+    let text = serde_json::to_string(counters).expect("invariant: integers serialize");
+    write(&entries, &BTreeMap::from([(KEY.to_string(), text)]))
+}
+
 impl Trainer {
-    /// The whole state. `Value` error while micro-batches are accumulated and not applied.
-    pub fn save_state(&self) -> Result<Vec<u8>> {
+    pub(super) fn counters(&self) -> Result<Counters> {
         if self.pending.micro_batches > 0 {
             return Err(Error::value("save state", "no accumulated micro-batches", self.pending.micro_batches));
         }
-        let counters = Counters {
+        Ok(Counters {
             version: 1,
             epoch: self.epoch,
             optimizer_steps: self.optimizer.steps(),
             micro_step: self.micro_step,
             schedule: self.schedule.state().clone(),
             loss_scale: self.scaler.as_ref().map(|s| s.state()),
-        };
+        })
+    }
+
+    pub(super) fn runs(&self) -> Runs<'_> {
         let (first, second) = self.optimizer.moments();
-        let params = self.model.params();
-        let weights = if self.optimizer.master().is_empty() { params.flat() } else { self.optimizer.master() };
-        let runs = [("param", weights), ("first", first), ("second", second), ("average", self.optimizer.averages())];
-        let mut entries: Vec<Entry<'_>> = Vec::with_capacity(runs.len() * params.len());
-        for (prefix, run) in runs.into_iter().filter(|(_, run)| !run.is_empty()) {
-            for (param, _) in params.iter() {
-                let values = &run[param.range.clone()];
-                let name = format!("{prefix}.{}", param.name);
-                entries.push(Entry { name, shape: param.shape.clone(), values, precision: Precision::F32 });
-            }
-        }
-        let text = serde_json::to_string(&counters).expect("invariant: integers serialize");
-        write(&entries, &BTreeMap::from([(KEY.to_string(), text)]))
+        let master = self.optimizer.master();
+        let weights = if master.is_empty() { self.model.params().flat() } else { master };
+        Runs { weights, first, second, averages: self.optimizer.averages() }
+    }
+
+    /// The whole state. `Value` error while micro-batches are accumulated and not applied.
+    pub fn save_state(&self) -> Result<Vec<u8>> {
+        let params: Vec<Param> = self.model.params().iter().map(|(param, _)| param.clone()).collect();
+        write_state(&self.counters()?, &params, &self.runs())
     }
 
     /// Continues from [`Trainer::save_state`] of a trainer with the same model, optimizer and averages; the

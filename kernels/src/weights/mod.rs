@@ -44,20 +44,32 @@ pub fn save_with(
         return Err(Error::weights("metadata", format!("no key `{key}`"), "one"));
     }
     metadata.extend(text.map(|(key, text)| (key.to_owned(), text)));
-    let config =
-        serde_json::to_string(model.config()).map_err(|e| Error::weights("metadata", "JSON", e.to_string()))?;
-    metadata.insert(MODEL_KEY.into(), config);
-    write(&entries(model, precision), &metadata)
+    write_model(model.config(), model.params().iter(), metadata, precision)
 }
 
-fn entries(model: &Model, precision: Precision) -> Vec<Entry<'_>> {
-    let of = |(param, values)| -> Entry<'_> {
-        let param: &Param = param;
+/// [`save`] of a model with these values, in canonical order; the metadata hold no [`MODEL_KEY`].
+pub(crate) fn save_values<'a>(
+    config: &ModelConfig,
+    values: impl Iterator<Item = (&'a Param, &'a [f32])>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<Vec<u8>> {
+    write_model(config, values, metadata.clone(), Precision::F32)
+}
+
+fn write_model<'a>(
+    config: &ModelConfig,
+    values: impl Iterator<Item = (&'a Param, &'a [f32])>,
+    mut metadata: BTreeMap<String, String>,
+    precision: Precision,
+) -> Result<Vec<u8>> {
+    let config = serde_json::to_string(config).map_err(|e| Error::weights("metadata", "JSON", e.to_string()))?;
+    metadata.insert(MODEL_KEY.into(), config);
+    let of = |(param, values): (&'a Param, &'a [f32])| -> Entry<'a> {
         // Running statistics count rows and hold squares: sixteen bits would lose both.
         let precision = if param.is_statistic() { Precision::F32 } else { precision };
         Entry { name: param.name.clone(), shape: param.shape.clone(), values, precision }
     };
-    model.params().iter().map(of).collect()
+    write(&values.map(of).collect::<Vec<_>>(), &metadata)
 }
 
 /// The model of a file by [`save`], and the caller's metadata.
@@ -118,9 +130,13 @@ fn fill(model: &mut Model, file: &File<'_>) -> Result<()> {
 /// BLAKE3 (hex) of the parameters in canonical order and of nothing else. Per parameter: length of the
 /// name, name, number of axes, sizes (u64 little-endian each), values (f32 little-endian).
 pub fn params_blake3(model: &Model) -> String {
+    params_blake3_of(model.params().iter())
+}
+
+pub(crate) fn params_blake3_of<'a>(values: impl Iterator<Item = (&'a Param, &'a [f32])>) -> String {
     let mut hasher = blake3::Hasher::new();
     let mut block = Vec::with_capacity(1 << 16);
-    for (param, values) in model.params().iter() {
+    for (param, values) in values {
         hasher.update(&(param.name.len() as u64).to_le_bytes());
         hasher.update(param.name.as_bytes());
         hasher.update(&(param.shape.len() as u64).to_le_bytes());

@@ -123,6 +123,7 @@ fn event_summary(name: &str) -> &'static str {
         "progress" => "Training goes on: epoch, step, loss, rate, time left.",
         "metric" => "Metrics at a step.",
         "checkpoint" => "A checkpoint lies in place.",
+        "checkpoint_refused" => "A checkpoint is damaged or does not fit; the one before is used.",
         "hook" => "A hook of training.",
         "worker_lost" => "A worker died or cannot be reached.",
         "waiting" => "The job waits, and for what.",

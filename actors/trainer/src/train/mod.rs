@@ -8,11 +8,13 @@ pub mod mapping;
 pub mod outbox;
 mod pace;
 mod resume;
+mod saver;
 pub mod selection;
 pub mod session;
 pub mod source;
 pub mod stop;
 mod validate;
+mod writer;
 
 pub use outbox::{Outbox, Outgoing};
 pub use session::{Outcome, Ports, TrainJob, Trained, train};

@@ -1,19 +1,18 @@
 //! From a checkpoint back into a running training. The one that the coordinator names; where that is
 //! damaged or gone, the furthest one on disk that is whole and of the same plan and data; else none.
 
-use messages::WireError;
 use messages::event::Checkpoint;
 
 use super::engine::Engine;
 use super::selection::Selection;
-use crate::checkpoint::{CheckpointStore, Snapshot, TrainState};
+use crate::checkpoint::{CheckpointStore, Refused, Snapshot, TrainState};
 use crate::error::{Error, ErrorKind};
 
 /// What training goes on from.
 pub struct Found {
     pub snapshot: Option<Snapshot>,
-    /// What was refused on the way, for a person.
-    pub warnings: Vec<String>,
+    /// What was refused on the way.
+    pub refused: Vec<Refused>,
 }
 
 /// What a checkpoint must be of.
@@ -39,28 +38,23 @@ impl Identity<'_> {
 
 /// Looks for the checkpoint to go on from.
 pub fn find(store: &CheckpointStore, named: Option<&Checkpoint>, identity: &Identity<'_>) -> Result<Found, Error> {
-    let Some(named) = named else { return Ok(Found { snapshot: None, warnings: Vec::new() }) };
+    let Some(named) = named else { return Ok(Found { snapshot: None, refused: Vec::new() }) };
     let loaded = store.load(&named.name, Some(&named.blake3)).and_then(|s| identity.check(&s.state).map(|()| s));
-    let mut warnings = Vec::new();
-    match loaded {
-        Ok(snapshot) => return Ok(Found { snapshot: Some(snapshot), warnings }),
+    let first = match loaded {
+        Ok(snapshot) => return Ok(Found { snapshot: Some(snapshot), refused: Vec::new() }),
         Err(error) if matches!(error.kind(), ErrorKind::Storage | ErrorKind::StorageFull) => return Err(error),
-        Err(error) => warnings.push(error.to_string()),
-    }
-    let (snapshot, refused) = store.newest(|state| identity.check(state))?;
-    warnings.extend(refused.iter().map(ToString::to_string));
-    warnings.dedup();
-    Ok(Found { snapshot, warnings })
+        Err(error) => Refused { name: named.name.clone(), error },
+    };
+    let (snapshot, others) = store.newest(|state| identity.check(state))?;
+    let mut refused = vec![first];
+    refused.extend(others.into_iter().filter(|other| other.name != named.name));
+    Ok(Found { snapshot, refused })
 }
 
 /// Puts the snapshot into engine and selection.
-pub fn restore(
-    snapshot: &Snapshot,
-    engine: &mut Engine,
-    selection: &mut Selection,
-) -> Result<Option<String>, WireError> {
+pub fn restore(snapshot: &Snapshot, engine: &mut Engine, selection: &mut Selection) -> Result<Option<String>, Error> {
     let state = &snapshot.state;
-    let refuse = |message: String| Error::new(ErrorKind::Mismatch, message).to_wire();
+    let refuse = |message: String| Error::new(ErrorKind::Mismatch, message);
     engine.trainer_mut().load_state(&snapshot.optimizer).map_err(|e| refuse(e.to_string()))?;
     let params = kernels::weights::params_blake3(engine.trainer().model());
     if params != state.extra_info.params_blake3 || engine.trainer().global_step() != state.step {

@@ -1,13 +1,13 @@
 //! The training of one rank from the first batch to the model file: epochs, validation, hooks,
 //! checkpoints, early stopping. Time is only read for figures that people look at.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bus::now_ms;
 use frame::{Encoded, Manifest, model_file};
-use futures::channel::oneshot;
 use messages::error::Code;
 use messages::event::{Checkpoint, Event, Metric, MetricValue, Metrics};
 use messages::feed::Split;
@@ -16,17 +16,15 @@ use messages::{Fence, JobId, TaskId, WireError};
 
 use super::engine::Engine;
 use super::mapping;
-use super::outbox::{CheckpointReport, Outbox};
+use super::outbox::Outbox;
 use super::pace::Pace;
 use super::resume::{self, Identity};
+use super::saver::{At, Moment, Saver};
 use super::selection::Selection;
 use super::source::{BatchSource, FeedPlan, SourceBatch};
 use super::stop::{Stop, StopReason};
 use super::validate::Validation;
-use crate::checkpoint::{
-    BestEntry, Bits, CHECKPOINT_VERSION, CheckpointStore, ExtraInfo, Position, Running, Seeds, Snapshot, TrainState,
-    name_of,
-};
+use crate::checkpoint::{CheckpointStore, Position, Refused, Running, Share, Snapshot, name_of};
 use crate::link::Phase;
 use crate::vitals::Vitals;
 
@@ -96,15 +94,9 @@ pub fn train(job: TrainJob, ports: Ports) -> Result<Outcome, WireError> {
 
 /// Whether an epoch went through.
 #[derive(Debug, PartialEq)]
-enum Flow {
+pub(super) enum Flow {
     On,
     Stopped,
-}
-
-/// A committed checkpoint whose report is on its way.
-struct Reported {
-    keep: BTreeSet<String>,
-    answer: oneshot::Receiver<CheckpointReport>,
 }
 
 /// Where training begins.
@@ -113,9 +105,10 @@ struct Start {
     position: Position,
     running: Running,
     metrics: Metrics,
-    best_model: Option<Vec<u8>>,
+    best_model: Option<Arc<Vec<u8>>>,
     should_stop: Option<String>,
-    last_saved: Option<(Position, String)>,
+    /// Position and step of the checkpoint that training goes on from.
+    saved: Option<(Position, u64)>,
 }
 
 struct Session {
@@ -124,18 +117,18 @@ struct Session {
     plan_blake3: String,
     engine: Engine,
     selection: Selection,
-    store: CheckpointStore,
+    saver: Saver,
     position: Position,
     running: Running,
     /// Of the last completed epoch.
     metrics: Metrics,
-    best_model: Option<Vec<u8>>,
+    best_model: Option<Arc<Vec<u8>>>,
     should_stop: Option<String>,
-    last_saved: Option<(Position, String)>,
-    reported: Option<Reported>,
     pace: Pace,
     /// What a person should know of the beginning.
     begun: Vec<String>,
+    /// Checkpoints that training could not begin with, and the one that it begins with.
+    refused: (Vec<Refused>, Option<String>),
 }
 
 impl Session {
@@ -147,21 +140,21 @@ impl Session {
         let (mut engine, mut selection) = fresh(&job, steps)?;
         let identity = Identity { plan_blake3: &plan_blake3, dataset_blake3: &job.dataset_blake3 };
         let found = resume::find(&store, job.resume.as_ref(), &identity).map_err(|e| e.to_wire())?;
-        let mut begun: Vec<String> = found.warnings.iter().map(|warning| format!("refused: {warning}")).collect();
+        let mut refused = found.refused;
         let mut start = Start::default();
         if let Some(snapshot) = found.snapshot {
             match resume::restore(&snapshot, &mut engine, &mut selection) {
-                Ok(should_stop) => {
-                    start = resumed(snapshot, should_stop);
-                    begun.extend(start.last_saved.as_ref().map(|(_, name)| format!("resumed from {name}")));
-                }
+                Ok(should_stop) => start = resumed(snapshot, should_stop),
                 Err(error) => {
-                    begun.push(format!("refused: {error}"));
+                    refused.push(Refused { name: name_of(snapshot.state.position, snapshot.state.step), error });
                     (engine, selection) = fresh(&job, steps)?;
                 }
             }
         }
-        if job.resume.is_some() && start.last_saved.is_none() {
+        let used = start.saved.map(|(position, step)| name_of(position, step));
+        let mut begun: Vec<String> = refused.iter().map(|refused| format!("refused: {}", refused.error)).collect();
+        begun.extend(used.as_ref().map(|name| format!("resumed from {name}")));
+        if job.resume.is_some() && used.is_none() {
             begun.push("begun anew".into());
         }
         for said in &begun {
@@ -171,23 +164,28 @@ impl Session {
         tracing::info!("training {parameters} parameters, {steps} steps an epoch, {} threads", job.threads);
         let (epochs, interval) = (job.plan.training.epochs, job.plan.training.log_interval.max(1));
         let pace = Pace::new(steps * u64::from(epochs), u64::from(interval), engine.trainer().global_step());
-        let Start { position, running, metrics, best_model, should_stop, last_saved } = start;
+        let mut saver = Saver::new(store, &job, &plan_blake3, start.saved);
+        // The group writes its checkpoints in one part.
+        saver.regroup(job.generation, job.world_size, Share::WHOLE);
+        if ports.outbox.leads() {
+            saver.prepare(engine.trainer())?;
+        }
+        let Start { position, running, metrics, best_model, should_stop, saved: _ } = start;
         Ok(Self {
             job,
             ports,
             plan_blake3,
             engine,
             selection,
-            store,
+            saver,
             position,
             running,
             metrics,
             best_model,
             should_stop,
-            last_saved,
-            reported: None,
             pace,
             begun,
+            refused: (refused, used),
         })
     }
 
@@ -195,6 +193,7 @@ impl Session {
         self.ports.vitals.step(self.engine.trainer().global_step());
         let detail = (!self.begun.is_empty()).then(|| self.begun.join("; "));
         self.hook("on_train_begin", detail);
+        self.tell_refused();
         let epochs = self.job.plan.training.epochs;
         if self.position.epoch < epochs && self.should_stop.is_none() {
             let mut first = self.position;
@@ -239,6 +238,9 @@ impl Session {
                 group.push(batch);
             }
             self.step(group)?;
+            if self.save(At::Step { ends_epoch: self.position.batch >= batches })? == Flow::Stopped {
+                return Ok(Flow::Stopped);
+            }
         }
         Ok(Flow::On)
     }
@@ -319,7 +321,7 @@ impl Session {
         let (epoch, step) = (self.position.epoch, self.engine.trainer().global_step());
         let verdict = self.selection.epoch(epoch, &metrics);
         if verdict.best_model {
-            self.best_model = Some(self.weights()?);
+            self.best_model = Some(Arc::new(self.weights()?));
         }
         self.should_stop = verdict.stop;
         self.metrics = metrics;
@@ -329,104 +331,31 @@ impl Session {
         if let Some(reason) = self.should_stop.clone() {
             self.hook("should_stop", Some(reason));
         }
-        let training = &self.job.plan.training;
-        let last = epoch >= training.epochs || self.should_stop.is_some();
-        if last || epoch.is_multiple_of(training.checkpoint.save_freq.max(1)) {
-            self.checkpoint()
-        } else {
-            Ok(Flow::On)
-        }
+        self.save(At::EpochEnd { last: self.should_stop.is_some() })
     }
 
-    /// Writes a checkpoint of the position and reports it in the background. Older ones go only after
-    /// the coordinator knows this one.
-    fn checkpoint(&mut self) -> Result<Flow, WireError> {
-        if !self.ports.outbox.leads() || self.last_saved.as_ref().is_some_and(|(at, _)| *at == self.position) {
-            return Ok(Flow::On);
-        }
-        if self.settle_report()? == Flow::Stopped {
-            return Ok(Flow::Stopped);
-        }
-        self.ports.vitals.enter(Phase::Checkpointing);
-        let name = name_of(self.position, self.engine.trainer().global_step());
-        let of_epoch = self.position.batch == 0;
-        let best = if of_epoch { self.selection.best_with(&name, &self.metrics) } else { self.selection.best() };
-        let snapshot = self.snapshot(best)?;
-        let committed = self.store.commit(&snapshot).map_err(|e| e.to_wire())?;
-        if of_epoch {
-            self.selection.admit(&name, &self.metrics);
-        }
-        // The one before stays as well: it serves if this one turns out damaged.
-        let mut keep: BTreeSet<String> = self.selection.best().into_iter().map(|entry| entry.name).collect();
-        keep.extend(self.last_saved.take().map(|(_, previous)| previous));
-        keep.insert(name.clone());
-        self.last_saved = Some((self.position, name));
-        self.ports.outbox.event(now_ms(), Event::Checkpoint(committed.clone()));
-        let answer = self.ports.outbox.checkpoint(committed);
-        self.reported = Some(Reported { keep, answer });
-        self.ports.vitals.enter(Phase::Training);
-        Ok(Flow::On)
-    }
-
-    /// Waits until the last checkpoint's report is answered, then removes what it replaces.
-    fn settle_report(&mut self) -> Result<Flow, WireError> {
-        let Some(reported) = self.reported.take() else { return Ok(Flow::On) };
-        // Not through the stop: a drain, too, has to know whether its checkpoint counts.
-        match futures::executor::block_on(reported.answer) {
-            Ok(CheckpointReport::Accepted) => {
-                self.store.prune(&reported.keep).map_err(|e| e.to_wire())?;
-                Ok(Flow::On)
-            }
-            _ => Ok(Flow::Stopped),
-        }
-    }
-
-    fn snapshot(&self, best: Vec<BestEntry>) -> Result<Snapshot, WireError> {
-        let trainer = self.engine.trainer();
-        let job = &self.job;
-        Ok(Snapshot {
-            model: self.weights()?,
-            optimizer: trainer.save_state().map_err(|e| internal(&e))?,
-            best: self.best_model.clone(),
-            state: TrainState {
-                schema: CHECKPOINT_VERSION,
-                epoch: self.position.epoch,
-                step: trainer.global_step(),
-                position: self.position,
-                learning_rate: Bits(trainer.learning_rate()),
-                early_stopping: self.selection.observed().to_vec(),
-                best,
-                best_model: self.selection.best_model(),
-                running: self.running,
-                rng: seeds(&job.plan),
-                metrics: self.metrics.clone(),
-                timestamp: messages::envelope::rfc3339(now_ms()),
-                extra_info: ExtraInfo {
-                    job: job.job.clone(),
-                    task: job.task.clone(),
-                    attempt: job.attempt,
-                    fence: job.fence,
-                    generation: job.generation,
-                    world_size: job.world_size,
-                    plan_blake3: self.plan_blake3.clone(),
-                    dataset_blake3: job.dataset_blake3.clone(),
-                    params_blake3: kernels::weights::params_blake3(trainer.model()),
-                },
-            },
-        })
+    /// Tells the saver where training stands; it saves what is due.
+    fn save(&mut self, at: At) -> Result<Flow, WireError> {
+        let moment = Moment {
+            at,
+            position: self.position,
+            running: self.running,
+            trainer: self.engine.trainer(),
+            selection: &mut self.selection,
+            metrics: &self.metrics,
+            best_model: self.best_model.as_ref(),
+        };
+        self.saver.at(moment, &mut self.ports.outbox, &self.ports.vitals, Instant::now())
     }
 
     fn weights(&self) -> Result<Vec<u8>, WireError> {
-        kernels::weights::save(&self.engine.announced(), &std::collections::BTreeMap::new()).map_err(|e| internal(&e))
+        kernels::weights::save(&self.engine.announced(), &BTreeMap::new()).map_err(|e| internal(&e))
     }
 
     /// A stop was asked for: a drain leaves a checkpoint at the step boundary, everything else nothing.
     fn stopped(mut self) -> Result<Outcome, WireError> {
-        if matches!(self.ports.stop.reason(), Some(StopReason::Drain { .. }))
-            && self.position != Position::default()
-            && self.checkpoint()? == Flow::On
-        {
-            self.settle_report()?;
+        if matches!(self.ports.stop.reason(), Some(StopReason::Drain { .. })) && self.save(At::Drain)? == Flow::On {
+            self.saver.settle(&mut self.ports.outbox)?;
         }
         let reason = self.ports.stop.reason().cloned().unwrap_or_else(|| {
             StopReason::Failed(WireError::new(Code::InternalError, "a checkpoint's report was not answered"))
@@ -438,10 +367,10 @@ impl Session {
     }
 
     fn finish(mut self) -> Result<Outcome, WireError> {
-        if self.settle_report()? == Flow::Stopped {
+        self.ports.vitals.enter(Phase::Saving);
+        if self.saver.settle(&mut self.ports.outbox)? == Flow::Stopped {
             return self.stopped();
         }
-        self.ports.vitals.enter(Phase::Saving);
         let best = self.best_model.take();
         let model = match &best {
             Some(bytes) => Some(kernels::weights::load(bytes).map_err(|e| internal(&e))?.0),
@@ -467,6 +396,15 @@ impl Session {
         };
         self.hook("on_train_end", self.should_stop.clone());
         Ok(Outcome::Finished(Box::new(trained)))
+    }
+
+    fn tell_refused(&mut self) {
+        let (refused, used) = std::mem::take(&mut self.refused);
+        for Refused { name, error } in refused {
+            let (task, reason) = (self.job.task.clone(), error.to_string());
+            let event = Event::CheckpointRefused { task, name, reason, used: used.clone() };
+            self.ports.outbox.event(now_ms(), event);
+        }
     }
 
     fn hook(&mut self, hook: &str, detail: Option<String>) {
@@ -519,19 +457,14 @@ fn fresh(job: &TrainJob, steps_per_epoch: u64) -> Result<(Engine, Selection), Wi
 
 fn resumed(snapshot: Snapshot, should_stop: Option<String>) -> Start {
     let state = snapshot.state;
-    let name = name_of(state.position, state.step);
     Start {
         position: state.position,
         running: state.running,
         metrics: state.metrics,
         best_model: snapshot.best,
         should_stop,
-        last_saved: Some((state.position, name)),
+        saved: Some((state.position, state.step)),
     }
-}
-
-fn seeds(plan: &JobPlan) -> Seeds {
-    Seeds { seed: plan.seed, shuffle_seed: plan.data.shuffle_seed, dropout_seed: plan.model.dropout_seed }
 }
 
 fn internal(error: &kernels::Error) -> WireError {

@@ -280,6 +280,34 @@ fn a_run_interrupted_at_any_epoch_gives_the_same_bits() {
 }
 
 #[test]
+fn checkpoints_by_steps_lie_between_those_of_epochs_and_give_the_same_bits() {
+    let mut p = plan(Task::Regression);
+    p.training.checkpoint.save_steps = 5;
+    p.training.checkpoint.save_freq = 2;
+    let dir = TempDir::new().expect("folder");
+    let (straight, heard) = run(job(p.clone(), dir.path(), 1, None));
+    let names: Vec<&str> = heard.checkpoints.iter().map(|c| c.name.as_str()).collect();
+    let [five, ten, fifteen] = ["checkpoint_step_000005", "checkpoint_step_000010", "checkpoint_step_000015"];
+    let [later, thirty, last] = ["checkpoint_step_000025", "checkpoint_step_000030", "checkpoint_step_000035"];
+    let expected = [five, ten, fifteen, "checkpoint_epoch_002", later, thirty, last, "checkpoint_epoch_004"];
+    assert_eq!(names, expected);
+    for of_straight in &heard.checkpoints[..7] {
+        let (dir, step) = (TempDir::new().expect("folder"), of_straight.step);
+        let after = move |o: &Outgoing| match o {
+            Outgoing::Checkpoint { checkpoint, .. } if checkpoint.step > step => {
+                Some(StopReason::Fenced { reason: "passed on".into() })
+            }
+            _ => None,
+        };
+        let (_, partial) = run_until(job(p.clone(), dir.path(), 1, None), Box::new(after));
+        let resume = partial.checkpoints.iter().find(|c| c.step == step).cloned().expect("was reported");
+        let (again, said) = run(job(p.clone(), dir.path(), 2, Some(resume)));
+        assert_eq!(again, straight, "after {}", of_straight.name);
+        assert!(!said.events.iter().any(|(_, e)| matches!(e, Event::CheckpointRefused { .. })));
+    }
+}
+
+#[test]
 fn drains_at_step_boundaries_any_number_of_times_give_the_same_bits() {
     for ((name, p), batches) in variants().into_iter().flat_map(|v| [(v.clone(), 5), (v, 7)]) {
         let straight_dir = TempDir::new().expect("folder");
@@ -328,6 +356,13 @@ fn a_damaged_checkpoint_is_refused_and_the_previous_one_gives_the_same_bits() {
     assert_eq!(again.file, straight.file);
     let Some((_, Event::Hook { detail: Some(detail), .. })) = heard.events.first() else { panic!("no detail") };
     assert!(detail.contains("refused") && detail.contains("resumed from checkpoint_epoch_003"), "{detail}");
+    let told = heard.events.iter().find_map(|(_, event)| match event {
+        Event::CheckpointRefused { name, reason, used, .. } => Some((name.as_str(), reason.as_str(), used.as_deref())),
+        _ => None,
+    });
+    let (name, reason, used) = told.expect("an event of its own");
+    assert_eq!((name, used), (last.name.as_str(), Some("checkpoint_epoch_003")));
+    assert!(reason.contains("optimizer.safetensors") && reason.contains("BLAKE3"), "{reason}");
     // All gone: begun anew, and still the same.
     std::fs::remove_dir_all(dir.path()).expect("removes");
     let (anew, _) = run(job(p, dir.path(), 3, Some(last)));

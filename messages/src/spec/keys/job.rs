@@ -488,6 +488,20 @@ pub(super) const KEYS: &[Key] = &[
     key("training.checkpoint.save_freq", whole(1, 1_000_000), json("1"), "Epochs between two checkpoints.")
         .alias(&["training.checkpoints.save_freq"]),
     key(
+        "training.checkpoint.save_steps",
+        whole(0, 1_000_000_000),
+        json("0"),
+        "Optimizer steps between two checkpoints within an epoch; 0: none.",
+    )
+    .alias(&["training.checkpoints.save_steps"]),
+    key(
+        "training.checkpoint.save_minutes",
+        closed(0.0, 1_000_000.0),
+        json("0.0"),
+        "Minutes since the last checkpoint after which one is written at the next step; 0: never.",
+    )
+    .alias(&["training.checkpoints.save_minutes"]),
+    key(
         "training.checkpoint.keep_best",
         whole(1, 1000),
         json("3"),
