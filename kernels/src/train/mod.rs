@@ -14,4 +14,4 @@ pub use batch::{Batch, RankBatch};
 pub use best::{Admission, BestK};
 pub use early_stop::{EarlyStopping, EarlyStoppingConfig};
 pub use engine::{StepOutcome, TrainConfig, Trainer};
-pub use partial::Partial;
+pub use partial::{Interrupted, Mark, Partial};
