@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kernels::collective::Tuning;
-use kernels::nn::{Init, MlpConfig, Model, ModelConfig};
+use kernels::nn::{Init, Inputs, MlpConfig, Model, ModelConfig};
 use kernels::pool::Pool;
 use kernels::shard::rows_of;
 use kernels::train::{Batch, Interrupted, RankBatch, Targets, TrainConfig, Trainer};
@@ -46,7 +46,7 @@ fn batch(rows: std::ops::Range<usize>) -> Batch {
     Batch {
         rows: rows.len(),
         features: (rows.start * FEATURES..rows.end * FEATURES).map(value).collect(),
-        inputs: Default::default(),
+        inputs: Inputs::default(),
         targets: Targets::Real(rows.clone().map(|row| value(row * FEATURES)).collect()),
         weights: None,
         sample_ids: rows.map(|row| row as u64).collect(),
@@ -71,8 +71,7 @@ fn measure(mut group: Option<Group>) -> (Vec<f64>, String) {
             Some(group) => {
                 let part = RankBatch { batch: &batch, global_rows, held: held.clone() };
                 let mut exchange = group.begin().expect("a whole group");
-                let submitted =
-                    trainer.exchange(&part, world, bucket, |bucket, op| exchange.submit(bucket, op));
+                let submitted = trainer.exchange(&part, world, bucket, |bucket, op| exchange.submit(bucket, op));
                 submitted
                     .map_err(|why| match why {
                         Interrupted::Compute(error) => error.to_string(),
@@ -98,7 +97,8 @@ fn rank(rank: u32, world: usize) {
     println!("{}", listener.address().expect("an address"));
     std::io::stdout().flush().expect("a pipe");
     let addresses = std::io::stdin().lines().take(world).map(|line| line.expect("a line").parse().expect("an address"));
-    let members = addresses.zip(0..).map(|(address, rank)| Member { rank, host: "localhost".into(), address }).collect();
+    let members =
+        addresses.zip(0..).map(|(address, rank)| Member { rank, host: "localhost".into(), address }).collect();
     let seat = Seat { job: "bench".into(), generation: 1, rank, shards: SHARDS, token: Token::new([7; 32]), members };
     let group = Group::connect(&listener, &seat, Tuning::default(), TIMEOUT, &Cancel::new()).expect("meets");
     println!("{}", serde_json::to_string(&measure(Some(group))).expect("numbers"));

@@ -1,7 +1,7 @@
 //! Training steps whose gradients meet in a group, on threads and over connections: the bits of one process, also
 //! where a rank was lost in the middle of a step.
 
-use kernels::nn::{Init, MlpConfig, Model, ModelConfig};
+use kernels::nn::{Init, Inputs, MlpConfig, Model, ModelConfig};
 use kernels::pool::Pool;
 use kernels::shard::rows_of;
 use kernels::train::{Batch, Interrupted, Mark, RankBatch, StepOutcome, Targets, TrainConfig, Trainer};
@@ -30,7 +30,7 @@ fn rows(step: usize, shards: std::ops::Range<usize>) -> Batch {
     Batch {
         rows: rows.len(),
         features: (rows.start * FEATURES..rows.end * FEATURES).map(value).collect(),
-        inputs: Default::default(),
+        inputs: Inputs::default(),
         targets: Targets::Real(rows.clone().map(|row| value(row * FEATURES) * 2.0).collect()),
         weights: None,
         sample_ids: rows.map(|row| (step * ROWS + row) as u64).collect(),
