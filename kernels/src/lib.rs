@@ -57,8 +57,9 @@
 //!   (`predict` for features, `predict_feed` for all inputs, `embed_text` for sentences give raw outputs;
 //!   [`ops::loss::LossConfig::to_predictions`] turns them into values or probabilities).
 //! - Training: [`train::TrainConfig`], [`train::Trainer`] (`step`; `accumulate` + `apply`; for several ranks
-//!   `partial`, then [`shard::complete`] in the order a collective keeps, then `accumulate_root` + `apply`;
-//!   `evaluate`, `end_epoch`, `save_state`, `load_state`, `diagnose`, `averaged_model`), [`train::EarlyStopping`],
+//!   `exchange` with a collective, then `accumulate_exchanged` + `apply`, or by copies `partial`, then
+//!   [`shard::complete`] in the order a collective keeps, then `accumulate_root` + `apply`; `mark` and `back_to`
+//!   repeat a step that was interrupted; `evaluate`, `end_epoch`, `save_state`, `load_state`, `diagnose`, `averaged_model`), [`train::EarlyStopping`],
 //!   [`train::BestK`].
 //! - Optimizers, parameter groups, averages of weights, schedules, clipping: [`optim`]. Sixteen bits and loss
 //!   scaling: [`dtype`]. Losses: [`ops::loss`]. Evaluation: [`metrics`].

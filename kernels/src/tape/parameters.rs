@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::ops::{Env, Op, ParamTask};
 use crate::pool::Pool;
 use crate::shard::Node;
+use std::ops::Range;
 
 /// A block of a parameter's gradient to compute, for one node.
 #[derive(Clone, Copy, Debug)]
@@ -50,14 +51,75 @@ impl Tape<'_> {
     /// in the layout of the parameter store.
     pub fn param_gradients(&mut self, pool: &Pool, held: &HeldShards, outs: &mut [AlignedBuf]) {
         assert_eq!(held.nodes.len(), outs.len(), "invariant: one gradient per node");
-        self.plan_tasks(held, outs);
+        self.plan_tasks(held);
         self.plan_bounds(held);
         self.ws.views.clear();
         self.ws.views.extend(outs.iter_mut().map(AlignedBuf::shared));
+        self.run_tasks(pool, held, 0..self.ws.tasks.len(), &(0..self.params.flat_len()));
+    }
+
+    /// The same in buckets: `cuts` rise from 0 to the length of a gradient and fall between parameters. The last
+    /// bucket is computed first, because the last layers' parameters usually stand there, and each is handed to
+    /// `done` as soon as it is whole: its number from the end and its part of every out. Changes no bits.
+    pub fn param_gradients_in_buckets<'o, E>(
+        &mut self,
+        pool: &Pool,
+        held: &HeldShards,
+        cuts: &[usize],
+        mut outs: Vec<&'o mut [f32]>,
+        mut done: impl FnMut(usize, Vec<&'o mut [f32]>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        assert_eq!(held.nodes.len(), outs.len(), "invariant: one gradient per node");
+        self.plan_tasks(held);
+        self.plan_bounds(held);
+        let ws = &mut *self.ws;
+        let bucket_of = |spec: &TaskSpec| {
+            let id = ws.ops[spec.op].op.params()[spec.which].expect("invariant: planned for a parameter");
+            cuts.partition_point(|&cut| cut <= self.params.param(id).range.start)
+        };
+        ws.tasks.sort_by_cached_key(|spec| std::cmp::Reverse(bucket_of(spec)));
+        // How many tasks each bucket has, from the last bucket on.
+        let counts: Vec<usize> =
+            (1..cuts.len()).rev().map(|bucket| ws.tasks.iter().filter(|t| bucket_of(t) == bucket).count()).collect();
+        let mut first = 0;
+        for (number, bucket) in cuts.windows(2).rev().enumerate() {
+            let (range, mut parts) = (bucket[0]..bucket[1], Vec::with_capacity(outs.len()));
+            for out in &mut outs {
+                let (before, part) = std::mem::take(out).split_at_mut(range.start);
+                *out = before;
+                parts.push(part);
+            }
+            self.ws.views.clear();
+            self.ws.views.extend(parts.iter_mut().map(|part| Shared::of(part)));
+            self.run_tasks(pool, held, first..first + counts[number], &range);
+            first += counts[number];
+            done(number, parts)?;
+        }
+        Ok(())
+    }
+
+    /// Computes these tasks into the views, which are of `range` of every gradient; zeroes the parameters there
+    /// that no live operation uses, and the gaps between parameters.
+    fn run_tasks(&self, pool: &Pool, held: &HeldShards, tasks: Range<usize>, range: &Range<usize>) {
         let (env, ws) = (self.env(), &*self.ws);
-        pool.parallel_for(ws.tasks.len(), 1, |worker, tasks| {
+        let place = |param: &Range<usize>| param.start - range.start..param.end - range.start;
+        let mut params = self.params.iter().map(|(param, _)| param.range.clone()).enumerate().peekable();
+        while let Some((id, param)) = params.next() {
+            let next = params.peek().map_or(self.params.flat_len(), |(_, next)| next.start);
+            if param.start < range.start || next > range.end {
+                continue;
+            }
+            // The gap too: an exchange that failed may have left anything there.
+            let unwritten = if ws.used[id] { param.end..next } else { param.start..next };
+            for view in &ws.views {
+                // SAFETY: no task has begun.
+                unsafe { view.get_mut(place(&unwritten)) }.fill(0.0);
+            }
+        }
+        let tasks = &ws.tasks[tasks];
+        pool.parallel_for(tasks.len(), 1, |worker, some| {
             let mut scratch = lock(&ws.scratch[worker]);
-            for spec in &ws.tasks[tasks] {
+            for spec in &tasks[some] {
                 let op = &ws.ops[spec.op].op;
                 let space = env.slots[op.output().0].space.0;
                 let node = held.nodes[spec.node];
@@ -69,7 +131,7 @@ impl Tape<'_> {
                     bounds: held.of(&ws.bounds[space], node),
                     samples: held.of(&held.bounds, node),
                     node,
-                    out: ws.views[spec.node].part(self.params.param(id).range.clone()),
+                    out: ws.views[spec.node].part(place(&self.params.param(id).range)),
                 };
                 op.param_gradient(&env, &task, &mut scratch);
                 self.add_other_uses(&env, spec, &task, held, &mut scratch);
@@ -126,8 +188,8 @@ impl Tape<'_> {
         }
     }
 
-    /// Cuts the parameters of live operations into tasks; zeroes the gradient of every other parameter.
-    fn plan_tasks(&mut self, held: &HeldShards, outs: &mut [AlignedBuf]) {
+    /// Cuts the parameters of live operations into tasks, in the order of the backward pass.
+    fn plan_tasks(&mut self, held: &HeldShards) {
         let ws = &mut *self.ws;
         ws.tasks.clear();
         ws.used.fill(false);
@@ -154,11 +216,6 @@ impl Tape<'_> {
                         node,
                     }));
                 }
-            }
-        }
-        for (id, (param, _)) in self.params.iter().enumerate() {
-            if !ws.used[id] {
-                outs.iter_mut().for_each(|out| out[param.range.clone()].fill(0.0));
             }
         }
     }

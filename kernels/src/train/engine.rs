@@ -1,7 +1,7 @@
 //! The engine proper: forward, backward, the sum over shards, clipping, the optimizer's step.
 
 use super::batch::{Batch, RankBatch};
-use super::partial::{Partial, total};
+use super::partial::{Handed, Partial, total};
 use crate::buffer::AlignedBuf;
 use crate::cpu::reduce::add_assign;
 use crate::dtype::{LossScaleConfig, LossScaler, Precision};
@@ -108,7 +108,16 @@ pub struct Trainer {
     geometry: Option<(std::ops::Range<usize>, usize, HeldShards)>,
     gradients: Vec<AlignedBuf>,
     losses: Vec<LossSum>,
+    pub(super) handed: Handed,
     pub(super) squares: Vec<AtomicU64>,
+}
+
+/// What a rank's part is computed into.
+pub(super) struct Workings<'t> {
+    pub(super) pool: &'t Pool,
+    pub(super) gradients: &'t mut [AlignedBuf],
+    losses: &'t mut Vec<LossSum>,
+    pub(super) handed: &'t mut Handed,
 }
 
 /// Gradients summed since the last step.
@@ -146,6 +155,7 @@ impl Trainer {
             geometry: None,
             gradients: Vec::new(),
             losses: Vec::new(),
+            handed: Handed::default(),
             squares: Vec::new(),
         })
     }
@@ -215,6 +225,12 @@ impl Trainer {
             let (op, samples) = found.unwrap_or_else(|| (format!("loss {}", self.config.loss.name()), Vec::new()));
             return Err(Error::Numeric { op, step: self.global_step(), samples });
         }
+        self.take_root(loss);
+        Ok(())
+    }
+
+    /// Adds the root, which stands in the first gradient, to the next step.
+    pub(super) fn take_root(&mut self, loss: LossSum) {
         if self.pending.micro_batches == 0 {
             std::mem::swap(&mut self.pending.gradient, &mut self.gradients[0]);
         } else {
@@ -222,7 +238,6 @@ impl Trainer {
         }
         self.pending.loss.merge(loss);
         self.pending.micro_batches += 1;
-        Ok(())
     }
 
     /// A rank's part of a global batch: gradients of whole nodes of the shard tree and the losses of the
@@ -253,6 +268,7 @@ impl Trainer {
 
     /// Drops what was accumulated.
     pub fn discard(&mut self) {
+        self.handed.whole = false;
         self.pending.loss = LossSum::default();
         self.pending.micro_batches = 0;
     }
@@ -341,18 +357,29 @@ impl Trainer {
 
     /// Forward, backward, the held nodes' gradients and the losses of the held shards.
     fn compute(&mut self, part: &RankBatch<'_>) -> Result<()> {
+        let (mut tape, held, workings) = self.begin_part(part)?;
+        tape.param_gradients(workings.pool, held, workings.gradients);
+        workings.losses.clear();
+        workings.losses.extend(held.bounds.windows(2).map(|w| tape.loss_sum(w[0]..w[1])));
+        Ok(())
+    }
+
+    /// Forward and backward of a part; what is left are its gradients.
+    pub(super) fn begin_part<'t: 'a, 'a>(
+        &'t mut self,
+        part: &'a RankBatch<'_>,
+    ) -> Result<(Tape<'a>, &'t HeldShards, Workings<'t>)> {
         part.check(self.config.logical_shards)?;
         self.set_geometry(part)?;
         let (batch, randomness) = (part.batch, self.randomness());
-        let loss = Loss { config: &self.config.loss, targets: &batch.targets, weights: batch.weights.as_deref() };
+        self.handed.whole = false;
         let (_, _, held) = self.geometry.as_ref().expect("invariant: set above");
+        let loss = Loss { config: &self.config.loss, targets: &batch.targets, weights: batch.weights.as_deref() };
         let (mut tape, output) = record(&self.model, &mut self.ws, batch, &held.bounds, randomness)?;
         tape.forward_backward(&self.pool, output, &loss)?;
-        tape.param_gradients(&self.pool, held, &mut self.gradients);
         self.micro_step += 1;
-        self.losses.clear();
-        self.losses.extend(held.bounds.windows(2).map(|w| tape.loss_sum(w[0]..w[1])));
-        Ok(())
+        let (gradients, losses, handed) = (&mut self.gradients[..], &mut self.losses, &mut self.handed);
+        Ok((tape, held, Workings { pool: &self.pool, gradients, losses, handed }))
     }
 
     /// Row bounds of the held shards and a gradient per held node, kept while batches have one size.
@@ -379,12 +406,18 @@ impl Trainer {
     /// Runs a batch again, one operation after the other, and names the first whose result is not finite
     /// and the samples concerned; `None` where every value is finite. Changes nothing.
     pub fn diagnose(&mut self, batch: &Batch) -> Result<Option<(String, Vec<u64>)>> {
+        self.diagnose_at(&RankBatch { batch, global_rows: batch.rows, held: 0..self.config.logical_shards })
+    }
+
+    /// The same of a part, at the step that comes next.
+    pub(super) fn diagnose_at(&mut self, part: &RankBatch<'_>) -> Result<Option<(String, Vec<u64>)>> {
         let broken = self.model.params().iter().find(|(_, values)| !values.iter().all(|v| v.is_finite()));
         if let Some((param, _)) = broken {
             return Ok(Some((format!("parameter {}", param.name), Vec::new())));
         }
-        let randomness = self.randomness();
-        self.set_geometry(&RankBatch { batch, global_rows: batch.rows, held: 0..self.config.logical_shards })?;
+        part.check(self.config.logical_shards)?;
+        let (batch, randomness) = (part.batch, self.randomness());
+        self.set_geometry(part)?;
         let loss = Loss { config: &self.config.loss, targets: &batch.targets, weights: batch.weights.as_deref() };
         let (_, _, held) = self.geometry.as_ref().expect("invariant: set above");
         let (mut tape, output) = record(&self.model, &mut self.ws, batch, &held.bounds, randomness)?;

@@ -16,4 +16,4 @@ pub use best::{Admission, BestK};
 pub use copy::StateCopy;
 pub use early_stop::{EarlyStopping, EarlyStoppingConfig};
 pub use engine::{StepOutcome, TrainConfig, Trainer};
-pub use partial::Partial;
+pub use partial::{Interrupted, Mark, Partial};

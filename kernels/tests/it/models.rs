@@ -141,7 +141,7 @@ pub fn fit(model: &Model, mut batch: Batch) -> Batch {
 }
 
 /// Rows `range` of a batch.
-fn part(batch: &Batch, range: std::ops::Range<usize>) -> Batch {
+pub fn part(batch: &Batch, range: std::ops::Range<usize>) -> Batch {
     let Targets::Real(targets) = &batch.targets else { panic!("real targets") };
     let of = |offsets: &[u32]| -> (std::ops::Range<usize>, Vec<u32>) {
         let own = &offsets[range.start..=range.end];

@@ -172,17 +172,19 @@ pub(super) fn meet(
             let (tell, meeting) = (tell.clone(), &meeting);
             scope.spawn(move || tell.send(Heard::Called(peer, meeting.call(peer))));
         }
-        let mut talking = HashMap::new();
+        let mut talking: HashMap<u64, TcpStream> = HashMap::new();
         let met = meeting.gather(scope, listener, (&tell, &heard), &mut streams, &mut talking);
         meeting.over.store(true, Ordering::SeqCst);
-        talking.values().for_each(|line: &TcpStream| _ = line.shutdown(Shutdown::Both));
+        for line in talking.values() {
+            line.shutdown(Shutdown::Both).ok();
+        }
         met
     })
     .inspect_err(|error| meeting.say_farewell(&mut streams, error))?;
     Ok(streams)
 }
 
-impl<'s> Meeting<'s> {
+impl Meeting<'_> {
     /// Waits for all calls and callers. Callers are heard side by side, so that one who says nothing holds up
     /// nobody. `talking`: handles of those who are being heard, to hang up on them at the end.
     fn gather<'scope>(

@@ -230,3 +230,5 @@ fn seconds(timeout: Duration) -> String {
 mod fault_tests;
 #[cfg(test)]
 mod group_tests;
+#[cfg(test)]
+mod step_tests;
