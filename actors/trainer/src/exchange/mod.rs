@@ -117,6 +117,11 @@ impl Group {
         Group { plans, arena: Arena::default(), transport, sequence: 0, timeout, broken: false }
     }
 
+    /// The longest wait without progress from now on.
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
     pub fn topology(&self) -> Topology {
         self.plans.topology
     }

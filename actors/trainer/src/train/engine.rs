@@ -1,43 +1,73 @@
 //! One optimizer step of this rank: its part of each micro-batch, the exchange with the other ranks,
-//! and the update. [`Engine::all_reduce`] is the one place where ranks meet.
+//! and the update. [`Engine::exchange`] is the one place where ranks meet.
 
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use frame::Encoded;
+use kernels::collective::{Op, Values};
 use kernels::nn::Model;
 use kernels::pool::Pool;
-use kernels::shard::{complete, shards_of};
-use kernels::train::{Batch, LossSum, Partial, RankBatch, StepOutcome, Targets, Trainer};
+use kernels::shard::shards_of;
+use kernels::train::{Batch, Interrupted, Mark, RankBatch, StepOutcome, Targets, Trainer};
 use kernels::weights::pretrained::{self, Family};
 use messages::WireError;
 use messages::error::{Class, Code};
 use messages::plan::Task;
 
+use super::gang::{Gang, Said, Samples};
 use super::mapping::{Recipe, config_error};
 use super::source::SourceBatch;
+use crate::error::Error;
+use crate::exchange::Group;
 
 /// Prefix of the text encoder's parameters.
 const TEXT_ENCODER: &str = "text.";
+/// Numbers of a bucket of gradients, which is summed while those of earlier layers are computed: 1 MiB.
+const BUCKET_ELEMENTS: usize = 1 << 18;
+/// The operation that carries what the ranks say to each other; gradients count from 0.
+const SAID: u32 = u32::MAX;
+/// Bytes of what a rank found where a step was not finite.
+const FOUND: usize = 512;
 
 /// A rank's model under training.
 pub struct Engine {
     trainer: Trainer,
     task: Task,
-    rank: usize,
-    world_size: usize,
     shards: usize,
+    /// What all ranks said with the last micro-batch, by seat.
+    said: Vec<Said>,
+    /// Computing time of the last step, without waiting for others.
+    computed: Duration,
+}
+
+/// Why a step was not taken. Nothing has changed.
+#[derive(Debug)]
+pub enum StepError {
+    Failed(WireError),
+    /// The group is over.
+    Exchange(Error),
+}
+
+impl StepError {
+    fn of(error: &kernels::Error, step: u64, at: (u32, u64)) -> Self {
+        Self::Failed(step_error(error, step, at))
+    }
+}
+
+/// What a step did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Stepped {
+    pub outcome: StepOutcome,
+    /// Of all ranks.
+    pub samples: Samples,
 }
 
 impl Engine {
-    pub fn new(recipe: Recipe, task: Task, rank: u32, world_size: u32, threads: u32) -> Result<Self, WireError> {
+    pub fn new(recipe: Recipe, task: Task, threads: u32) -> Result<Self, WireError> {
         let shards = recipe.train.logical_shards;
-        if world_size == 0 || rank >= world_size || world_size as usize > shards {
-            let message =
-                format!("rank {rank} of {world_size}: expected a world of 1 to {shards} (training.logical_shards)");
-            return Err(WireError::new(Code::ConfigError, message));
-        }
         let pool = Arc::new(Pool::new(threads.max(1) as usize));
         let mut model = kernels::nn::Model::new(&recipe.model, &recipe.init, recipe.init_seed)
             .map_err(|e| config_error("model", &e))?;
@@ -45,7 +75,7 @@ impl Engine {
             begin_with(&mut model, *family, weights)?;
         }
         let trainer = Trainer::new(model, recipe.train, pool).map_err(|e| config_error("training", &e))?;
-        Ok(Self { trainer, task, rank: rank as usize, world_size: world_size as usize, shards })
+        Ok(Self { trainer, task, shards, said: Vec::new(), computed: Duration::ZERO })
     }
 
     pub fn trainer(&self) -> &Trainer {
@@ -54,6 +84,16 @@ impl Engine {
 
     pub fn trainer_mut(&mut self) -> &mut Trainer {
         &mut self.trainer
+    }
+
+    /// What all ranks said with the last micro-batch, by seat.
+    pub fn said(&self) -> &[Said] {
+        &self.said
+    }
+
+    /// Computing time of the last step.
+    pub fn computed(&self) -> Duration {
+        self.computed
     }
 
     /// The model that is validated and announced: the average of the weights, where one is kept.
@@ -79,52 +119,131 @@ impl Engine {
         }
     }
 
-    /// One optimizer step over the micro-batches. Nothing is left half-accumulated.
-    pub fn step(&mut self, micro_batches: Vec<SourceBatch>) -> Result<StepOutcome, WireError> {
+    /// One optimizer step over the micro-batches; `own` is what this rank says, but for its samples. After an
+    /// error nothing is left half-accumulated, and the step can be taken again.
+    pub fn step(
+        &mut self,
+        micro_batches: Vec<SourceBatch>,
+        gang: &mut Gang,
+        own: Said,
+    ) -> Result<Stepped, StepError> {
         let at = micro_batches.first().map_or((0, 0), |b| (b.epoch, b.batch));
-        let outcome = match <[SourceBatch; 1]>::try_from(micro_batches) {
-            Ok([only]) if self.world_size == 1 => {
+        let (step, mark) = (self.trainer.global_step(), self.trainer.mark());
+        let seat = gang.seat as usize;
+        let (mut samples, mut computed) = (Samples::default(), Duration::ZERO);
+        let outcome = match (&mut gang.group, <[SourceBatch; 1]>::try_from(micro_batches)) {
+            (None, Ok([only])) => {
                 let batch = self.batch(only.rows);
+                samples.add(Samples::of(&batch.sample_ids));
                 self.trainer.step(&batch)
             }
-            Ok([only]) => self.accumulate(only).and_then(|()| self.trainer.apply()),
-            Err(several) => several
+            (None, Err(several)) => several
                 .into_iter()
-                .try_for_each(|micro_batch| self.accumulate(micro_batch))
+                .try_for_each(|micro_batch| {
+                    let batch = self.batch(micro_batch.rows);
+                    samples.add(Samples::of(&batch.sample_ids));
+                    self.trainer.accumulate(&batch)
+                })
                 .and_then(|()| self.trainer.apply()),
+            (Some(group), one_or_several) => {
+                let micro_batches = one_or_several.map_or_else(|several| several, |[one]| vec![one]);
+                let mut last = None;
+                for micro_batch in micro_batches {
+                    let before = self.trainer.mark();
+                    let global_rows = micro_batch.global_rows as usize;
+                    let batch = self.batch(micro_batch.rows);
+                    let own = Said { samples: Samples::of(&batch.sample_ids), ..own };
+                    if let Err(error) = self.exchange(group, seat, &batch, global_rows, own, &mut computed) {
+                        self.abandon(mark);
+                        return Err(match error {
+                            Interrupted::Compute(error) => StepError::of(&error, step, at),
+                            Interrupted::Submit(error) => StepError::Exchange(error),
+                        });
+                    }
+                    self.said.iter().for_each(|said| samples.add(said.samples));
+                    last = Some((batch, global_rows, before));
+                }
+                match self.trainer.apply() {
+                    Err(kernels::Error::Numeric { op, step, samples }) => {
+                        let found = last.and_then(|last| self.diagnose(group, seat, &last));
+                        let (op, samples) = found.unwrap_or((op, samples));
+                        Err(kernels::Error::Numeric { op, step, samples })
+                    }
+                    other => other,
+                }
+            }
         };
-        outcome.map_err(|error| step_error(&error, self.trainer.global_step(), at))
-    }
-
-    fn accumulate(&mut self, micro_batch: SourceBatch) -> kernels::Result<()> {
-        let global_rows = micro_batch.global_rows as usize;
-        let batch = self.batch(micro_batch.rows);
-        if self.world_size == 1 {
-            return self.trainer.accumulate(&batch);
+        self.computed = computed;
+        match outcome {
+            Ok(outcome) => Ok(Stepped { outcome, samples }),
+            Err(error) => Err(StepError::of(&error, step, at)),
         }
-        let partial = self.trainer.partial(&RankBatch { batch: &batch, global_rows, held: self.held() })?;
-        let (root, losses) = self.all_reduce(partial)?;
-        self.trainer.accumulate_root(&root, &losses)
     }
 
-    /// The logical shards that this rank computes.
-    fn held(&self) -> Range<usize> {
-        shards_of(self.rank, self.world_size, self.shards)
+    /// Forgets a step that was interrupted.
+    fn abandon(&mut self, mark: Mark) {
+        self.trainer.back_to(mark).unwrap_or_else(|e| unreachable!("invariant: the step was not taken: {e}"));
     }
 
-    /// Completes the gradient tree and gathers the shards' losses in order. The result has the same
-    /// bits for every world size, because the tree is indexed by shard.
-    fn all_reduce(&self, own: Partial) -> kernels::Result<(Vec<f32>, Vec<LossSum>)> {
-        let held = own.losses.len();
-        let losses = own.losses.into_iter().map(|(_, loss)| loss).collect();
-        match complete(own.nodes, self.shards) {
-            Some(root) if held == self.shards => Ok((root, losses)),
-            _ => Err(kernels::Error::Value {
-                op: "all_reduce",
-                expected: "a world of 1 in this version".into(),
-                got: format!("a world of {}", self.world_size),
-            }),
+    /// This rank's part of a micro-batch, summed with the others' along the tree: the same bits for every world,
+    /// because the tree is indexed by shard.
+    fn exchange(
+        &mut self,
+        group: &mut Group,
+        seat: usize,
+        batch: &Batch,
+        global_rows: usize,
+        own: Said,
+        computed: &mut Duration,
+    ) -> Result<(), Interrupted<Error>> {
+        let world = group.topology().world;
+        let mut said = vec![0; world * Said::BYTES];
+        own.write(&mut said[seat * Said::BYTES..][..Said::BYTES]);
+        let bounds = (0..=world).map(|at| at * Said::BYTES).collect();
+        let part = RankBatch { batch, global_rows, held: self.held(seat, world) };
+        let begun = Instant::now();
+        let mut exchange = group.begin().map_err(Interrupted::Submit)?;
+        exchange.submit(SAID, Op::AllGather { values: Values::Bytes(&mut said), bounds }).map_err(Interrupted::Submit)?;
+        self.trainer.exchange(&part, world, BUCKET_ELEMENTS, |bucket, op| exchange.submit(bucket, op))?;
+        *computed += begun.elapsed();
+        exchange.finish().map_err(Interrupted::Submit)?;
+        self.trainer.accumulate_exchanged().map_err(Interrupted::Compute)?;
+        self.said.clear();
+        self.said.extend(said.chunks_exact(Said::BYTES).map(Said::read));
+        Ok(())
+    }
+
+    /// The logical shards of a seat.
+    fn held(&self, seat: usize, world: usize) -> Range<usize> {
+        shards_of(seat, world, self.shards)
+    }
+
+    /// What was not finite, and the samples, of the last micro-batch: each rank looks at its part, and the first
+    /// that finds something speaks for all.
+    fn diagnose(
+        &mut self,
+        group: &mut Group,
+        seat: usize,
+        (batch, global_rows, mark): &(Batch, usize, Mark),
+    ) -> Option<(String, Vec<u64>)> {
+        let world = group.topology().world;
+        let part = RankBatch { batch, global_rows: *global_rows, held: self.held(seat, world) };
+        let own = self.trainer.diagnose_part(&part, *mark).ok().flatten();
+        let mut found = vec![0u8; world * FOUND];
+        if let Some((op, samples)) = own {
+            let few: Vec<u64> = samples.into_iter().take(16).collect();
+            let text = serde_json::to_vec(&(op.chars().take(100).collect::<String>(), few)).unwrap_or_default();
+            if text.len() < FOUND {
+                found[seat * FOUND..][..text.len()].copy_from_slice(&text);
+            }
         }
+        // The error stands whether or not the others can still be asked.
+        let bounds = (0..=world).map(|at| at * FOUND).collect();
+        group.all_gather(Values::Bytes(&mut found), bounds).ok()?;
+        found.chunks_exact(FOUND).find_map(|one| {
+            let text: Vec<u8> = one.iter().copied().take_while(|&byte| byte != 0).collect();
+            serde_json::from_slice(&text).ok()
+        })
     }
 }
 
@@ -161,87 +280,103 @@ pub fn step_error(error: &kernels::Error, step: u64, (epoch, batch): (u32, u64))
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kernels::collective::Tuning;
     use kernels::nn::{Init, MlpConfig, ModelConfig};
     use kernels::train::{LossConfig, TrainConfig};
 
-    fn engine(rank: u32, world_size: u32) -> Engine {
+    fn engine() -> Engine {
         let model = ModelConfig::Mlp(MlpConfig { input_dim: 3, hidden_layers: vec![5], ..MlpConfig::default() });
         let train = TrainConfig { loss: LossConfig::Mse, ..TrainConfig::default() };
         let recipe = Recipe { model, init: Init::Default, init_seed: 1, train, pretrained: None };
-        Engine::new(recipe, Task::Regression, rank, world_size, 1).expect("valid")
+        Engine::new(recipe, Task::Regression, 1).expect("valid")
     }
 
-    fn batch(n: usize) -> SourceBatch {
-        let rows = Encoded {
+    fn rows(n: usize) -> Encoded {
+        Encoded {
             rows: n,
             width: 3,
             features: (0..3 * n).map(|i| (i as f32 * 0.37).sin()).collect(),
             targets: (0..n).map(|i| i as f32 * 0.1).collect(),
             sample_ids: (0..n as u64).collect(),
             ..Encoded::default()
-        };
-        SourceBatch { epoch: 0, batch: 0, global_rows: n as u32, first_row: 0, end_of_epoch: false, rows }
-    }
-
-    #[test]
-    fn the_exchange_gives_the_bits_of_one_process() {
-        let (mut whole, mut exchanged) = (engine(0, 1), engine(0, 1));
-        let expected = whole.step(vec![batch(20)]).expect("steps");
-        let rows = exchanged.batch(batch(20).rows);
-        let mut partials: Vec<Partial> = Vec::new();
-        for rank in 0..3 {
-            let part = engine(rank, 3);
-            let held = part.held();
-            let from = kernels::shard::rows_of(held.start, 8, 20).start;
-            let to = kernels::shard::rows_of(held.end - 1, 8, 20).end;
-            let indices: Vec<u32> = (from as u32..to as u32).collect();
-            let own = part.batch(batch(20).rows.select(&indices));
-            let mut part = part;
-            partials.push(part.trainer.partial(&RankBatch { batch: &own, global_rows: 20, held }).expect("computes"));
         }
-        let joined = Partial {
-            nodes: partials.iter().flat_map(|p| p.nodes.clone()).collect(),
-            losses: partials.iter().flat_map(|p| p.losses.clone()).collect(),
-        };
-        let (root, losses) = exchanged.all_reduce(joined).expect("complete");
-        exchanged.trainer.accumulate_root(&root, &losses).expect("fits");
-        assert_eq!(exchanged.trainer.apply().expect("applies"), expected);
-        let hash = |e: &Engine| kernels::weights::params_blake3(e.trainer.model());
-        assert_eq!(hash(&exchanged), hash(&whole));
-        assert_eq!(rows.rows, 20);
+    }
+
+    fn batch(rows: Encoded, global_rows: u32, first_row: u32) -> SourceBatch {
+        SourceBatch { epoch: 0, batch: 0, global_rows, first_row, end_of_epoch: false, rows }
+    }
+
+    fn alone(rows: Encoded) -> Result<(Stepped, String), WireError> {
+        let mut engine = engine();
+        let n = rows.rows as u32;
+        match engine.step(vec![batch(rows, n, 0)], &mut Gang::new(None), Said::default()) {
+            Ok(stepped) => Ok((stepped, kernels::weights::params_blake3(engine.trainer().model()))),
+            Err(StepError::Failed(error)) => Err(error),
+            Err(StepError::Exchange(error)) => panic!("{error}"),
+        }
+    }
+
+    /// The same step by so many ranks, each in a thread of its own.
+    fn together(rows: &Encoded, world: usize) -> Vec<Result<(Stepped, String, Vec<Said>), WireError>> {
+        let groups = Group::local(world, 8, Tuning::default(), Duration::from_secs(20)).expect("groups");
+        let n = rows.rows;
+        std::thread::scope(|scope| {
+            let ranks: Vec<_> = groups
+                .into_iter()
+                .enumerate()
+                .map(|(seat, group)| {
+                    scope.spawn(move || {
+                        let mut engine = engine();
+                        let held = shards_of(seat, world, 8);
+                        let from = kernels::shard::rows_of(held.start, 8, n).start;
+                        let to = kernels::shard::rows_of(held.end - 1, 8, n).end;
+                        let indices: Vec<u32> = (from as u32..to as u32).collect();
+                        let mut gang = Gang::new(None);
+                        (gang.seat, gang.group) = (seat as u32, Some(group));
+                        let own = Said { drains: seat == 1, ..Said::default() };
+                        let part = batch(rows.select(&indices), n as u32, from as u32);
+                        match engine.step(vec![part], &mut gang, own) {
+                            Ok(stepped) => {
+                                let hash = kernels::weights::params_blake3(engine.trainer().model());
+                                Ok((stepped, hash, engine.said().to_vec()))
+                            }
+                            Err(StepError::Failed(error)) => Err(error),
+                            Err(StepError::Exchange(error)) => panic!("{error}"),
+                        }
+                    })
+                })
+                .collect();
+            ranks.into_iter().map(|rank| rank.join().expect("no panic")).collect()
+        })
     }
 
     #[test]
-    fn a_world_that_cannot_exchange_yet_says_so() {
-        let mut engine = engine(1, 2);
-        let held = engine.held();
-        assert_eq!(held, 4..8);
-        let half = SourceBatch { global_rows: 20, first_row: 10, ..batch(10) };
-        let error = engine.step(vec![half]).expect_err("no collective");
-        assert!(error.message.contains("all_reduce"), "{}", error.message);
-        let recipe_world = Engine::new(
-            Recipe {
-                model: ModelConfig::Mlp(MlpConfig::default()),
-                init: Init::Default,
-                init_seed: 1,
-                train: TrainConfig::default(),
-                pretrained: None,
-            },
-            Task::Regression,
-            0,
-            9,
-            1,
-        );
-        assert_eq!(recipe_world.err().map(|e| e.code), Some(Code::ConfigError));
+    fn every_world_gives_the_bits_of_one_process() {
+        // The second has shards without rows.
+        for n in [20, 5] {
+            let (expected, hash) = alone(rows(n)).expect("steps");
+            assert_eq!(expected.samples, Samples::of(&(0..n as u64).collect::<Vec<_>>()));
+            for world in [2, 3, 8] {
+                for result in together(&rows(n), world) {
+                    let (stepped, own, said) = result.expect("steps");
+                    assert_eq!((stepped, &own), (expected, &hash), "{n} rows, world {world}");
+                    assert_eq!(said.iter().map(|s| s.drains).collect::<Vec<_>>()[..2], [false, true]);
+                }
+            }
+        }
     }
 
     #[test]
-    fn a_step_that_is_not_finite_names_step_and_samples() {
-        let mut engine = engine(0, 1);
-        let mut bad = batch(16);
-        bad.rows.features[3 * 5] = f32::NAN;
-        let error = engine.step(vec![bad]).expect_err("not finite");
+    fn a_step_that_is_not_finite_names_step_and_samples_on_every_rank() {
+        let mut bad = rows(16);
+        bad.features[3 * 13] = f32::NAN;
+        let error = alone(bad.clone()).expect_err("not finite");
         assert_eq!(error.code, Code::NumericError);
-        assert!(error.message.contains("step 1") && error.message.contains('5'), "{}", error.message);
+        assert!(error.message.contains("step 1") && error.message.contains("13"), "{}", error.message);
+        for result in together(&bad, 3) {
+            let error = result.expect_err("not finite");
+            assert_eq!(error.code, Code::NumericError);
+            assert!(error.message.contains("step 1") && error.message.contains("13"), "{}", error.message);
+        }
     }
 }

@@ -112,7 +112,7 @@ impl BatchSource {
 
     /// The next batch. None when a stop was asked for.
     pub fn next(&mut self, stop: &Stop) -> Result<Option<SourceBatch>, WireError> {
-        if stop.reason().is_some() {
+        if stop.ends_now() {
             return Ok(None);
         }
         match self {
