@@ -370,7 +370,7 @@ impl CheckpointStore {
         }
         let mut parts = 0;
         if share.of > 1 {
-            entries.extend(self.gather(name, share, &snapshot.optimizer, dir, writing.patience)?);
+            entries.extend(self.gather(name, &snapshot.optimizer, dir, writing)?);
             parts = share.of;
         }
         let manifest = serde_json::to_vec_pretty(&DirManifest { schema: CHECKPOINT_VERSION, files: entries, parts })

@@ -11,11 +11,12 @@
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{CheckpointStore, FileEntry, blake3_hex, sync_dir, write_synced};
+use super::{CheckpointStore, FileEntry, Writing, blake3_hex, sync_dir, write_synced};
 use crate::error::{Error, ErrorKind};
 
 /// Prefix of the folder in which the parts of one checkpoint and fence are gathered.
@@ -145,18 +146,18 @@ impl CheckpointStore {
     }
 
     /// Puts all parts into `target`: the own one at once, those of others as they come, and what has not
-    /// come after `patience` from the own copy of the state.
+    /// come in time, or when the checkpoint is given up, from the own copy of the state.
     pub(super) fn gather(
         &self,
         name: &str,
-        own: Share,
         state: &[u8],
         target: &Path,
-        patience: Duration,
+        writing: Writing<'_>,
     ) -> Result<Vec<FileEntry>, Error> {
+        let own = writing.share;
         own.check()?;
         let folder = self.parts_folder(name);
-        let until = Instant::now() + patience;
+        let until = Instant::now() + writing.patience;
         let mut entries = vec![put(own, state, target)?];
         for index in (0..own.of).filter(|index| *index != own.index) {
             let share = Share { index, ..own };
@@ -164,7 +165,7 @@ impl CheckpointStore {
             let entry = FileEntry { name: share.file(), size_bytes: bytes.len() as u64, blake3: blake3_hex(&bytes) };
             let found = folder.join(gathered(share, &entry.blake3));
             let size = || fs::metadata(&found).map(|found| found.len()).ok();
-            while size().is_none() && Instant::now() < until {
+            while size().is_none() && Instant::now() < until && !writing.given_up.load(Ordering::SeqCst) {
                 std::thread::sleep(LOOK_EVERY);
             }
             let place = target.join(share.file());

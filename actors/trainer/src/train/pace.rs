@@ -1,5 +1,5 @@
 //! When to tell how far training is: every so many steps, at most ten times a second, and at the first
-//! and last step. The only place of training that looks at a clock, for speed and remaining time.
+//! and last step. Looks at a clock, for speed and remaining time.
 
 use std::time::{Duration, Instant};
 

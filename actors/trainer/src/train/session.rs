@@ -1,5 +1,6 @@
 //! The training of one rank from the first batch to the model file: epochs, validation, hooks,
-//! checkpoints, early stopping. Time is only read for figures that people look at.
+//! checkpoints, early stopping. Time is only read for figures that people look at and for
+//! checkpoints by time, neither of which changes a bit.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
