@@ -25,6 +25,7 @@ use messages::{Fence, JobId, TaskId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::error::{Error, ErrorKind};
+use crate::train::gang::Samples;
 
 mod parts;
 
@@ -79,11 +80,24 @@ pub struct Running {
     pub loss: Bits,
     pub grad_norm: Bits,
     pub steps: u64,
+    /// Which samples the rows are ([`crate::train::gang::Samples`]).
+    #[serde(default)]
+    pub digest: u64,
+}
+
+impl Running {
+    pub fn samples(&self) -> Samples {
+        Samples { rows: self.rows, digest: self.digest }
+    }
+
+    pub fn with(self, samples: Samples) -> Self {
+        Self { digest: samples.digest, ..self }
+    }
 }
 
 impl Default for Running {
     fn default() -> Self {
-        Self { rows: 0, loss: Bits(0.0), grad_norm: Bits(0.0), steps: 0 }
+        Self { rows: 0, loss: Bits(0.0), grad_norm: Bits(0.0), steps: 0, digest: 0 }
     }
 }
 
@@ -223,7 +237,7 @@ impl CheckpointStore {
             let path = store.dir.join(&name);
             if let Some(rest) = name.strip_prefix(TEMPORARY) {
                 if fence_in(rest).is_some_and(|(of, _)| of < fence) {
-                    fs::remove_dir_all(&path).map_err(|e| Error::io("remove", &path, e))?;
+                    remove_folder(&path)?;
                 }
             } else if let Some((of, _)) = name.strip_prefix(parts::PARTS).and_then(fence_in) {
                 if of < fence {
@@ -237,13 +251,25 @@ impl CheckpointStore {
                 }
                 // Its writer died between taking the old one away and putting the new one in place.
                 if target.exists() {
-                    fs::remove_dir_all(&path).map_err(|e| Error::io("remove", &path, e))?;
-                } else {
-                    fs::rename(&path, &target).map_err(|e| Error::io("restore", &target, e))?;
+                    remove_folder(&path)?;
+                } else if let Err(error) = fs::rename(&path, &target)
+                    && !target.exists()
+                {
+                    return Err(Error::io("restore", &target, error));
                 }
             }
         }
         Ok(store)
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The same folder for a later lease of the same holder.
+    pub fn with_fence(&self, fence: Fence) -> Self {
+        Self { dir: self.dir.clone(), fence }
     }
 
     /// Writes a checkpoint and puts it in place, replacing one of the same name and a lower fence.
@@ -460,6 +486,14 @@ fn is_checkpoint(name: &str) -> bool {
     ["checkpoint_epoch_", "checkpoint_step_"].iter().any(|prefix| {
         name.strip_prefix(prefix).is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
     })
+}
+
+/// Removes a folder; another rank of the gang may do the same at the same time.
+fn remove_folder(path: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(path) {
+        Err(error) if path.exists() => Err(Error::io("remove", path, error)),
+        _ => Ok(()),
+    }
 }
 
 /// Splits `<fence>-<name>`.

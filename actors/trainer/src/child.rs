@@ -207,7 +207,7 @@ impl<'a, F: Fn(Heard)> Attended<'a, F> {
                 signal = self.signals.recv() => {
                     // The worker's actor is gone, and so is its claim on the process.
                     let signal = signal.unwrap_or(Signal::Kill);
-                    self.signalled = true;
+                    self.signalled |= matches!(signal, Signal::Term | Signal::Kill);
                     send(&process.child, signal);
                     if signal == Signal::Kill {
                         let status = process.child.wait().await;
@@ -269,6 +269,8 @@ fn send(child: &Child, signal: Signal) {
     let os = match signal {
         Signal::Term => OsSignal::SIGTERM,
         Signal::Kill => OsSignal::SIGKILL,
+        Signal::Regroup => OsSignal::SIGUSR1,
+        Signal::RegroupNow => OsSignal::SIGUSR2,
     };
     if let Err(error) = kill(Pid::from_raw(pid as i32), os) {
         tracing::warn!(pid, %error, "a rank could not be signalled");

@@ -231,7 +231,12 @@ impl State {
                     RegroupWhen::NextStep => Signal::Regroup,
                     RegroupWhen::Now => Signal::RegroupNow,
                 };
-                let effects = self.running.get(&key).map(|gang| signals(&key, gang, signal)).unwrap_or_default();
+                // One that has not begun would not understand, and joins by itself.
+                let begun = |rank: &Rank| rank.progress > 0 && !rank.given_up;
+                let gang = self.running.get(&key);
+                let ranks = gang.into_iter().flat_map(|gang| gang.ranks.iter()).filter(|(_, rank)| begun(rank));
+                let effects =
+                    ranks.map(|(rank, _)| Effect::Signal { key: key.clone(), rank: *rank, signal }).collect();
                 (OfferAnswer::Regrouping, effects)
             }
         }

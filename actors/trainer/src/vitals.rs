@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use messages::Fence;
+
 use crate::link::Phase;
 
 /// Step, progress and phase of a rank.
@@ -10,6 +12,8 @@ pub struct Vitals {
     step: AtomicU64,
     progress: AtomicU64,
     phase: AtomicU8,
+    /// Of the generation under way; 0: of the start.
+    fence: AtomicU64,
 }
 
 impl Vitals {
@@ -27,6 +31,16 @@ impl Vitals {
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
         self.progress();
+    }
+
+    /// A generation has begun, under its own fence.
+    pub fn set_fence(&self, fence: Fence) {
+        self.fence.store(fence.0, Ordering::Relaxed);
+    }
+
+    /// None before the first generation.
+    pub fn fence(&self) -> Option<Fence> {
+        Some(Fence(self.fence.load(Ordering::Relaxed))).filter(|fence| fence.0 > 0)
     }
 
     /// Step, progress, phase.

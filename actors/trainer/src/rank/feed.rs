@@ -44,6 +44,13 @@ pub struct FeedContext {
     pub vitals: Arc<Vitals>,
 }
 
+impl FeedContext {
+    /// Of the generation under way.
+    fn fence(&self) -> Fence {
+        self.vitals.fence().unwrap_or(self.fence)
+    }
+}
+
 /// One frame as it came.
 #[derive(Debug)]
 struct Frame {
@@ -160,7 +167,7 @@ impl Pump {
         let context = &self.context;
         let number = self.opened.fetch_add(1, Ordering::Relaxed);
         let split = self.plan.split.as_str();
-        let id = format!("{}-{}-r{}-{split}-{number}", context.job, context.fence, context.rank);
+        let id = format!("{}-{}-r{}-{split}-{number}", context.job, context.fence(), context.rank);
         let frame_bytes = self.plan.batch_bytes.clamp(1, context.bus.max_frame_bytes());
         let credits = ((CREDIT_BYTES / frame_bytes) as u32).clamp(2, MAX_CREDITS);
         let (sender, receiver) = mpsc::channel(credits as usize);
@@ -184,7 +191,7 @@ impl Pump {
         let request = OpenFeed {
             feed: id.to_owned(),
             job: context.job.clone(),
-            fence: context.fence,
+            fence: context.fence(),
             rank: plan.rank,
             world_size: plan.world_size,
             deliver_subject: self.deliver_subject.clone(),

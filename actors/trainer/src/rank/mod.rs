@@ -8,11 +8,12 @@
 
 mod feed;
 mod life;
+mod meeting;
 pub(crate) mod telling;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bus::artifact::ArtifactStore;
 use bus::{Bus, BusConfig};
@@ -22,7 +23,6 @@ use futures::channel::oneshot;
 use messages::WireError;
 use messages::error::Code;
 use messages::event::ModelRef;
-use messages::gang::{Join, Joined};
 use messages::plan::JobPlan;
 use messages::rpc::{ReportAnswer, ReportBody};
 use messages::work::{TaskOutput, WorkInput};
@@ -30,7 +30,8 @@ use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::link::{Connection, LOG_ENDS, Phase, RankConfig};
-use crate::train::{BatchSource, Outbox, Outcome, Outgoing, Ports, Stop, StopReason, TrainJob, Trained, train};
+use crate::train::gang::Interrupt;
+use crate::train::{BatchSource, Outbox, Outcome, Ports, Stop, StopReason, TrainJob, Trained, train};
 use crate::vitals::Vitals;
 use feed::FeedContext;
 use frame::model_file;
@@ -39,9 +40,6 @@ use telling::Teller;
 
 /// Exit code of a panic, as the standard library's.
 const EXIT_BUG: u8 = 101;
-/// First and longest pause between two tries to join.
-const JOIN_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_JOIN_PAUSE: Duration = Duration::from_secs(1);
 
 /// How a rank ends.
 enum End {
@@ -79,10 +77,10 @@ pub fn rank_main() -> ExitCode {
 
 /// One task after the other; gives the exit code.
 async fn serve(configs: &mut Configs) -> u8 {
-    let mut terminate = match signal(SignalKind::terminate()) {
-        Ok(terminate) => terminate,
+    let mut signals = match Signals::watch() {
+        Ok(signals) => signals,
         Err(error) => {
-            tracing::error!("cannot watch for SIGTERM: {error}");
+            tracing::error!("cannot watch for signals: {error}");
             return EXIT_INFRASTRUCTURE;
         }
     };
@@ -104,7 +102,7 @@ async fn serve(configs: &mut Configs) -> u8 {
                 return EXIT_INFRASTRUCTURE;
             }
         };
-        match run(config_now, vitals, &mut link, &mut terminate).await {
+        match run(config_now, vitals, &mut link, &mut signals).await {
             End::Done if task < MOST_TASKS && resident() < MOST_RESIDENT => {
                 configs.idle();
                 eprintln!("{LOG_ENDS}");
@@ -120,11 +118,52 @@ async fn serve(configs: &mut Configs) -> u8 {
                 Some(next) => next,
                 None => break,
             },
-            _ = terminate.recv() => break,
+            _ = signals.terminate.recv() => break,
         };
     }
     link.close().await;
     0
+}
+
+/// What the worker says by signals.
+struct Signals {
+    /// Give the task back.
+    terminate: SignalStream,
+    /// Meet the other ranks again at the next step.
+    regroup: SignalStream,
+    /// The same, at once.
+    regroup_now: SignalStream,
+}
+
+impl Signals {
+    fn watch() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            regroup: signal(SignalKind::user_defined1())?,
+            regroup_now: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// Passes on what is said, while the task lasts; never ends.
+    async fn obey(&mut self, stop: &Stop, interrupt: &Interrupt) -> std::convert::Infallible {
+        let mut ended = false;
+        loop {
+            tokio::select! {
+                Some(()) = self.terminate.recv() => {
+                    tracing::info!("SIGTERM: the task is given back at the next step");
+                    stop.ask(StopReason::Drain { reason: "the worker drains".into() });
+                }
+                Some(()) = self.regroup.recv() => interrupt.at_next_step(),
+                Some(()) = self.regroup_now.recv() => interrupt.now(),
+                // An exchange under way waits for others, who may never come.
+                () = stop.ended(), if !ended => {
+                    ended = true;
+                    interrupt.now();
+                }
+                else => return std::future::pending().await,
+            }
+        }
+    }
 }
 
 /// The last line of a process that ends with its task; gives the exit code.
@@ -214,8 +253,8 @@ impl Connection {
     }
 }
 
-async fn run(config: RankConfig, vitals: Arc<Vitals>, link: &mut Link, terminate: &mut SignalStream) -> End {
-    let stop = Stop::default();
+async fn run(config: RankConfig, vitals: Arc<Vitals>, link: &mut Link, signals: &mut Signals) -> End {
+    let (stop, interrupt) = (Stop::default(), Interrupt::default());
     vitals.enter(Phase::Starting);
     let bus = match link.bus(&config).await {
         Ok(bus) => bus,
@@ -233,8 +272,8 @@ async fn run(config: RankConfig, vitals: Arc<Vitals>, link: &mut Link, terminate
     };
     let work = async {
         tokio::select! {
-            prepared = prepare(&config, &bus, &vitals) => match prepared {
-                Ok(prepared) => train_and_tell(&config, prepared, &teller, &stop).await,
+            prepared = prepare(&config, &vitals) => match prepared {
+                Ok(prepared) => train_and_tell(&config, prepared, &teller, &stop, &interrupt).await,
                 Err(error) => Ok(Some(failed(error))),
             },
             () = stop.asked() => Ok(Some(stopped(stop.reason()))),
@@ -242,7 +281,7 @@ async fn run(config: RankConfig, vitals: Arc<Vitals>, link: &mut Link, terminate
     };
     let result = tokio::select! {
         result = work => result,
-        never = give_back_on(terminate, &stop) => match never {},
+        never = signals.obey(&stop, &interrupt) => match never {},
     };
     vitals.enter(Phase::Reporting);
     match result {
@@ -270,7 +309,7 @@ fn stopped(reason: Option<&StopReason>) -> LastReport {
 }
 
 async fn tell_end(teller: &Teller, body: ReportBody) -> End {
-    let done = matches!(body, ReportBody::Done { .. });
+    let done = matches!(body, ReportBody::Done { .. } | ReportBody::RankLeft { .. });
     let own = match &body {
         ReportBody::Failed { error } => Some(error.clone()),
         _ => None,
@@ -287,18 +326,7 @@ async fn tell_end(teller: &Teller, body: ReportBody) -> End {
     }
 }
 
-/// SIGTERM asks the task to stop; never ends.
-async fn give_back_on(terminate: &mut SignalStream, stop: &Stop) -> std::convert::Infallible {
-    loop {
-        if terminate.recv().await.is_none() {
-            return std::future::pending().await;
-        }
-        tracing::info!("SIGTERM: the task is given back at the next step");
-        stop.ask(StopReason::Drain { reason: "the worker drains".into() });
-    }
-}
-
-/// Plan, manifest and store of a rank that has joined.
+/// Plan, manifest and store of a rank.
 struct Prepared {
     store: ArtifactStore,
     plan: JobPlan,
@@ -306,16 +334,7 @@ struct Prepared {
     pretrained: Option<Arc<Vec<u8>>>,
 }
 
-async fn prepare(config: &RankConfig, bus: &Bus, vitals: &Vitals) -> Result<Prepared, WireError> {
-    vitals.enter(Phase::Joining);
-    let joined = join(config, bus, vitals).await?;
-    if (joined.generation, joined.world_size) != (config.generation, config.world_size) {
-        let message = format!(
-            "joined generation {} of a world of {}, started for generation {} of {}",
-            joined.generation, joined.world_size, config.generation, config.world_size
-        );
-        return Err(WireError::new(Code::Fenced, message));
-    }
+async fn prepare(config: &RankConfig, vitals: &Vitals) -> Result<Prepared, WireError> {
     vitals.enter(Phase::Loading);
     let WorkInput::Train { dataset, .. } = &config.work.input else {
         let message = format!("a rank cannot do {:?} work", config.work.input.name());
@@ -335,40 +354,6 @@ async fn prepare(config: &RankConfig, bus: &Bus, vitals: &Vitals) -> Result<Prep
     Ok(Prepared { store, plan, manifest, pretrained })
 }
 
-/// Meets the other ranks. Asked again while no coordinator leads, until the join time-out has passed.
-async fn join(config: &RankConfig, bus: &Bus, vitals: &Vitals) -> Result<Joined, WireError> {
-    let timings = bus.timings();
-    let until = Instant::now() + Duration::from_millis(timings.join_timeout_ms);
-    let each = Duration::from_millis(timings.request_timeout_ms);
-    let subject = bus.subjects().rdzv(&config.work.job, "join");
-    let join = Join {
-        job: config.work.job.clone(),
-        task: config.work.task.clone(),
-        attempt: config.work.attempt,
-        fence: config.fence,
-        generation: config.generation,
-        rank: config.rank,
-        worker: config.worker.clone(),
-        host: config.host.clone(),
-        pid: std::process::id(),
-        address: None,
-    };
-    let mut pause = JOIN_PAUSE;
-    loop {
-        let error = match bus.request_to::<Join, Joined>(&subject, join.clone(), each).await {
-            Err(error) if error.retry => error,
-            answer => return answer,
-        };
-        vitals.progress();
-        if Instant::now() + pause >= until {
-            let message = format!("rank {} of {} could not join: {}", config.rank, config.world_size, error.message);
-            return Err(WireError { message, ..error });
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_JOIN_PAUSE);
-    }
-}
-
 /// Trains on a thread of its own while feeds and events flow; then stores the model. None: the compute
 /// thread panicked.
 async fn train_and_tell(
@@ -376,6 +361,7 @@ async fn train_and_tell(
     prepared: Prepared,
     teller: &Teller,
     stop: &Stop,
+    interrupt: &Interrupt,
 ) -> Result<Option<LastReport>, WireError> {
     let WorkInput::Train { dataset, resume } = &config.work.input else {
         return Err(WireError::new(Code::InternalError, "not a training"));
@@ -390,7 +376,9 @@ async fn train_and_tell(
     };
     let (opener, requests) = mpsc::channel(4);
     let feeds = tokio::spawn(feed::serve(context, requests));
-    let (outbox, outgoing) = outbox(config);
+    let (outbox, outgoing) = Outbox::new(&config.work.job, &config.work.task, config.work.attempt, config.rank);
+    let (meetings, rendezvous) = meeting::rendezvous(config, &prepared.plan, teller, interrupt.clone())?;
+    let meeting = tokio::spawn(meetings);
     let telling = tokio::spawn(teller.clone().tell(outgoing, stop.clone()));
     let job = TrainJob {
         job: config.work.job.clone(),
@@ -399,7 +387,6 @@ async fn train_and_tell(
         fence: config.fence,
         generation: config.generation,
         rank: config.rank,
-        world_size: config.world_size,
         threads: threads(&prepared.plan, config.threads),
         manifest: Arc::new(prepared.manifest),
         pretrained: prepared.pretrained,
@@ -414,12 +401,14 @@ async fn train_and_tell(
         outbox,
         vitals: teller.vitals.clone(),
         stop: stop.clone(),
+        rendezvous: Some(rendezvous),
     };
     let outcome = match on_compute_thread(move || train(job, ports)).await {
         Ok(Some(outcome)) => outcome,
         Ok(None) => return Ok(None),
         Err(error) => return Err(error),
     };
+    meeting.abort();
     // Feeds end with the compute side; a feed that could not even be subscribed is why training ended.
     if let Ok(Err(error)) = feeds.await {
         return Ok(Some(failed(error)));
@@ -428,23 +417,17 @@ async fn train_and_tell(
     match outcome {
         Err(error) => Ok(Some(failed(error))),
         Ok(Outcome::Stopped(reason)) => Ok(Some(stopped(Some(&reason)))),
+        Ok(Outcome::Left { finished, reason }) => {
+            Ok(Some(Some(ReportBody::RankLeft { rank: config.rank, finished, reason })))
+        }
         Ok(Outcome::Finished(trained)) => {
             told?;
-            if config.rank != 0 {
-                return Ok(Some(None));
-            }
             match store_model(&prepared.store, *trained).await {
                 Ok(output) => Ok(Some(Some(ReportBody::Done { output }))),
                 Err(error) => Ok(Some(failed(error))),
             }
         }
     }
-}
-
-/// Only rank 0 speaks for the group.
-fn outbox(config: &RankConfig) -> (Outbox, mpsc::Receiver<Outgoing>) {
-    let (outbox, outgoing) = Outbox::new(&config.work.job, &config.work.task, config.fence);
-    if config.rank == 0 { (outbox, outgoing) } else { (Outbox::silent(), outgoing) }
 }
 
 /// The plan's threads, else this rank's share of the machine.

@@ -30,6 +30,7 @@ pub struct Teller {
     pub job: JobId,
     pub task: TaskId,
     pub attempt: u32,
+    /// Of the start; a rank's own generation may have a later one.
     pub fence: Fence,
     pub worker: WorkerId,
     pub trace: Option<TraceParent>,
@@ -43,6 +44,10 @@ impl Teller {
         Duration::from_millis(3 * timings.lease_ttl_ms + 6 * timings.request_timeout_ms)
     }
 
+    fn fence(&self) -> Fence {
+        self.vitals.fence().unwrap_or(self.fence)
+    }
+
     /// Reports until it is accepted or fenced, bounded. Each try is a sign of life to the worker.
     pub async fn report(&self, body: ReportBody) -> Result<ReportAnswer, WireError> {
         let until = Instant::now() + self.patience();
@@ -54,7 +59,7 @@ impl Teller {
                 job: self.job.clone(),
                 task: self.task.clone(),
                 attempt: self.attempt,
-                fence: self.fence,
+                fence: self.fence(),
                 worker: self.worker.clone(),
                 body: body.clone(),
             };
@@ -74,7 +79,7 @@ impl Teller {
         let mut tries = 0;
         let mut trouble = Trouble::default();
         loop {
-            let fence = Some((self.fence, self.attempt));
+            let fence = Some((self.fence(), self.attempt));
             let stored =
                 self.bus.publish_event(&self.job, id, event.clone(), fence, self.trace.clone(), at, Once::ById);
             match stored.await {

@@ -144,6 +144,9 @@ impl Gang {
         self.peers.clone_from(&joined.peers);
         self.slow = vec![0; joined.peers.len()];
         let cancel = rendezvous.interrupt.next_generation();
+        if stop.ends_now() {
+            return Ok(Ok(Met::Stopped));
+        }
         if self.peers.len() > 1 {
             let (Some(listener), Some(seat)) = (&rendezvous.listener, self.at_table(own, &joined)?) else {
                 let message = "a gang of several ranks whose coordinator or ranks name no address and token";

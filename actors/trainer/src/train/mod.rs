@@ -4,6 +4,7 @@
 
 pub mod architecture;
 mod engine;
+pub mod gang;
 pub mod mapping;
 pub mod outbox;
 mod pace;
@@ -13,6 +14,7 @@ pub mod selection;
 pub mod session;
 pub mod source;
 pub mod stop;
+mod sync;
 mod validate;
 mod writer;
 

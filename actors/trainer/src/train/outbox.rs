@@ -1,9 +1,11 @@
 //! What training tells the world, through a bounded channel: events, and checkpoints that must be
 //! reported before older ones may go. Only the leading rank speaks.
 
+use std::collections::VecDeque;
+
 use futures::channel::oneshot;
 use messages::event::{Checkpoint, Event};
-use messages::{Fence, JobId, TaskId, UnixMs};
+use messages::{JobId, TaskId, UnixMs};
 use tokio::sync::mpsc;
 
 /// Events that may wait for their publication before training waits for them.
@@ -32,37 +34,74 @@ pub enum Outgoing {
     },
 }
 
-/// The sending side.
+/// How many events are kept for telling them again.
+const KEPT: usize = 64;
+
+/// The sending side. Every rank of a gang puts the same events in; those of the one that leads go out, and the
+/// others keep the last ones, so that whoever leads next tells what the one before may have taken with it.
 #[derive(Debug)]
 pub struct Outbox {
     prefix: String,
+    own: String,
     next: u64,
-    sender: Option<mpsc::Sender<Outgoing>>,
+    sender: mpsc::Sender<Outgoing>,
+    leads: bool,
+    kept: VecDeque<(String, UnixMs, Event)>,
 }
 
 impl Outbox {
-    /// The outbox of the leading rank, and what it is read from. Ids are `<job>.<task>.<fence>.<n>`: a
-    /// fence is held by one process only, so an id names one event.
-    pub fn new(job: &JobId, task: &TaskId, fence: Fence) -> (Self, mpsc::Receiver<Outgoing>) {
+    /// The outbox of a rank, and what it is read from. An event that all ranks of an attempt come to has the id
+    /// `<job>.<task>.<attempt>.<name>.<epoch>`, the same on each; one that only the leader knows of has its number
+    /// and the leader's rank.
+    pub fn new(job: &JobId, task: &TaskId, attempt: u32, rank: u32) -> (Self, mpsc::Receiver<Outgoing>) {
         let (sender, receiver) = mpsc::channel(OUTBOX_CAPACITY);
-        (Self { prefix: format!("{job}.{task}.{fence}"), next: 0, sender: Some(sender) }, receiver)
-    }
-
-    /// The outbox of a rank that does not lead: it says nothing.
-    pub fn silent() -> Self {
-        Self { prefix: String::new(), next: 0, sender: None }
+        let prefix = format!("{job}.{task}.{attempt}");
+        let own = format!("{prefix}.r{rank}");
+        (Self { prefix, own, next: 0, sender, leads: rank == 0, kept: VecDeque::new() }, receiver)
     }
 
     /// Whether this rank speaks for the group.
     pub fn leads(&self) -> bool {
-        self.sender.is_some()
+        self.leads
     }
 
-    /// Publishes in the background. Waits only while [`OUTBOX_CAPACITY`] others wait.
+    /// From now on this rank speaks for the group, or no longer.
+    pub fn lead(&mut self, leads: bool) {
+        self.leads = leads;
+    }
+
+    /// Tells again what was put in last, with the same ids: what is stored already is known by them.
+    pub fn tell_again(&mut self) {
+        for (id, at, event) in std::mem::take(&mut self.kept) {
+            self.send(Outgoing::Event { id: id.clone(), at, event: event.clone() });
+            self.kept.push_back((id, at, event));
+        }
+    }
+
+    /// Publishes in the background, if this rank leads. Waits only while [`OUTBOX_CAPACITY`] others wait.
     pub fn event(&mut self, at: UnixMs, event: Event) {
-        self.next += 1;
-        let id = format!("{}.{}", self.prefix, self.next);
-        self.send(Outgoing::Event { id, at, event });
+        let shared = match &event {
+            Event::Metric(metric) => Some(format!("metric.{}", metric.epoch)),
+            Event::Hook { hook, epoch, .. } => Some(format!("{hook}.{epoch}")),
+            _ => None,
+        };
+        let id = match shared {
+            Some(name) => {
+                let id = format!("{}.{name}", self.prefix);
+                if self.kept.len() == KEPT {
+                    self.kept.pop_front();
+                }
+                self.kept.push_back((id.clone(), at, event.clone()));
+                id
+            }
+            None => {
+                self.next += 1;
+                format!("{}.{}", self.own, self.next)
+            }
+        };
+        if self.leads {
+            self.send(Outgoing::Event { id, at, event });
+        }
     }
 
     /// Reports a committed checkpoint in the background; the answer comes once it counts.
@@ -73,10 +112,8 @@ impl Outbox {
     }
 
     fn send(&self, outgoing: Outgoing) {
-        if let Some(sender) = &self.sender {
-            // Bounded: the reader takes what is there or, having failed, drops its end; the stop that it
-            // asked for then is seen at the next step. A drain still tells what it has to tell.
-            let _ = futures::executor::block_on(sender.send(outgoing));
-        }
+        // Bounded: the reader takes what is there or, having failed, drops its end; the stop that it
+        // asked for then is seen at the next step. A drain still tells what it has to tell.
+        let _ = futures::executor::block_on(self.sender.send(outgoing));
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bus::now_ms;
 use futures::channel::oneshot;
 use kernels::train::{StateCopy, Trainer};
-use messages::WireError;
+use messages::{Fence, WireError};
 use messages::error::Code;
 use messages::event::{Event, Metrics};
 use messages::plan::{CheckpointPlan, JobPlan};
@@ -23,7 +23,7 @@ use super::selection::Selection;
 use super::session::{Flow, TrainJob};
 use super::writer::{Done, Order, Taken, Writer};
 use crate::checkpoint::{
-    Bits, CHECKPOINT_VERSION, CheckpointStore, ExtraInfo, Position, Running, Seeds, Share, TrainState, name_of,
+    Bits, CHECKPOINT_VERSION, CheckpointStore, ExtraInfo, Position, Running, Seeds, Share, Snapshot, TrainState, name_of,
 };
 use crate::link::Phase;
 use crate::vitals::Vitals;
@@ -105,7 +105,7 @@ impl Saver {
                 attempt: job.attempt,
                 fence: job.fence,
                 generation: job.generation,
-                world_size: job.world_size,
+                world_size: 1,
                 plan_blake3: plan_blake3.to_owned(),
                 dataset_blake3: job.dataset_blake3.clone(),
                 params_blake3: String::new(),
@@ -122,9 +122,41 @@ impl Saver {
         }
     }
 
-    /// The group has changed: `share` is this rank's part of the checkpoints from now on.
-    pub fn regroup(&mut self, generation: u32, world_size: u32, share: Share) {
-        (self.info.generation, self.info.world_size, self.share) = (generation, world_size, share);
+    /// The group has changed: `share` is this rank's part of the checkpoints from now on. A rank that comes to lead
+    /// tidies up what the leader before it left half done.
+    pub fn regroup(
+        &mut self,
+        fence: Fence,
+        generation: u32,
+        world_size: u32,
+        share: Share,
+        leads: bool,
+    ) -> Result<(), WireError> {
+        (self.info.fence, self.info.generation, self.info.world_size) = (fence, generation, world_size);
+        self.share = share;
+        self.store = match leads && !self.led {
+            true => CheckpointStore::open(self.store.dir(), fence).map_err(|e| e.to_wire())?,
+            false => self.store.with_fence(fence),
+        };
+        // One that writes goes on under the fence that it began with.
+        if self.writer.as_ref().is_some_and(|writer| !writer.is_busy()) {
+            self.writer = None;
+        }
+        self.led &= leads;
+        Ok(())
+    }
+
+    /// Training goes on from another rank's state.
+    pub fn adopt(&mut self, state: &TrainState) {
+        let step = state.step;
+        self.last = self.last.take().filter(|last| last.step < step);
+    }
+
+    /// Training as it stands, for another rank; `optimizer` is its state in bytes.
+    pub fn snapshot(&self, moment: &Moment<'_>, optimizer: Vec<u8>) -> Snapshot {
+        let mut state = self.state(moment);
+        state.extra_info.params_blake3 = kernels::weights::params_blake3(moment.trainer.model());
+        Snapshot { state, model: Vec::new(), optimizer, best: moment.best_model.cloned() }
     }
 
     /// Takes the memory for copies before training begins, so that the first checkpoint costs no more
@@ -278,7 +310,13 @@ impl Saver {
         keep.extend(previous.map(|previous| previous.name));
         keep.insert(name);
         self.under_way = Some(keep);
-        let state = TrainState {
+        let state = self.state(&moment);
+        self.order(Order::Commit(Box::new(Taken { state, copy, best: moment.best_model.cloned(), share })))
+    }
+
+    fn state(&self, moment: &Moment<'_>) -> TrainState {
+        let (position, step) = (moment.position, moment.trainer.global_step());
+        TrainState {
             schema: CHECKPOINT_VERSION,
             epoch: position.epoch,
             step,
@@ -292,8 +330,7 @@ impl Saver {
             metrics: moment.metrics.clone(),
             timestamp: messages::envelope::rfc3339(now_ms()),
             extra_info: self.info.clone(),
-        };
-        self.order(Order::Commit(Box::new(Taken { state, copy, best: moment.best_model.cloned(), share })))
+        }
     }
 
     fn order(&mut self, order: Order) -> Result<(), WireError> {

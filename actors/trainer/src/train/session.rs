@@ -12,10 +12,12 @@ use frame::{Encoded, Manifest, model_file};
 use messages::error::Code;
 use messages::event::{Checkpoint, Event, Metric, MetricValue, Metrics};
 use messages::feed::Split;
-use messages::plan::JobPlan;
+use messages::gang::{Joined, Left};
+use messages::plan::{JobPlan, StragglerPolicy};
 use messages::{Fence, JobId, TaskId, WireError};
 
-use super::engine::Engine;
+use super::engine::{Engine, StepError};
+use super::gang::{Gang, Met, Own, Rendezvous, Samples};
 use super::mapping;
 use super::outbox::Outbox;
 use super::pace::Pace;
@@ -24,8 +26,10 @@ use super::saver::{At, Moment, Saver};
 use super::selection::Selection;
 use super::source::{BatchSource, FeedPlan, SourceBatch};
 use super::stop::{Stop, StopReason};
+use super::sync::{self, Standing, SyncError};
 use super::validate::Validation;
 use crate::checkpoint::{CheckpointStore, Position, Refused, Running, Share, Snapshot, name_of};
+use crate::error::Error;
 use crate::link::Phase;
 use crate::vitals::Vitals;
 
@@ -40,8 +44,8 @@ pub struct TrainJob {
     pub attempt: u32,
     pub fence: Fence,
     pub generation: u32,
+    /// Its number in the attempt. Which seat it has among how many is for the meeting to say.
     pub rank: u32,
-    pub world_size: u32,
     /// Compute threads.
     pub threads: u32,
     pub plan: JobPlan,
@@ -64,6 +68,8 @@ pub struct Ports {
     pub outbox: Outbox,
     pub vitals: Arc<Vitals>,
     pub stop: Stop,
+    /// Where it meets the other ranks; none for one that is alone and stays so.
+    pub rendezvous: Option<Rendezvous>,
 }
 
 /// A trained model.
@@ -86,6 +92,8 @@ pub enum Outcome {
     Finished(Box<Trained>),
     /// A stop was asked for; with a drain the last checkpoint has been reported.
     Stopped(StopReason),
+    /// The others go on without this rank, or what there is left to do is the leader's.
+    Left { finished: bool, reason: String },
 }
 
 /// Trains until the end or a stop.
@@ -98,6 +106,10 @@ pub fn train(job: TrainJob, ports: Ports) -> Result<Outcome, WireError> {
 pub(super) enum Flow {
     On,
     Stopped,
+    /// The generation is over: the ranks meet again.
+    Regroup(Left),
+    /// This rank leaves the others.
+    Leaves(String),
 }
 
 /// Where training begins.
@@ -119,8 +131,10 @@ struct Session {
     engine: Engine,
     selection: Selection,
     saver: Saver,
+    gang: Gang,
     position: Position,
     running: Running,
+    samples: Samples,
     /// Of the last completed epoch.
     metrics: Metrics,
     best_model: Option<Arc<Vec<u8>>>,
@@ -133,7 +147,7 @@ struct Session {
 }
 
 impl Session {
-    fn new(job: TrainJob, ports: Ports) -> Result<Self, WireError> {
+    fn new(job: TrainJob, mut ports: Ports) -> Result<Self, WireError> {
         super::validate::wanted(&job.plan)?;
         let steps = steps_per_epoch(&job)?;
         let store = CheckpointStore::open(&job.checkpoints, job.fence).map_err(|e| e.to_wire())?;
@@ -165,12 +179,8 @@ impl Session {
         tracing::info!("training {parameters} parameters, {steps} steps an epoch, {} threads", job.threads);
         let (epochs, interval) = (job.plan.training.epochs, job.plan.training.log_interval.max(1));
         let pace = Pace::new(steps * u64::from(epochs), u64::from(interval), engine.trainer().global_step());
-        let mut saver = Saver::new(store, &job, &plan_blake3, start.saved);
-        // The group writes its checkpoints in one part.
-        saver.regroup(job.generation, job.world_size, Share::WHOLE);
-        if ports.outbox.leads() {
-            saver.prepare(engine.trainer())?;
-        }
+        let saver = Saver::new(store, &job, &plan_blake3, start.saved);
+        let gang = Gang::new(ports.rendezvous.take());
         let Start { position, running, metrics, best_model, should_stop, saved: _ } = start;
         Ok(Self {
             job,
@@ -179,7 +189,9 @@ impl Session {
             engine,
             selection,
             saver,
+            gang,
             position,
+            samples: running.samples(),
             running,
             metrics,
             best_model,
@@ -192,9 +204,65 @@ impl Session {
 
     fn run(mut self) -> Result<Outcome, WireError> {
         self.ports.vitals.step(self.engine.trainer().global_step());
+        match self.meet(None)? {
+            Flow::On => {}
+            Flow::Leaves(reason) => return Ok(Outcome::Left { finished: false, reason }),
+            Flow::Stopped | Flow::Regroup(_) => return self.stopped(),
+        }
         let detail = (!self.begun.is_empty()).then(|| self.begun.join("; "));
         self.hook("on_train_begin", detail);
         self.tell_refused();
+        let epochs = self.job.plan.training.epochs;
+        while self.position.epoch < epochs && self.should_stop.is_none() {
+            let flow = match self.epoch()? {
+                Flow::Regroup(left) => self.meet(Some(left))?,
+                flow => flow,
+            };
+            match flow {
+                Flow::On => {}
+                Flow::Leaves(reason) => return Ok(Outcome::Left { finished: false, reason }),
+                Flow::Stopped | Flow::Regroup(_) => return self.stopped(),
+            }
+        }
+        self.finish()
+    }
+
+    /// From where it stands to the end of the epoch, or to what comes between.
+    fn epoch(&mut self) -> Result<Flow, WireError> {
+        if self.position.batch == 0 {
+            self.hook("on_epoch_begin", None);
+        }
+        match self.batches()? {
+            Flow::On => {}
+            other => return Ok(other),
+        }
+        let Some(validation) = self.validate()? else { return Ok(Flow::Stopped) };
+        self.end_epoch(validation)
+    }
+
+    /// Meets the other ranks in the next generation, comes to where the furthest of them is, and opens the feed
+    /// there. What fails between ranks is tried again in the generation after.
+    fn meet(&mut self, mut left: Option<Left>) -> Result<Flow, WireError> {
+        loop {
+            self.ports.vitals.enter(Phase::Joining);
+            let own = Own {
+                job: self.job.job.to_string(),
+                rank: self.job.rank,
+                shards: self.job.plan.training.logical_shards as usize,
+            };
+            let failed = match self.gang.meet(&own, left.take(), &self.ports.stop)? {
+                Ok(Met::Stopped) => return Ok(Flow::Stopped),
+                Ok(Met::Seated { joined }) => match self.begin_generation(joined.as_ref()) {
+                    Ok(()) => break,
+                    Err(SyncError::Failed(error)) => return Err(error),
+                    Err(SyncError::Exchange(error)) => error,
+                },
+                Err(error) => error,
+            };
+            tracing::warn!(%failed, generation = self.gang.generation, "the ranks did not come together");
+            left = Some(self.left(Some(&failed)));
+        }
+        self.ports.vitals.enter(Phase::Loading);
         let epochs = self.job.plan.training.epochs;
         if self.position.epoch < epochs && self.should_stop.is_none() {
             let mut first = self.position;
@@ -202,26 +270,121 @@ impl Session {
                 first = Position { epoch: first.epoch + 1, batch: 0 };
             }
             if first.epoch < epochs {
-                self.ports.train.open(train_feed(&self.job, first), &self.ports.stop)?;
+                self.ports.train.open(self.train_feed(first), &self.ports.stop)?;
             }
         }
-        while self.position.epoch < epochs && self.should_stop.is_none() {
-            if self.position.batch == 0 {
-                self.hook("on_epoch_begin", None);
-            }
-            if self.batches()? == Flow::Stopped {
-                return self.stopped();
-            }
-            let Some(validation) = self.validate()? else { return self.stopped() };
-            if self.end_epoch(validation)? == Flow::Stopped {
-                return self.stopped();
-            }
+        self.ports.vitals.enter(Phase::Training);
+        Ok(Flow::On)
+    }
+
+    /// Why this rank leaves its generation.
+    fn left(&self, error: Option<&Error>) -> Left {
+        Left {
+            generation: self.gang.generation,
+            step: self.engine.trainer().global_step(),
+            suspect: error.and_then(Error::culprit).map(|peer| peer.rank),
+            error: error.map(Error::to_wire),
         }
-        self.finish()
+    }
+
+    fn begin_generation(&mut self, joined: Option<&Joined>) -> Result<(), SyncError> {
+        let world = self.gang.world_size();
+        let leads = self.gang.seat == 0;
+        self.ports.stop.set_together(world > 1);
+        if let Some(joined) = joined {
+            let fence = joined.fence.unwrap_or(self.job.fence);
+            self.job.fence = fence;
+            self.job.generation = joined.generation;
+            self.ports.vitals.set_fence(fence);
+            let host = &joined.peers[self.gang.seat as usize].host;
+            let shares = joined.peers.iter().all(|peer| peer.host == *host);
+            let share = if shares { Share { index: self.gang.seat, of: world } } else { Share::WHOLE };
+            self.saver.regroup(fence, joined.generation, world, share, leads).map_err(SyncError::Failed)?;
+        }
+        let led = self.ports.outbox.leads();
+        self.ports.outbox.lead(leads);
+        if leads {
+            self.saver.prepare(self.engine.trainer()).map_err(SyncError::Failed)?;
+        }
+        let given = self.agree()?;
+        if given || (leads && !led) {
+            // Whoever led may have taken with it what it had not yet told; what it had told is known by its id.
+            self.ports.outbox.tell_again();
+        }
+        if world > 1 {
+            tracing::info!(
+                generation = self.gang.generation,
+                seat = self.gang.seat,
+                world,
+                step = self.engine.trainer().global_step(),
+                "the ranks have met"
+            );
+        }
+        Ok(())
+    }
+
+    /// All ranks come to where the furthest is. Whether this one gave its state to others.
+    fn agree(&mut self) -> Result<bool, SyncError> {
+        let Some(group) = &mut self.gang.group else { return Ok(false) };
+        let trainer = self.engine.trainer();
+        let state = trainer.save_state().map_err(|e| SyncError::Failed(internal(&e)))?;
+        let own = Standing {
+            position: self.position,
+            step: trainer.global_step(),
+            state: *blake3::hash(&state).as_bytes(),
+        };
+        let standings = sync::standings(group, own)?;
+        let (source, all) = sync::furthest(&standings)?;
+        if all {
+            return Ok(false);
+        }
+        let seat = self.gang.seat as usize;
+        let bytes = if seat == source {
+            let moment = Moment {
+                at: At::Drain,
+                position: self.position,
+                running: self.running.with(self.samples),
+                trainer: self.engine.trainer(),
+                selection: &mut self.selection,
+                metrics: &self.metrics,
+                best_model: self.best_model.as_ref(),
+            };
+            let snapshot = self.saver.snapshot(&moment, state);
+            sync::pack(&snapshot).map_err(SyncError::Failed)?
+        } else {
+            Vec::new()
+        };
+        let Some(group) = &mut self.gang.group else { return Ok(false) };
+        let bytes = sync::broadcast(group, bytes, source)?;
+        if standings[seat] != standings[source] {
+            let snapshot = sync::unpack(&bytes).map_err(SyncError::Failed)?;
+            tracing::info!(from = self.gang.peers[source].rank, step = snapshot.state.step, "took the state of a rank");
+            self.adopt(snapshot).map_err(SyncError::Failed)?;
+        }
+        Ok(seat == source)
+    }
+
+    /// Goes on from another rank's state.
+    fn adopt(&mut self, snapshot: Snapshot) -> Result<(), WireError> {
+        self.selection = Selection::new(&self.job.plan)?;
+        let restored = resume::restore(&snapshot, &mut self.engine, &mut self.selection);
+        let should_stop = restored.map_err(|e| e.to_wire())?;
+        self.saver.adopt(&snapshot.state);
+        let Start { position, running, metrics, best_model, should_stop, saved: _ } = resumed(snapshot, should_stop);
+        (self.position, self.metrics, self.best_model) = (position, metrics, best_model);
+        (self.samples, self.running, self.should_stop) = (running.samples(), running, should_stop);
+        self.ports.vitals.step(self.engine.trainer().global_step());
+        Ok(())
     }
 
     fn batches_per_epoch(&self) -> u64 {
         train_feed(&self.job, self.position).batches_per_epoch()
+    }
+
+    /// This seat's share of the batches from a position on.
+    fn train_feed(&self, position: Position) -> FeedPlan {
+        let (rank, world_size) = (self.gang.seat, self.gang.world_size());
+        FeedPlan { rank, world_size, ..train_feed(&self.job, position) }
     }
 
     /// Trains to the end of the epoch under way.
@@ -238,18 +401,37 @@ impl Session {
                 self.ports.vitals.progress();
                 group.push(batch);
             }
-            self.step(group)?;
+            match self.step(group)? {
+                Flow::On => {}
+                other => return Ok(other),
+            }
             if self.save(At::Step { ends_epoch: self.position.batch >= batches })? == Flow::Stopped {
                 return Ok(Flow::Stopped);
+            }
+            match self.listen()? {
+                Flow::On => {}
+                other => return Ok(other),
             }
         }
         Ok(Flow::On)
     }
 
-    fn step(&mut self, group: Vec<SourceBatch>) -> Result<(), WireError> {
+    fn step(&mut self, group: Vec<SourceBatch>) -> Result<Flow, WireError> {
         let taken = group.len() as u64;
-        let outcome = self.engine.step(group)?;
+        let says = self.gang.says(&self.ports.stop, Samples::default(), self.engine.computed());
+        let stepped = match self.engine.step(group, &mut self.gang, says) {
+            Ok(stepped) => stepped,
+            Err(StepError::Failed(error)) => return Err(error),
+            Err(StepError::Exchange(_)) if self.ports.stop.ends_now() => return Ok(Flow::Stopped),
+            Err(StepError::Exchange(error)) => {
+                let step = self.engine.trainer().global_step();
+                tracing::warn!(%error, step, generation = self.gang.generation, "the exchange failed; the ranks meet again");
+                return Ok(Flow::Regroup(self.left(Some(&error))));
+            }
+        };
+        let outcome = stepped.outcome;
         self.position.batch += taken;
+        self.samples.add(stepped.samples);
         self.running.rows += outcome.rows as u64;
         self.running.loss.0 += outcome.loss * outcome.rows as f64;
         self.running.grad_norm.0 += outcome.grad_norm;
@@ -262,7 +444,48 @@ impl Session {
             log_progress(&progress);
             self.ports.outbox.event(now_ms(), Event::Progress(progress));
         }
-        Ok(())
+        Ok(Flow::On)
+    }
+
+    /// What the ranks said with the step: who leaves, who is too slow, and whether they meet again. All hear the
+    /// same, and so decide the same.
+    fn listen(&mut self) -> Result<Flow, WireError> {
+        if self.gang.group.is_none() {
+            return Ok(Flow::On);
+        }
+        let resources = &self.job.plan.resources;
+        let said = self.engine.said().to_vec();
+        let mut leaving: Vec<usize> = (0..said.len()).filter(|seat| said[*seat].drains).collect();
+        let slow = self.gang.straggler(&said, resources.straggler_factor);
+        let enough = said.len() - leaving.len() > resources.min_world_size as usize;
+        if let Some((seat, step_ms, median_ms)) = slow {
+            let evicted = resources.straggler_policy == StragglerPolicy::Evict && enough && !said[seat].drains;
+            if evicted {
+                leaving.push(seat);
+            }
+            let peer = &self.gang.peers[seat];
+            let (task, rank, host) = (self.job.task.clone(), peer.rank, peer.host.clone());
+            tracing::warn!(rank, host, step_ms, median_ms, evicted, "a rank is much slower than the others");
+            if self.ports.outbox.leads() {
+                let event = Event::Straggler { task, rank, host, step_ms, median_ms, evicted };
+                self.ports.outbox.event(now_ms(), event);
+            }
+        }
+        let own = leaving.contains(&(self.gang.seat as usize));
+        if !leaving.is_empty() && said.len() - leaving.len() < resources.min_world_size as usize {
+            // Too few would remain: all give the task back, and the leader leaves a checkpoint.
+            self.ports.stop.ask(StopReason::Drain { reason: "too few ranks remain beside a drained worker's".into() });
+            self.ports.stop.set_together(false);
+            return Ok(Flow::Stopped);
+        }
+        if own {
+            let why = if said[self.gang.seat as usize].drains { "the worker drains" } else { "it was too slow" };
+            return Ok(Flow::Leaves(why.into()));
+        }
+        if !leaving.is_empty() || said.iter().any(|said| said.regroups) {
+            return Ok(Flow::Regroup(self.left(None)));
+        }
+        Ok(Flow::On)
     }
 
     fn expect(&self, batch: &SourceBatch, wanted: u64) -> Result<(), WireError> {
@@ -308,6 +531,8 @@ impl Session {
 
     fn end_epoch(&mut self, validation: Metrics) -> Result<Flow, WireError> {
         let running = std::mem::take(&mut self.running);
+        let samples = std::mem::take(&mut self.samples);
+        self.every_sample_once(samples)?;
         let train_loss = running.loss.0 / running.rows.max(1) as f64;
         let mut metrics = validation;
         metrics.insert("loss".into(), MetricValue::of(train_loss));
@@ -328,7 +553,7 @@ impl Session {
         self.metrics = metrics;
         let event = Metric { task: self.job.task.clone(), epoch, step, metrics: self.metrics.clone() };
         self.ports.outbox.event(now_ms(), Event::Metric(event));
-        self.hook("on_epoch_end", None);
+        self.hook("on_epoch_end", Some(format!("{} samples, digest {:016x}", samples.rows, samples.digest)));
         if let Some(reason) = self.should_stop.clone() {
             self.hook("should_stop", Some(reason));
         }
@@ -340,7 +565,7 @@ impl Session {
         let moment = Moment {
             at,
             position: self.position,
-            running: self.running,
+            running: self.running.with(self.samples),
             trainer: self.engine.trainer(),
             selection: &mut self.selection,
             metrics: &self.metrics,
@@ -349,14 +574,33 @@ impl Session {
         self.saver.at(moment, &mut self.ports.outbox, &self.ports.vitals, Instant::now())
     }
 
+    /// No sample of the epoch was left out or taken twice, whoever came and went.
+    fn every_sample_once(&self, samples: Samples) -> Result<(), WireError> {
+        let feed = train_feed(&self.job, self.position);
+        let expected = match feed.drop_last {
+            true => feed.batches_per_epoch() * u64::from(feed.global_batch_size),
+            false => feed.rows,
+        };
+        if samples.rows == expected {
+            return Ok(());
+        }
+        let message = format!("epoch {} saw {} samples, expected {expected}", self.position.epoch + 1, samples.rows);
+        Err(WireError::new(Code::InternalError, message))
+    }
+
     fn weights(&self) -> Result<Vec<u8>, WireError> {
         kernels::weights::save(&self.engine.announced(), &BTreeMap::new()).map_err(|e| internal(&e))
     }
 
     /// A stop was asked for: a drain leaves a checkpoint at the step boundary, everything else nothing.
     fn stopped(mut self) -> Result<Outcome, WireError> {
-        if matches!(self.ports.stop.reason(), Some(StopReason::Drain { .. })) && self.save(At::Drain)? == Flow::On {
-            self.saver.settle(&mut self.ports.outbox)?;
+        if matches!(self.ports.stop.reason(), Some(StopReason::Drain { .. })) {
+            if !self.ports.outbox.leads() {
+                return Ok(Outcome::Left { finished: true, reason: "the gang gives its task back".into() });
+            }
+            if self.save(At::Drain)? == Flow::On {
+                self.saver.settle(&mut self.ports.outbox)?;
+            }
         }
         let reason = self.ports.stop.reason().cloned().unwrap_or_else(|| {
             StopReason::Failed(WireError::new(Code::InternalError, "a checkpoint's report was not answered"))
@@ -371,6 +615,9 @@ impl Session {
         self.ports.vitals.enter(Phase::Saving);
         if self.saver.settle(&mut self.ports.outbox)? == Flow::Stopped {
             return self.stopped();
+        }
+        if !self.ports.outbox.leads() {
+            return Ok(Outcome::Left { finished: true, reason: "training is over".into() });
         }
         let best = self.best_model.take();
         let model = match &best {
@@ -452,7 +699,7 @@ fn steps_per_epoch(job: &TrainJob) -> Result<u64, WireError> {
 fn fresh(job: &TrainJob, steps_per_epoch: u64) -> Result<(Engine, Selection), WireError> {
     let mut recipe = mapping::recipe(&job.plan, &job.manifest, steps_per_epoch)?;
     recipe.begin_with(&job.manifest, job.pretrained.as_ref())?;
-    let engine = Engine::new(recipe, job.plan.task, job.rank, job.world_size, job.threads)?;
+    let engine = Engine::new(recipe, job.plan.task, job.threads)?;
     Ok((engine, Selection::new(&job.plan)?))
 }
 
@@ -484,8 +731,8 @@ fn train_feed(job: &TrainJob, position: Position) -> FeedPlan {
         drop_last: data.drop_last,
         position,
         end_epoch: training.epochs,
-        rank: job.rank,
-        world_size: job.world_size,
+        rank: 0,
+        world_size: 1,
         batch_bytes: frame::frame_bytes_bound(training.batch_size as usize, job.manifest.row_bytes()),
     }
 }
@@ -498,8 +745,6 @@ fn val_feed(job: &TrainJob, epoch: u32) -> FeedPlan {
         shuffle_seed: None,
         drop_last: false,
         end_epoch: epoch + 1,
-        rank: 0,
-        world_size: 1,
         ..train_feed(job, Position { epoch, batch: 0 })
     }
 }

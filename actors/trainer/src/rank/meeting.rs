@@ -1,0 +1,144 @@
+//! The rendezvous on the rank's runtime: joins at the coordinator for the compute thread, again and again until
+//! there is an answer or its time is over.
+
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use bus::Bus;
+use messages::error::Code;
+use messages::gang::{Join, Joined, Left};
+use messages::plan::JobPlan;
+use messages::{Fence, WireError};
+use tokio::sync::mpsc;
+
+use super::telling::Teller;
+use crate::exchange::Listener;
+use crate::link::RankConfig;
+use crate::train::gang::{Interrupt, MeetRequest, Rendezvous};
+use crate::vitals::Vitals;
+
+/// First and longest pause between two tries to join.
+const JOIN_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_JOIN_PAUSE: Duration = Duration::from_secs(1);
+/// Port of a NATS server whose URL names none.
+const NATS_PORT: u16 = 4222;
+
+/// Where the compute thread meets the other ranks, and what serves it.
+pub fn rendezvous(
+    config: &RankConfig,
+    plan: &JobPlan,
+    teller: &Teller,
+    interrupt: Interrupt,
+) -> Result<(impl Future<Output = ()> + use<>, Rendezvous), WireError> {
+    let timings = *teller.bus.timings();
+    let listener = match plan.resources.max_world_size.max(config.world_size) {
+        0 | 1 => None,
+        _ => Some(Listener::bind(SocketAddr::new(own_address(config), 0)).map_err(|e| e.to_wire())?),
+    };
+    let address = match &listener {
+        Some(listener) => Some(listener.address().map_err(|e| e.to_wire())?.to_string()),
+        None => None,
+    };
+    let join = Join {
+        job: config.work.job.clone(),
+        task: config.work.task.clone(),
+        attempt: config.work.attempt,
+        fence: config.fence,
+        generation: config.generation,
+        rank: config.rank,
+        worker: config.worker.clone(),
+        host: config.host.clone(),
+        pid: std::process::id(),
+        address,
+        left: None,
+    };
+    let (requests, meetings) = mpsc::channel(1);
+    let rendezvous = Rendezvous {
+        requests,
+        listener,
+        interrupt,
+        connect_timeout: Duration::from_millis(timings.join_timeout_ms / 3),
+        step_timeout: Duration::from_millis(timings.step_timeout_ms),
+    };
+    let (bus, vitals) = (teller.bus.clone(), teller.vitals.clone());
+    Ok((async move { serve(&bus, &vitals, join, meetings).await }, rendezvous))
+}
+
+async fn serve(bus: &Bus, vitals: &Vitals, join: Join, mut meetings: mpsc::Receiver<MeetRequest>) {
+    while let Some(MeetRequest { left, answer }) = meetings.recv().await {
+        let fence = vitals.fence().unwrap_or(join.fence);
+        let joined = meet(bus, vitals, &join, fence, left).await;
+        // The compute thread may have been stopped meanwhile.
+        let _ = answer.send(joined);
+    }
+}
+
+/// Meets the other ranks. Asked again while no coordinator leads and while others are missing, until the time is
+/// over that a rank may be waited for.
+async fn meet(
+    bus: &Bus,
+    vitals: &Vitals,
+    join: &Join,
+    fence: Fence,
+    left: Option<Left>,
+) -> Result<Joined, WireError> {
+    let timings = bus.timings();
+    // Ranks that come back from a generation may wait for one that still computes.
+    let patience_ms = timings.join_timeout_ms + left.as_ref().map_or(0, |_| timings.step_timeout_ms);
+    let until = Instant::now() + Duration::from_millis(patience_ms);
+    let each = Duration::from_millis(timings.request_timeout_ms);
+    let subject = bus.subjects().rdzv(&join.job, "join");
+    let request = Join { fence, left, ..join.clone() };
+    let mut pause = JOIN_PAUSE;
+    loop {
+        let error = match bus.request_to::<Join, Joined>(&subject, request.clone(), each).await {
+            Err(error) if error.retry && error.code != Code::Fenced => error,
+            answer => return answer,
+        };
+        vitals.progress();
+        if Instant::now() + pause >= until {
+            let message = format!("rank {} could not join: {}", join.rank, error.message);
+            return Err(WireError { message, ..error });
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_JOIN_PAUSE);
+    }
+}
+
+/// The address of this host that the server, and so the other hosts, are reached from.
+fn own_address(config: &RankConfig) -> IpAddr {
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let Some(server) = host_and_port(&config.connection.url) else { return loopback };
+    let routed = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
+        // Nothing is sent: this asks the routing table.
+        socket.connect(server)?;
+        socket.local_addr()
+    });
+    routed.map_or(loopback, |address| address.ip())
+}
+
+/// Host and port of the first server of a NATS URL.
+fn host_and_port(url: &str) -> Option<(&str, u16)> {
+    let first = url.split(',').next()?;
+    let rest = first.split_once("://").map_or(first, |(_, rest)| rest);
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    let rest = rest.split('/').next()?;
+    match rest.rsplit_once(':') {
+        Some((host, port)) => Some((host, port.parse().ok()?)),
+        None => Some((rest, NATS_PORT)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::host_and_port;
+
+    #[test]
+    fn a_server_is_found_in_its_url() {
+        assert_eq!(host_and_port("nats://u:p@10.1.2.3:4333"), Some(("10.1.2.3", 4333)));
+        assert_eq!(host_and_port("tls://bus.example"), Some(("bus.example", 4222)));
+        assert_eq!(host_and_port("127.0.0.1:4000,127.0.0.1:4001"), Some(("127.0.0.1", 4000)));
+        assert_eq!(host_and_port("nats://h:x"), None);
+    }
+}
