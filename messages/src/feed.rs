@@ -40,9 +40,13 @@ pub struct OpenFeed {
     pub feed: String,
     pub job: JobId,
     pub fence: Fence,
+    /// Whose share of each batch: that of this seat among `world_size`.
     pub rank: u32,
     pub world_size: u32,
-    /// The subject that frames go to: `feed.<job>.<rank>`.
+    /// The number of the asking rank in its attempt, which its subject has; none: `rank`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject_rank: Option<u32>,
+    /// The subject that frames go to: `feed.<job>.<subject_rank>`.
     pub deliver_subject: String,
     pub dataset: ArtifactRef,
     pub split: Split,

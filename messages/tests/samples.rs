@@ -286,6 +286,7 @@ fn feeds() -> Vec<Sample> {
                 fence: Fence(41),
                 rank: 0,
                 world_size: 1,
+                subject_rank: Some(5),
                 deliver_subject: "within.v1.acme.feed.order-7.0".into(),
                 dataset: artifact("manifest.json"),
                 split: Split::Train,

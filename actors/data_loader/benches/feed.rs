@@ -135,6 +135,7 @@ async fn feed(figures: &mut Vec<serde_json::Value>) {
         fence: Fence(1),
         rank: 0,
         world_size: 1,
+        subject_rank: None,
         deliver_subject: bus.subjects().feed(&job, 0),
         job,
         dataset,

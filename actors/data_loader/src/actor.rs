@@ -243,7 +243,7 @@ impl Running {
                 self.next_token += 1;
                 self.waiters.insert(token, incoming);
                 let open = envelope.data;
-                let expected = self.env.bus.subjects().feed(&open.job, open.rank);
+                let expected = self.env.bus.subjects().feed(&open.job, open.subject_rank.unwrap_or(open.rank));
                 self.state.on_open(token, open, &expected, now_ms())
             }
             Err(error) => {

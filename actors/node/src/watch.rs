@@ -131,6 +131,21 @@ pub fn event_line(event: &Event) -> Option<String> {
             format!("{task}: attempt {attempt} failed, trying again: {error}")
         }
         Event::WorkerLost { worker, task, error, .. } => format!("{task}: worker {worker} lost: {}", error.message),
+        Event::RankLost { task, error, .. } => {
+            format!("{task}: rank lost ({}): {}", error.class.as_str(), error.message)
+        }
+        Event::Regrouped { task, generation, world_size, joined, gone, step, .. } => {
+            let list = |what: &str, ranks: &[u32]| match ranks {
+                [] => String::new(),
+                some => format!(", {what} {}", some.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
+            };
+            let changes = format!("{}{}", list("gone", gone), list("joined", joined));
+            format!("{task}: goes on from step {step} with {world_size} ranks{changes} (generation {generation})")
+        }
+        Event::Straggler { rank, host, step_ms, median_ms, evicted, .. } => {
+            let end = if *evicted { "; it leaves" } else { "" };
+            format!("rank {rank} on {host} is slow: {step_ms:.0} ms a step, the median is {median_ms:.0} ms{end}")
+        }
         Event::Waiting { task, reason } => format!("{task}: waiting: {reason}"),
         Event::Checkpoint(c) => format!("checkpoint {} at step {}", c.name, c.step),
         Event::CheckpointRefused { name, reason, used, .. } => match used {

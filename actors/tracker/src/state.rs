@@ -63,6 +63,27 @@ pub fn project(envelope: &Envelope<Event>, stored_at: UnixMs, plan: Option<&JobP
                 cut(&format!("attempt {attempt} on {worker}: {error}"), MAX_TAG_CHARS),
             )],
         ),
+        Event::RankLost { task, attempt, rank, worker, error } => (
+            None,
+            vec![Row::tag(
+                format!("within.{task}.rank_lost"),
+                cut(&format!("attempt {attempt}, rank {rank} on {worker}: {error}"), MAX_TAG_CHARS),
+            )],
+        ),
+        Event::Regrouped { task, generation, world_size, .. } => (
+            None,
+            vec![
+                Row::tag(format!("within.{task}.generation"), generation.to_string()),
+                Row::tag(format!("within.{task}.world_size"), world_size.to_string()),
+            ],
+        ),
+        Event::Straggler { task, rank, host, step_ms, median_ms, .. } => (
+            None,
+            vec![Row::tag(
+                format!("within.{task}.straggler"),
+                format!("rank {rank} on {host}: {step_ms:.1} ms a step, the median {median_ms:.1} ms"),
+            )],
+        ),
         Event::Progress(progress) => (guard(&progress.task), progress_rows(progress, at)),
         Event::Metric(metric) => (guard(&metric.task), metric_rows(metric, at)),
         Event::Checkpoint(checkpoint) => (None, vec![Row::tag("within.checkpoint", &checkpoint.uri)]),

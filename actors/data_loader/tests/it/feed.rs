@@ -16,6 +16,7 @@ fn open(feed: &str) -> OpenFeed {
         fence: Fence(1),
         rank: 0,
         world_size: 1,
+        subject_rank: None,
         deliver_subject: "frames".into(),
         dataset: ArtifactRef { uri: "memory:".into(), blake3: "d".into(), size_bytes: 1 },
         split: Split::Train,

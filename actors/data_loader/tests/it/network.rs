@@ -149,6 +149,7 @@ impl World {
             fence: Fence(7),
             rank: 0,
             world_size: 1,
+            subject_rank: None,
             deliver_subject: self.env.bus.subjects().feed(&job, 0),
             job,
             dataset: dataset.clone(),

@@ -194,6 +194,7 @@ impl Pump {
             fence: context.fence(),
             rank: plan.rank,
             world_size: plan.world_size,
+            subject_rank: Some(context.rank),
             deliver_subject: self.deliver_subject.clone(),
             dataset: context.dataset.clone(),
             split: plan.split,
