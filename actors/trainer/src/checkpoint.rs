@@ -229,6 +229,13 @@ pub struct CheckpointStore {
 }
 
 impl CheckpointStore {
+    /// The folder for a rank that may yet come to write there, beside one that does.
+    pub fn beside(dir: impl Into<PathBuf>, fence: Fence) -> Result<Self, Error> {
+        let store = Self { dir: dir.into(), fence };
+        fs::create_dir_all(&store.dir).map_err(|e| Error::io("create", &store.dir, e))?;
+        Ok(store)
+    }
+
     /// Opens the folder for a holder of `fence`, and finishes or removes what dead writers left.
     pub fn open(dir: impl Into<PathBuf>, fence: Fence) -> Result<Self, Error> {
         let store = Self { dir: dir.into(), fence };

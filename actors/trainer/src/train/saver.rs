@@ -138,10 +138,6 @@ impl Saver {
             true => CheckpointStore::open(self.store.dir(), fence).map_err(|e| e.to_wire())?,
             false => self.store.with_fence(fence),
         };
-        // One that writes goes on under the fence that it began with.
-        if self.writer.as_ref().is_some_and(|writer| !writer.is_busy()) {
-            self.writer = None;
-        }
         self.led &= leads;
         Ok(())
     }
@@ -336,9 +332,9 @@ impl Saver {
     fn order(&mut self, order: Order) -> Result<(), WireError> {
         let writer = match &mut self.writer {
             Some(writer) => writer,
-            none => none.insert(Writer::start(self.store.clone())?),
+            none => none.insert(Writer::start()?),
         };
-        writer.order(order)
+        writer.order(self.store.clone(), order)
     }
 }
 

@@ -36,6 +36,10 @@ use crate::vitals::Vitals;
 /// Validation parts up to this size are fetched once and kept.
 const KEEP_VALIDATION_BYTES: usize = 64 * 1024 * 1024;
 
+/// Parameters and optimizer state from this size on are written by all ranks, each its part, where they have one
+/// disk; below, the leader is done sooner alone.
+const SHARED_CHECKPOINT_BYTES: usize = 32 * 1024 * 1024;
+
 /// What is trained, and as whom.
 #[derive(Debug, Clone)]
 pub struct TrainJob {
@@ -150,7 +154,12 @@ impl Session {
     fn new(job: TrainJob, mut ports: Ports) -> Result<Self, WireError> {
         super::validate::wanted(&job.plan)?;
         let steps = steps_per_epoch(&job)?;
-        let store = CheckpointStore::open(&job.checkpoints, job.fence).map_err(|e| e.to_wire())?;
+        // Whoever comes to lead tidies up; the others find a leader at work, perhaps under an earlier fence.
+        let store = match job.rank {
+            0 => CheckpointStore::open(&job.checkpoints, job.fence),
+            _ => CheckpointStore::beside(&job.checkpoints, job.fence),
+        };
+        let store = store.map_err(|e| e.to_wire())?;
         let plan_blake3 = job.plan.content_blake3();
         let (mut engine, mut selection) = fresh(&job, steps)?;
         let identity = Identity { plan_blake3: &plan_blake3, dataset_blake3: &job.dataset_blake3 };
@@ -220,7 +229,11 @@ impl Session {
             };
             match flow {
                 Flow::On => {}
-                Flow::Leaves(reason) => return Ok(Outcome::Left { finished: false, reason }),
+                Flow::Leaves(reason) => {
+                    // Its last checkpoint counts, or the next leader's does.
+                    self.saver.settle(&mut self.ports.outbox)?;
+                    return Ok(Outcome::Left { finished: false, reason });
+                }
                 Flow::Stopped | Flow::Regroup(_) => return self.stopped(),
             }
         }
@@ -297,7 +310,8 @@ impl Session {
             self.job.generation = joined.generation;
             self.ports.vitals.set_fence(fence);
             let host = &joined.peers[self.gang.seat as usize].host;
-            let shares = joined.peers.iter().all(|peer| peer.host == *host);
+            let bytes = self.engine.trainer().model().parameter_count() * 12;
+            let shares = bytes >= SHARED_CHECKPOINT_BYTES && joined.peers.iter().all(|peer| peer.host == *host);
             let share = if shares { Share { index: self.gang.seat, of: world } } else { Share::WHOLE };
             self.saver.regroup(fence, joined.generation, world, share, leads).map_err(SyncError::Failed)?;
         }

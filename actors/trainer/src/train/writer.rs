@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind};
 /// Orders that wait at a time: a checkpoint, and the removal of what the one before replaces.
 const ORDERS: usize = 2;
 /// How long the leader waits for the other ranks' parts. They are cut at the same step.
-const PARTS_PATIENCE: Duration = Duration::from_secs(5);
+const PARTS_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the end of training waits for a write that nobody wants any more.
 const END_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -52,20 +52,20 @@ pub enum Done {
 
 /// The training's side of the thread.
 pub struct Writer {
-    orders: Option<SyncSender<Order>>,
+    orders: Option<SyncSender<(CheckpointStore, Order)>>,
     done: Receiver<Done>,
     open: usize,
     given_up: Arc<AtomicBool>,
 }
 
 impl Writer {
-    pub fn start(store: CheckpointStore) -> Result<Self, WireError> {
-        let (orders, taken) = sync_channel::<Order>(ORDERS);
+    pub fn start() -> Result<Self, WireError> {
+        let (orders, taken) = sync_channel::<(CheckpointStore, Order)>(ORDERS);
         let (tell, done) = sync_channel(ORDERS);
         let given_up = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&given_up);
         let work = move || {
-            while let Ok(order) = taken.recv() {
+            while let Ok((store, order)) = taken.recv() {
                 if tell.send(carry_out(&store, order, &seen)).is_err() {
                     return;
                 }
@@ -76,9 +76,9 @@ impl Writer {
         Ok(Self { orders: Some(orders), done, open: 0, given_up })
     }
 
-    /// Begins something. At most [`ORDERS`] at a time.
-    pub fn order(&mut self, order: Order) -> Result<(), WireError> {
-        let sent = self.orders.as_ref().is_some_and(|orders| orders.send(order).is_ok());
+    /// Begins something in the store, under its fence. At most [`ORDERS`] at a time.
+    pub fn order(&mut self, store: CheckpointStore, order: Order) -> Result<(), WireError> {
+        let sent = self.orders.as_ref().is_some_and(|orders| orders.send((store, order)).is_ok());
         if !sent {
             return Err(died());
         }
