@@ -32,7 +32,7 @@ fn key(job: &str, attempt: u32) -> GangKey {
 
 fn reserve(job: &str, attempt: u32, slots: u32, expires_at: UnixMs) -> Offer {
     let GangKey { job, task, attempt } = key(job, attempt);
-    Offer::Reserve { job, task, attempt, slots, expires_at }
+    Offer::Reserve { job, task, attempt, slots, expires_at, joining: None }
 }
 
 fn start(job: &str, attempt: u32, fence: u64, ranks: &[u32]) -> Offer {
@@ -47,7 +47,7 @@ fn start(job: &str, attempt: u32, fence: u64, ranks: &[u32]) -> Offer {
 
 fn release(job: &str, attempt: u32) -> Offer {
     let GangKey { job, task, attempt } = key(job, attempt);
-    Offer::Release { job, task, attempt, reason: "r".into(), done: false }
+    Offer::Release { job, task, attempt, reason: "r".into(), done: false, ranks: Vec::new() }
 }
 
 fn state(slots: u32) -> State {
@@ -55,7 +55,7 @@ fn state(slots: u32) -> State {
 }
 
 fn line(rank: u32, step: u64, phase: Phase) -> RankLine {
-    RankLine { rank, step, progress: step + 1, phase, error: None, ready: false }
+    RankLine { rank, step, fence: None, progress: step + 1, phase, error: None, ready: false }
 }
 
 fn exit_code(code: i32) -> Exit {
@@ -83,7 +83,7 @@ fn failure(effects: &[Effect]) -> &WireError {
     let errors: Vec<_> = effects
         .iter()
         .filter_map(|e| match e {
-            Effect::Report { body: ReportBody::Failed { error }, .. } => Some(error),
+            Effect::Report { body: ReportBody::RankLost { error, .. }, .. } => Some(error),
             _ => None,
         })
         .collect();
@@ -235,7 +235,7 @@ fn a_drain_asks_waits_kills_and_gives_back() {
     assert!(s.on_tick(kill_at - 1).is_empty());
     assert_eq!(s.on_tick(kill_at).len(), 1);
     let effects = s.on_exit(&k, 0, &Exit { signal: Some(9), ..Exit::default() }, kill_at + 5);
-    assert!(matches!(effects.as_slice(), [Effect::Report { body: ReportBody::Released { .. }, .. }]));
+    assert!(matches!(effects.as_slice(), [Effect::Report { body: ReportBody::RankLeft { finished: false, .. }, .. }]));
     s.on_reported(&k);
     assert!(s.is_idle());
     let mut s = running();

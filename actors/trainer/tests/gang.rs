@@ -116,7 +116,7 @@ async fn a_killed_rank_is_named_and_the_next_attempt_goes_on(expected: &str) {
     let pid = platform.start_gang(1, None).await;
     let checkpoint = stand_still(&mut platform).await;
     kill(Pid::from_raw(pid as i32), Signal::SIGKILL).expect("killed");
-    let ReportBody::Failed { error } = after_checkpoints(&mut platform).await else { panic!("no failure") };
+    let ReportBody::RankLost { error, .. } = after_checkpoints(&mut platform).await else { panic!("no failure") };
     assert_eq!((error.class, error.code), (Class::WorkerDied, Code::WorkerDied));
     assert!(error.message.contains("signal 9") && error.message.contains("rank 0 on testhost"), "{}", error.message);
     platform.start_gang(2, Some(checkpoint)).await;
@@ -159,7 +159,7 @@ async fn a_stopped_rank_is_hung() {
     let pid = platform.start_gang(1, None).await;
     stand_still(&mut platform).await;
     kill(Pid::from_raw(pid as i32), Signal::SIGSTOP).expect("stopped");
-    let ReportBody::Failed { error } = after_checkpoints(&mut platform).await else { panic!("no failure") };
+    let ReportBody::RankLost { error, .. } = after_checkpoints(&mut platform).await else { panic!("no failure") };
     assert_eq!(error.class, Class::WorkerHung, "{}", error.message);
     platform.slots_are_free(2).await;
     platform.end().await;

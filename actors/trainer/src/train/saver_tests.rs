@@ -39,7 +39,6 @@ impl Rank {
             fence: Fence(1),
             generation: 1,
             rank: 0,
-            world_size: 1,
             threads: 1,
             manifest: Arc::new(manifest(Task::Regression, TRAIN_ROWS as u64, VAL_ROWS as u64)),
             plan: plan.clone(),
@@ -49,16 +48,16 @@ impl Rank {
             checkpoints: dir.into(),
         };
         let recipe = mapping::recipe(plan, &job.manifest, BATCHES).expect("a recipe");
-        let engine = Engine::new(recipe, plan.task, 0, 1, 1).expect("an engine");
+        let engine = Engine::new(recipe, plan.task, 1).expect("an engine");
         let batch = engine.batch((*rows(Task::Regression, 32, 0)).clone());
         let store = CheckpointStore::open(dir, Fence(1)).expect("opens");
         let mut saver = Saver::new(store, &job, "p", None);
-        saver.regroup(1, share.of, share);
+        saver.regroup(Fence(1), 1, share.of, share, false).expect("a folder");
         Self {
             engine,
             selection: Selection::new(plan).expect("a selection"),
             saver,
-            outbox: Outbox::silent(),
+            outbox: Outbox::new(&job.job, &job.task, 1, 1).0,
             position: Position::default(),
             metrics: Metrics::default(),
             batch,
@@ -69,7 +68,7 @@ impl Rank {
     /// The rank leads from now on; its reports are answered so, and their checkpoints' names handed back.
     fn lead(&mut self, answer: CheckpointReport) -> JoinHandle<Vec<String>> {
         let info = &self.saver.info;
-        let (outbox, mut outgoing): (_, mpsc::Receiver<Outgoing>) = Outbox::new(&info.job, &info.task, info.fence);
+        let (outbox, mut outgoing): (_, mpsc::Receiver<Outgoing>) = Outbox::new(&info.job, &info.task, 1, 0);
         self.outbox = outbox;
         std::thread::spawn(move || {
             let mut names = Vec::new();

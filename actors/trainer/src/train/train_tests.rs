@@ -27,7 +27,6 @@ fn job(plan: JobPlan, dir: &Path, fence: u64, resume: Option<Checkpoint>) -> Tra
         fence: Fence(fence),
         generation: 1,
         rank: 0,
-        world_size: 1,
         threads: 2,
         manifest: Arc::new(manifest(plan.task, TRAIN_ROWS as u64, VAL_ROWS as u64)),
         plan,
@@ -105,9 +104,9 @@ fn run_with(
     stop: &Stop,
     when: When,
 ) -> (Result<Outcome, messages::WireError>, Heard) {
-    let (outbox, receiver) = Outbox::new(&job.job, &job.task, job.fence);
+    let (outbox, receiver) = Outbox::new(&job.job, &job.task, job.attempt, 0);
     let listener = listen(receiver, stop.clone(), when);
-    let ports = Ports { train: train_source, val, outbox, vitals: Arc::new(Vitals::default()), stop: stop.clone() };
+    let ports = Ports { train: train_source, val, outbox, vitals: Arc::new(Vitals::default()), stop: stop.clone(), rendezvous: None };
     let outcome = train(job, ports);
     (outcome, listener.join().expect("listens"))
 }
@@ -147,7 +146,7 @@ fn run(job: TrainJob) -> (Trained, Heard) {
     let (outcome, heard) = run_until(job, never());
     match outcome.expect("trains") {
         Outcome::Finished(trained) => (*trained, heard),
-        Outcome::Stopped(reason) => panic!("stopped: {reason:?}"),
+        other => panic!("stopped: {other:?}"),
     }
 }
 
@@ -322,6 +321,7 @@ fn drains_at_step_boundaries_any_number_of_times_give_the_same_bits() {
             match outcome.expect("trains or drains") {
                 Outcome::Finished(trained) => break trained,
                 Outcome::Stopped(reason) => assert_eq!(reason, drain()),
+                left @ Outcome::Left { .. } => panic!("{left:?}"),
             }
             let last = heard.checkpoints.last().expect("a drain leaves a checkpoint").clone();
             assert!(resume.as_ref().is_none_or(|before: &Checkpoint| before.step < last.step), "{name}: no progress");

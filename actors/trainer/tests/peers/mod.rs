@@ -55,7 +55,7 @@ fn timings() -> Timings {
 /// The parameters' hash of the job, trained in this process from memory.
 pub fn without_a_bus() -> String {
     let dir = TempDir::new().expect("folder");
-    let (outbox, mut outgoing) = Outbox::new(&job_id(), &task_id(), Fence(1));
+    let (outbox, mut outgoing) = Outbox::new(&job_id(), &task_id(), 1, 0);
     std::thread::spawn(move || {
         while let Some(told) = outgoing.blocking_recv() {
             if let Outgoing::Checkpoint { answer, .. } = told {
@@ -70,7 +70,6 @@ pub fn without_a_bus() -> String {
         fence: Fence(1),
         generation: 1,
         rank: 0,
-        world_size: 1,
         threads: 1,
         plan: plan(TASK),
         manifest: Arc::new(manifest(TASK, TRAIN_ROWS as u64, VAL_ROWS as u64)),
@@ -85,10 +84,11 @@ pub fn without_a_bus() -> String {
         outbox,
         vitals: Arc::default(),
         stop: Stop::default(),
+        rendezvous: None,
     };
     match within_trainer::train::train(job, ports).expect("trains") {
         Outcome::Finished(trained) => trained.params_blake3,
-        Outcome::Stopped(reason) => panic!("{reason:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -222,7 +222,7 @@ impl Platform {
 
     pub async fn reserve(&self, attempt: u32, slots: u32) -> OfferAnswer {
         let (job, task) = (self.job.clone(), self.task.clone());
-        self.offer(Offer::Reserve { job, task, attempt, slots, expires_at: now_ms() + 5_000 }).await
+        self.offer(Offer::Reserve { job, task, attempt, slots, expires_at: now_ms() + 5_000, joining: None }).await
     }
 
     /// Reserves a slot, starts one rank and waits until it has joined: its process id.
@@ -358,7 +358,7 @@ async fn serve_joins(bus: &Bus) -> mpsc::Receiver<Join> {
         while let Some(request) = incoming.next().await {
             let join = request.decode::<Join>().expect("a join").data;
             let peer = Peer { rank: join.rank, worker: join.worker.clone(), host: join.host.clone(), address: None };
-            let joined = Joined { generation: join.generation, world_size: 1, peers: vec![peer] };
+            let joined = Joined { generation: join.generation, world_size: 1, peers: vec![peer], fence: None, token: None };
             request.reply(Ok(joined)).await;
             if sender.send(join).await.is_err() {
                 return;
