@@ -229,50 +229,65 @@ fn meet_all(seats: Vec<(Seat, Listener)>, meanwhile: impl FnOnce(&[Cancel])) -> 
     })
 }
 
+/// A rank that is cancelled when it is seen to wait ends soon.
+fn ends_when_cancelled(seat: Seat, listener: Listener, it_waits: impl FnOnce()) {
+    let mut cancelled = None;
+    let outcome = meet_all(vec![(seat, listener)], |cancels| {
+        it_waits();
+        cancels[0].cancel();
+        cancelled = Some(Instant::now());
+    });
+    let took = cancelled.expect("cancelled").elapsed();
+    let error = outcome[0].0.as_ref().err().expect("cancelled");
+    assert_eq!(error.kind(), ErrorKind::Aborted, "{error}");
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
 #[test]
-fn a_cancelled_rank_stops_waiting_at_once_and_the_others_name_it() {
-    // Nobody calls the first; nobody answers the second, whose peer listens only; the third calls a host that
-    // is not there (a network for documentation).
+fn a_cancelled_rank_stops_waiting_at_once() {
+    let bind = || listeners(1).0.pop().expect("one");
+    // Nobody calls but a stranger, who is answered.
     let (mut own, members) = listeners(2);
-    let silent = own.pop().expect("two");
+    own.truncate(1);
+    ends_when_cancelled(seat(0, &members), own.pop().expect("one"), || {
+        let mut stranger = TcpStream::connect(members[0].address).expect("connects");
+        stranger.write_all(&[0; 64]).expect("sends");
+        assert!(stranger.read(&mut [0; 64]).expect("a refusal") > 0);
+    });
+    // The peer takes the call and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("listens");
+    let mut quiet = members.clone();
+    quiet[0].address = silent.local_addr().expect("an address");
+    let mut line = None;
+    ends_when_cancelled(seat(1, &quiet), bind(), || {
+        let (mut caller, _) = silent.accept().expect("a caller");
+        caller.read_exact(&mut [0; 64]).expect("its hello");
+        line = Some(caller);
+    });
+    drop(line);
+    // The host is not there: an address of a network for documentation.
     let mut away = members.clone();
     away[0].address = "192.0.2.1:9".parse().expect("an address");
-    let bind = || listeners(1).0.pop().expect("one");
-    let seats =
-        vec![(seat(0, &members), own.pop().expect("one")), (seat(1, &members), bind()), (seat(1, &away), bind())];
-    let mut seats = seats.into_iter();
-    for (seat, listener) in [seats.next(), seats.next(), seats.next()].into_iter().flatten() {
-        let mut cancelled = None;
-        let outcome = meet_all(vec![(seat, listener)], |cancels| {
-            std::thread::sleep(Duration::from_millis(120));
-            cancels[0].cancel();
-            cancelled = Some(Instant::now());
-        });
-        let took = cancelled.expect("cancelled").elapsed();
-        let error = outcome[0].0.as_ref().err().expect("cancelled");
-        assert_eq!(error.kind(), ErrorKind::Aborted, "{error}");
-        assert!(took < Duration::from_secs(1), "{took:?}");
-    }
-    drop(silent);
-    // Rank 1 has met rank 0 when it is cancelled, and both wait for rank 2.
+    ends_when_cancelled(seat(1, &away), bind(), || {});
+}
+
+#[test]
+fn the_others_name_a_cancelled_rank_by_its_stable_number() {
     let (mut own, mut members) = listeners(3);
     for (member, rank) in members.iter_mut().zip([4, 7, 9]) {
         member.rank = rank;
     }
     let _late = own.pop();
     let seats = own.into_iter().enumerate().map(|(at, listener)| (seat(at as u32, &members), listener)).collect();
-    let outcomes = meet_all(seats, |cancels| {
-        std::thread::sleep(Duration::from_millis(300));
-        cancels[1].cancel();
-    });
-    for (outcome, took) in outcomes {
-        let error = outcome.err().expect("over");
-        assert_eq!(error.kind(), ErrorKind::Aborted, "{error}");
-        assert!(took < PATIENCE / 2, "{took:?}");
-        if let Some(culprit) = error.culprit() {
-            assert_eq!(culprit.rank, 7, "by its stable number: {error}");
-        }
-    }
+    // Before or after the second has met it: it is told, hung up on, or finds that nobody listens.
+    let mut outcomes = meet_all(seats, |cancels| cancels[0].cancel()).into_iter();
+    let [(first, _), (second, took)] = [outcomes.next(), outcomes.next()].map(|outcome| outcome.expect("two"));
+    assert_eq!(first.err().expect("cancelled").kind(), ErrorKind::Aborted);
+    let error = second.err().expect("over");
+    assert!(matches!(error.kind(), ErrorKind::Aborted | ErrorKind::PeerClosed), "{error}");
+    assert_eq!(error.culprit().map(|peer| peer.rank), Some(4), "{error}");
+    assert!(error.to_string().contains("rank 4 (host-0)"), "{error}");
+    assert!(took < PATIENCE / 2, "{took:?}");
 }
 
 #[test]

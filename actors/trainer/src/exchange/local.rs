@@ -149,9 +149,6 @@ impl Links {
                 if state.aborted {
                     return Err(Error::new(ErrorKind::Aborted, "the group was aborted"));
                 }
-                if let Some((by, culprit)) = &state.failed {
-                    return Err(left(&Self::name(*by), culprit));
-                }
                 state.changes
             };
             if self.progress(round)? {
@@ -161,9 +158,14 @@ impl Links {
             if round.done() {
                 return Ok(());
             }
-            let left = timeout.saturating_sub(since.elapsed());
+            let rest = timeout.saturating_sub(since.elapsed());
             let [own, made] = round.missing();
             let state = self.hub.lock();
+            // What others had sent before may still end this rank's exchange.
+            let failed = state.failed.as_ref().filter(|(by, _)| own.contains(by) || made.contains(by));
+            if let Some((by, culprit)) = failed.filter(|_| state.changes == seen) {
+                return Err(left(&Self::name(*by), culprit));
+            }
             // Whose frames wait here has done its part.
             let idle = |peer: &&usize| state.queues[**peer * self.world + self.rank].is_empty();
             let awaited = own.iter().filter(idle).chain(made.iter().filter(idle)).copied();
@@ -171,7 +173,7 @@ impl Links {
             if let Some(&peer) = awaited.iter().find(|peer| state.gone[**peer] && state.changes == seen) {
                 return Err(Error::peer(ErrorKind::PeerClosed, &Self::name(peer), "has left the group"));
             }
-            let waiting = self.hub.changed.wait_timeout_while(state, left, |state| state.changes == seen);
+            let waiting = self.hub.changed.wait_timeout_while(state, rest, |state| state.changes == seen);
             let (_state, waited) = waiting.unwrap_or_else(PoisonError::into_inner);
             if waited.timed_out() {
                 let peer = awaited.first().copied().unwrap_or(self.rank);

@@ -88,6 +88,8 @@ struct Peer {
     deaf: Option<String>,
     /// It sends nothing more.
     mute: bool,
+    /// Its exchange has failed, and it blames this rank. What the others sent may still end this rank's.
+    farewell: Option<PeerName>,
 }
 
 /// One rank's connections.
@@ -121,8 +123,8 @@ impl Links {
             clones.push(stream.try_clone().map_err(failed)?);
             near(&stream);
             let head = [0; HEADER_BYTES];
-            let (writing, input, filled, deaf, mute) = (None, Input::Header, 0, None, false);
-            peers.push(Some(Peer { name, names, stream, writing, input, head, filled, deaf, mute }));
+            let (writing, input, filled, deaf, mute, farewell) = (None, Input::Header, 0, None, false, None);
+            peers.push(Some(Peer { name, names, stream, writing, input, head, filled, deaf, mute, farewell }));
         }
         let clones = Arc::new(clones);
         let abort = Abort { aborted: Arc::default(), streams: Arc::downgrade(&clones) };
@@ -185,9 +187,14 @@ impl Links {
             let peer = self.peers[*rank].as_ref()?;
             let unsent = peer.writing.is_some() || round.has_next(*rank);
             let awaited = own.contains(rank) || made.contains(rank);
-            ((peer.deaf.is_some() && unsent) || (peer.mute && awaited)).then_some(peer)
+            let takes_no_more = peer.deaf.is_some() || peer.farewell.is_some();
+            ((takes_no_more && unsent) || (peer.mute && awaited)).then_some(peer)
         });
         let Some(peer) = closed else { return Ok(()) };
+        if let Some(blamed) = &peer.farewell {
+            let error = left(&peer.name, blamed);
+            return Err(self.failed(error));
+        }
         let what = peer.deaf.clone().unwrap_or_else(|| "closed the connection".into());
         let error = Error::peer(ErrorKind::PeerClosed, &peer.name, what);
         Err(self.failed(error))
@@ -377,7 +384,9 @@ impl Peer {
         let frame = match header.message {
             Message::Frame(frame) => frame,
             Message::Farewell { culprit } => {
-                return Err(left(&self.name, self.names.get(usize::from(culprit)).unwrap_or(&self.name)));
+                self.farewell = Some(self.names.get(usize::from(culprit)).unwrap_or(&self.name).clone());
+                (self.mute, self.input) = (true, Input::Header);
+                return Ok(());
             }
         };
         let accepted = round.accept(rank, &frame);
