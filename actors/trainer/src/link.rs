@@ -173,7 +173,15 @@ mod tests {
 
     #[test]
     fn a_sign_of_life_is_one_short_line() {
-        let line = RankLine { rank: 0, step: 12, fence: None, progress: 40, phase: Phase::Training, error: None, ready: false };
+        let line = RankLine {
+            rank: 0,
+            step: 12,
+            fence: None,
+            progress: 40,
+            phase: Phase::Training,
+            error: None,
+            ready: false,
+        };
         let text = serde_json::to_string(&line).expect("serializes");
         assert_eq!(text, r#"{"rank":0,"step":12,"progress":40,"state":"training"}"#);
         assert_eq!(serde_json::from_str::<RankLine>(&text).expect("parses"), line);

@@ -235,8 +235,7 @@ impl State {
                 let begun = |rank: &Rank| rank.progress > 0 && !rank.given_up;
                 let gang = self.running.get(&key);
                 let ranks = gang.into_iter().flat_map(|gang| gang.ranks.iter()).filter(|(_, rank)| begun(rank));
-                let effects =
-                    ranks.map(|(rank, _)| Effect::Signal { key: key.clone(), rank: *rank, signal }).collect();
+                let effects = ranks.map(|(rank, _)| Effect::Signal { key: key.clone(), rank: *rank, signal }).collect();
                 (OfferAnswer::Regrouping, effects)
             }
         }
@@ -588,7 +587,9 @@ fn died(host: &str, rank_id: u32, rank: &Rank, exit: &Exit) -> WireError {
 fn hangs(host: &str, rank_id: u32, rank: &Rank, idle_ms: u64, silent_ms: u64) -> WireError {
     let place = format!("at step {} ({})", rank.step, rank.phase.as_str());
     let what = if silent_ms * 2 > idle_ms {
-        format!("rank {rank_id} on {host} has said nothing for {silent_ms} ms {place} and was killed: it is stopped, or its host is overloaded")
+        format!(
+            "rank {rank_id} on {host} has said nothing for {silent_ms} ms {place} and was killed: it is stopped, or its host is overloaded"
+        )
     } else {
         format!("rank {rank_id} on {host} made no progress for {idle_ms} ms {place} and was killed")
     };

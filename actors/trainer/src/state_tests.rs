@@ -51,7 +51,8 @@ fn release(job: &str, attempt: u32) -> Offer {
 }
 
 fn state(slots: u32) -> State {
-    State::new("host1", "fp", slots, Timings::default())
+    // Most of these tests let time pass without the lines that a living process writes.
+    State::new("host1", "fp", slots, Timings { rank_silent_ms: u64::MAX / 2, ..Timings::default() })
 }
 
 fn line(rank: u32, step: u64, phase: Phase) -> RankLine {
@@ -244,16 +245,94 @@ fn a_drain_asks_waits_kills_and_gives_back() {
     assert!(s.is_idle());
 }
 
-#[test]
-fn one_death_takes_the_gang_with_it_and_is_told_once() {
-    let mut s = state(2);
+/// A gang of two ranks of this worker, both in training.
+fn two_ranks() -> State {
+    let mut s = state(3);
     s.on_offer(reserve("j", 1, 2, 9_000), None, 0);
     s.on_offer(start("j", 1, 10, &[0, 1]), None, 1);
+    for rank in [0, 1] {
+        s.on_line(&key("j", 1), &line(rank, 5, Phase::Training), 2);
+    }
+    s
+}
+
+fn join(first: u32) -> Offer {
+    let Offer::Reserve { job, task, attempt, .. } = reserve("j", 1, 1, 9_000) else { unreachable!() };
+    Offer::Reserve { job, task, attempt, slots: 1, expires_at: 9_000, joining: Some(first) }
+}
+
+#[test]
+fn one_death_is_told_once_and_leaves_the_others_alone() {
+    let mut s = two_ranks();
     let effects = s.on_exit(&key("j", 1), 1, &exit_code(101), 2);
     failure(&effects);
-    assert!(effects.contains(&Effect::Signal { key: key("j", 1), rank: 0, signal: Signal::Kill }));
-    assert!(s.on_exit(&key("j", 1), 0, &Exit { signal: Some(9), ..Exit::default() }, 3).is_empty());
-    assert_eq!(s.slots_free(), 2);
+    assert_eq!(effects.len(), 1, "nobody is signalled: {effects:?}");
+    assert_eq!((s.slots_free(), s.held()[0].ranks.clone()), (2, vec![0]));
+    s.on_reported(&key("j", 1));
+    assert!(s.on_exit(&key("j", 1), 0, &exit_code(0), 3).is_empty());
+    assert!(s.is_idle());
+}
+
+#[test]
+fn a_process_that_says_nothing_stands_still() {
+    let mut s = State::new("host1", "fp", 2, Timings { rank_silent_ms: 3_000, ..Timings::default() });
+    s.on_offer(reserve("j", 1, 2, 9_000), None, 0);
+    s.on_offer(start("j", 1, 10, &[0, 1]), None, 0);
+    for now in [1_000, 2_000, 3_000] {
+        // The same step again and again: it lives, and computes.
+        s.on_line(&key("j", 1), &line(0, 7, Phase::Training), now);
+        assert!(pass(&mut s, now - 900, now - 1).is_empty());
+    }
+    let effects = s.on_tick(3_000);
+    let error = failure(&effects);
+    assert_eq!(error.class, Class::WorkerHung);
+    assert!(error.message.contains("rank 1 on host1 has said nothing for 3000 ms"), "{}", error.message);
+    assert!(effects.contains(&Effect::Signal { key: key("j", 1), rank: 1, signal: Signal::Kill }));
+    assert_eq!(effects.len(), 2, "{effects:?}");
+}
+
+#[test]
+fn ranks_join_a_gang_under_way_and_none_starts_twice() {
+    let mut s = two_ranks();
+    assert!(matches!(s.on_offer(join(2), None, 3).0, OfferAnswer::Accepted { slots: 1, .. }));
+    let (answer, effects) = s.on_offer(start("j", 1, 12, &[2]), None, 4);
+    assert_eq!(answer, OfferAnswer::Started);
+    assert!(matches!(effects.as_slice(), [Effect::Spawn { rank: 2, .. }]), "{effects:?}");
+    assert_eq!(s.on_offer(start("j", 1, 12, &[2]), None, 5), (OfferAnswer::Started, vec![]));
+    assert_eq!((s.slots_free(), s.held()[0].ranks.clone(), s.held()[0].fence), (0, vec![0, 1, 2], Fence(12)));
+    s.on_exit(&key("j", 1), 2, &exit_code(0), 6);
+    assert!(matches!(s.on_offer(join(2), None, 7).0, OfferAnswer::Declined { .. }), "it has been here");
+    assert!(matches!(s.on_offer(join(3), None, 7).0, OfferAnswer::Accepted { .. }));
+}
+
+#[test]
+fn ranks_are_called_to_meet_once_they_have_begun() {
+    let mut s = two_ranks();
+    s.on_offer(join(2), None, 3);
+    s.on_offer(start("j", 1, 12, &[2]), None, 4);
+    let GangKey { job, task, attempt } = key("j", 1);
+    let (answer, effects) = s.on_offer(Offer::Regroup { job, task, attempt, when: RegroupWhen::NextStep }, None, 5);
+    assert_eq!(answer, OfferAnswer::Regrouping);
+    let told: Vec<_> = effects
+        .iter()
+        .map(|effect| match effect {
+            Effect::Signal { rank, signal, .. } => (*rank, *signal),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(told, [(0, Signal::Regroup), (1, Signal::Regroup)], "a new process does not know the signal yet");
+}
+
+#[test]
+fn ranks_that_are_given_up_are_killed_and_their_end_is_no_news() {
+    let mut s = two_ranks();
+    let GangKey { job, task, attempt } = key("j", 1);
+    let offer = Offer::Release { job, task, attempt, reason: "r".into(), done: false, ranks: vec![1] };
+    let (answer, effects) = s.on_offer(offer, None, 5);
+    assert_eq!(answer, OfferAnswer::Released);
+    assert_eq!(effects, vec![Effect::Signal { key: key("j", 1), rank: 1, signal: Signal::Kill }]);
+    assert!(s.on_exit(&key("j", 1), 1, &Exit { signal: Some(9), ..Exit::default() }, 6).is_empty());
+    assert_eq!(s.held()[0].ranks, [0]);
 }
 
 #[derive(Debug, Clone)]
@@ -293,8 +372,8 @@ struct World {
     now: UnixMs,
     alive: BTreeSet<(GangKey, u32)>,
     spawned: BTreeSet<(GangKey, u32)>,
-    open_reports: BTreeSet<GangKey>,
-    reported: BTreeSet<GangKey>,
+    open_reports: BTreeSet<(GangKey, u32)>,
+    reported: BTreeSet<(GangKey, u32)>,
 }
 
 impl World {
@@ -322,9 +401,12 @@ impl World {
                         "signal to a process that is gone: {key:?} {rank}"
                     );
                 }
-                Effect::Report { key, .. } => {
-                    assert!(self.reported.insert(key.clone()), "two reports of {key:?}");
-                    self.open_reports.insert(key);
+                Effect::Report { key, body, .. } => {
+                    let (ReportBody::RankLost { rank, .. } | ReportBody::RankLeft { rank, .. }) = body else {
+                        panic!("{body:?}");
+                    };
+                    assert!(self.reported.insert((key.clone(), rank)), "two reports of {key:?}, rank {rank}");
+                    self.open_reports.insert((key, rank));
                 }
             }
         }
@@ -343,8 +425,10 @@ impl World {
         answer
     }
 
+    /// All reports of the attempt that are on their way have been answered.
     fn reported(&mut self, key: &GangKey) {
-        if self.open_reports.remove(key) {
+        let answered = |report: &(GangKey, u32)| report.0 == *key;
+        for _ in self.open_reports.extract_if(.., answered) {
             self.state.on_reported(key);
         }
     }
@@ -356,7 +440,7 @@ impl World {
 
     fn check(&self) {
         assert!(self.alive.len() as u32 + self.state.slots_free() <= self.state.slots(), "more processes than slots");
-        for key in &self.open_reports {
+        for (key, _) in &self.open_reports {
             assert!(self.state.running.contains_key(key), "{key:?} forgotten before its report");
         }
     }
@@ -366,7 +450,7 @@ impl World {
         for (key, rank) in self.alive.clone() {
             self.exit(&key, rank, &exit_code(101));
         }
-        for key in self.open_reports.clone() {
+        for (key, _) in self.open_reports.clone() {
             self.reported(&key);
         }
         self.now += 4 * Timings::default().reserve_timeout_ms;
@@ -478,7 +562,7 @@ fn simulate(seed: u64) {
             world.exit(&key, rank, &exit_code(code));
             attempts[job] += 1;
         }
-        for key in world.open_reports.clone() {
+        for (key, _) in world.open_reports.clone() {
             if dice.below(3) == 0 {
                 world.reported(&key);
             }

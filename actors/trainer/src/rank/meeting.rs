@@ -76,13 +76,7 @@ async fn serve(bus: &Bus, vitals: &Vitals, join: Join, mut meetings: mpsc::Recei
 
 /// Meets the other ranks. Asked again while no coordinator leads and while others are missing, until the time is
 /// over that a rank may be waited for.
-async fn meet(
-    bus: &Bus,
-    vitals: &Vitals,
-    join: &Join,
-    fence: Fence,
-    left: Option<Left>,
-) -> Result<Joined, WireError> {
+async fn meet(bus: &Bus, vitals: &Vitals, join: &Join, fence: Fence, left: Option<Left>) -> Result<Joined, WireError> {
     let timings = bus.timings();
     // Ranks that come back from a generation may wait for one that still computes.
     let patience_ms = timings.join_timeout_ms + left.as_ref().map_or(0, |_| timings.step_timeout_ms);

@@ -121,12 +121,7 @@ impl Engine {
 
     /// One optimizer step over the micro-batches; `own` is what this rank says, but for its samples. After an
     /// error nothing is left half-accumulated, and the step can be taken again.
-    pub fn step(
-        &mut self,
-        micro_batches: Vec<SourceBatch>,
-        gang: &mut Gang,
-        own: Said,
-    ) -> Result<Stepped, StepError> {
+    pub fn step(&mut self, micro_batches: Vec<SourceBatch>, gang: &mut Gang, own: Said) -> Result<Stepped, StepError> {
         let at = micro_batches.first().map_or((0, 0), |b| (b.epoch, b.batch));
         let (step, mark) = (self.trainer.global_step(), self.trainer.mark());
         let seat = gang.seat as usize;
@@ -203,7 +198,9 @@ impl Engine {
         let part = RankBatch { batch, global_rows, held: self.held(seat, world) };
         let begun = Instant::now();
         let mut exchange = group.begin().map_err(Interrupted::Submit)?;
-        exchange.submit(SAID, Op::AllGather { values: Values::Bytes(&mut said), bounds }).map_err(Interrupted::Submit)?;
+        exchange
+            .submit(SAID, Op::AllGather { values: Values::Bytes(&mut said), bounds })
+            .map_err(Interrupted::Submit)?;
         self.trainer.exchange(&part, world, BUCKET_ELEMENTS, |bucket, op| exchange.submit(bucket, op))?;
         *computed += begun.elapsed();
         exchange.finish().map_err(Interrupted::Submit)?;

@@ -112,12 +112,7 @@ impl Gang {
 
     /// Meets the others in the next generation, and connects to them. `left` says why the last one is over. The
     /// outer error ends this rank, the inner one the generation.
-    pub fn meet(
-        &mut self,
-        own: &Own,
-        left: Option<Left>,
-        stop: &Stop,
-    ) -> Result<Result<Met, Error>, WireError> {
+    pub fn meet(&mut self, own: &Own, left: Option<Left>, stop: &Stop) -> Result<Result<Met, Error>, WireError> {
         self.group = None;
         let Some(rendezvous) = &self.rendezvous else { return Ok(Ok(Met::Seated { joined: None })) };
         rendezvous.interrupt.0.regroup.store(false, Ordering::SeqCst);
@@ -170,7 +165,8 @@ impl Gang {
         let mut members = Vec::new();
         for peer in &joined.peers {
             let Some(address) = &peer.address else { return Ok(None) };
-            let address = address.parse().map_err(|e| wrong(format!("address {address} of rank {}: {e}", peer.rank)))?;
+            let address =
+                address.parse().map_err(|e| wrong(format!("address {address} of rank {}: {e}", peer.rank)))?;
             members.push(Member { rank: peer.rank, host: peer.host.clone(), address });
         }
         Ok(Some(Seat {

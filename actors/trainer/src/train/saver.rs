@@ -13,17 +13,18 @@ use std::time::{Duration, Instant};
 use bus::now_ms;
 use futures::channel::oneshot;
 use kernels::train::{StateCopy, Trainer};
-use messages::{Fence, WireError};
 use messages::error::Code;
 use messages::event::{Event, Metrics};
 use messages::plan::{CheckpointPlan, JobPlan};
+use messages::{Fence, WireError};
 
 use super::outbox::{CheckpointReport, Outbox};
 use super::selection::Selection;
 use super::session::{Flow, TrainJob};
 use super::writer::{Done, Order, Taken, Writer};
 use crate::checkpoint::{
-    Bits, CHECKPOINT_VERSION, CheckpointStore, ExtraInfo, Position, Running, Seeds, Share, Snapshot, TrainState, name_of,
+    Bits, CHECKPOINT_VERSION, CheckpointStore, ExtraInfo, Position, Running, Seeds, Share, Snapshot, TrainState,
+    name_of,
 };
 use crate::link::Phase;
 use crate::vitals::Vitals;

@@ -97,7 +97,10 @@ pub enum Outcome {
     /// A stop was asked for; with a drain the last checkpoint has been reported.
     Stopped(StopReason),
     /// The others go on without this rank, or what there is left to do is the leader's.
-    Left { finished: bool, reason: String },
+    Left {
+        finished: bool,
+        reason: String,
+    },
 }
 
 /// Trains until the end or a stop.
@@ -342,11 +345,8 @@ impl Session {
         let Some(group) = &mut self.gang.group else { return Ok(false) };
         let trainer = self.engine.trainer();
         let state = trainer.save_state().map_err(|e| SyncError::Failed(internal(&e)))?;
-        let own = Standing {
-            position: self.position,
-            step: trainer.global_step(),
-            state: *blake3::hash(&state).as_bytes(),
-        };
+        let own =
+            Standing { position: self.position, step: trainer.global_step(), state: *blake3::hash(&state).as_bytes() };
         let standings = sync::standings(group, own)?;
         let (source, all) = sync::furthest(&standings)?;
         if all {

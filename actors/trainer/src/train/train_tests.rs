@@ -106,7 +106,14 @@ fn run_with(
 ) -> (Result<Outcome, messages::WireError>, Heard) {
     let (outbox, receiver) = Outbox::new(&job.job, &job.task, job.attempt, 0);
     let listener = listen(receiver, stop.clone(), when);
-    let ports = Ports { train: train_source, val, outbox, vitals: Arc::new(Vitals::default()), stop: stop.clone(), rendezvous: None };
+    let ports = Ports {
+        train: train_source,
+        val,
+        outbox,
+        vitals: Arc::new(Vitals::default()),
+        stop: stop.clone(),
+        rendezvous: None,
+    };
     let outcome = train(job, ports);
     (outcome, listener.join().expect("listens"))
 }
@@ -187,7 +194,7 @@ fn hooks_and_events_come_in_order_with_unique_ids() {
     );
     let ids: std::collections::BTreeSet<&str> = heard.events.iter().map(|(id, _)| id.as_str()).collect();
     assert_eq!(ids.len(), heard.events.len());
-    assert!(ids.contains("j.train.7.1"));
+    assert!(ids.contains("j.train.1.on_train_begin.0"));
     assert!(heard.events.iter().any(|(_, e)| matches!(e, Event::Progress(p) if p.step == 1 && p.steps == 20)));
     assert!(heard.events.iter().any(|(_, e)| matches!(e, Event::Progress(p) if p.step == 20)));
 }

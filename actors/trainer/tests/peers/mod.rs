@@ -358,7 +358,8 @@ async fn serve_joins(bus: &Bus) -> mpsc::Receiver<Join> {
         while let Some(request) = incoming.next().await {
             let join = request.decode::<Join>().expect("a join").data;
             let peer = Peer { rank: join.rank, worker: join.worker.clone(), host: join.host.clone(), address: None };
-            let joined = Joined { generation: join.generation, world_size: 1, peers: vec![peer], fence: None, token: None };
+            let joined =
+                Joined { generation: join.generation, world_size: 1, peers: vec![peer], fence: None, token: None };
             request.reply(Ok(joined)).await;
             if sender.send(join).await.is_err() {
                 return;
