@@ -183,12 +183,14 @@ struct Attended<'a, F> {
     /// It said that it waits for another task.
     ready: bool,
     signalled: bool,
+    /// The kernel's count as the task began.
+    oom_kills: u64,
 }
 
 impl<'a, F: Fn(Heard)> Attended<'a, F> {
     fn new(config: &RankConfig, bus: Bus, signals: mpsc::Receiver<Signal>, heard: &'a F) -> Self {
         let log = TaskLog::start(bus, config.work.job.clone(), config.rank);
-        Self { heard, signals, log, spoke: false, ready: false, signalled: false }
+        Self { heard, signals, log, spoke: false, ready: false, signalled: false, oom_kills: oom_kills() }
     }
 
     /// Listens and signals until the task has ended: None, or the process has. It is never signalled after it
@@ -256,7 +258,11 @@ impl<'a, F: Fn(Heard)> Attended<'a, F> {
         let log = self.log.finish().await;
         match status {
             None => Exit { code: Some(0), log, ..Exit::default() },
-            Some(Ok(status)) => Exit { code: status.code(), signal: status.signal(), log, not_started: None },
+            Some(Ok(status)) => {
+                let signal = status.signal();
+                let oom_killed = signal == Some(OsSignal::SIGKILL as i32) && oom_kills() > self.oom_kills;
+                Exit { code: status.code(), signal, log, oom_killed, not_started: None }
+            }
             Some(Err(error)) => {
                 Exit { not_started: Some(format!("its end could not be awaited: {error}")), log, ..Exit::default() }
             }
@@ -275,6 +281,13 @@ fn send(child: &Child, signal: Signal) {
     if let Err(error) = kill(Pid::from_raw(pid as i32), os) {
         tracing::warn!(pid, %error, "a rank could not be signalled");
     }
+}
+
+/// How many processes of this machine were killed for lack of memory since it started; 0 where nobody counts.
+fn oom_kills() -> u64 {
+    let counters = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let count = counters.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok());
+    count.unwrap_or(0)
 }
 
 /// The log of one task: to the bus, to the worker's own log, and its last lines kept.

@@ -113,6 +113,37 @@ impl Phase {
     }
 }
 
+/// What the compute thread does within its phase.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Doing {
+    #[default]
+    Other,
+    WaitingForBatch,
+    ComputingGradients,
+    SummingGradients,
+    TakingStep,
+}
+
+impl Doing {
+    pub const ALL: [Self; 5] =
+        [Self::Other, Self::WaitingForBatch, Self::ComputingGradients, Self::SummingGradients, Self::TakingStep];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Other => "other",
+            Self::WaitingForBatch => "waits for a batch",
+            Self::ComputingGradients => "computes gradients",
+            Self::SummingGradients => "sums gradients with the other ranks",
+            Self::TakingStep => "takes the optimizer's step",
+        }
+    }
+
+    fn is_other(&self) -> bool {
+        *self == Self::Other
+    }
+}
+
 /// A sign of life, one JSON line on stdout.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RankLine {
@@ -126,6 +157,8 @@ pub struct RankLine {
     pub progress: u64,
     #[serde(rename = "state")]
     pub phase: Phase,
+    #[serde(default, skip_serializing_if = "Doing::is_other")]
+    pub doing: Doing,
     /// Why it ends, where it could not tell the coordinator by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<WireError>,
@@ -179,6 +212,7 @@ mod tests {
             fence: None,
             progress: 40,
             phase: Phase::Training,
+            doing: Doing::Other,
             error: None,
             ready: false,
         };

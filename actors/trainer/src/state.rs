@@ -16,7 +16,7 @@ use messages::work::Work;
 use messages::worker::HeldLease;
 use messages::{Fence, JobId, TaskId, UnixMs, WireError};
 
-use crate::link::{Phase, RankLine};
+use crate::link::{Doing, Phase, RankLine};
 
 /// From SIGTERM to SIGKILL when a task is stopped, so that a cancellation is done within 2 s.
 pub const STOP_GRACE_MS: u64 = 1_000;
@@ -82,6 +82,8 @@ pub struct Exit {
     pub signal: Option<i32>,
     /// Last lines of its log, oldest first.
     pub log: Vec<String>,
+    /// The kernel killed for lack of memory meanwhile.
+    pub oom_killed: bool,
     /// Why it could not be started, if it could not.
     pub not_started: Option<String>,
 }
@@ -103,6 +105,7 @@ struct Stop {
 #[derive(Debug, Clone)]
 struct Rank {
     phase: Phase,
+    doing: Doing,
     step: u64,
     progress: u64,
     progressed_at: UnixMs,
@@ -283,7 +286,7 @@ impl State {
         if line.progress > rank.progress || line.phase != rank.phase {
             rank.progressed_at = now;
         }
-        rank.phase = line.phase;
+        (rank.phase, rank.doing) = (line.phase, line.doing);
         rank.step = rank.step.max(line.step);
         rank.progress = rank.progress.max(line.progress);
         if line.error.is_some() {
@@ -442,6 +445,7 @@ impl State {
         self.reserved.remove(&key);
         let fresh = Rank {
             phase: Phase::Starting,
+            doing: Doing::Other,
             step: 0,
             progress: 0,
             progressed_at: now,
@@ -571,10 +575,15 @@ fn died(host: &str, rank_id: u32, rank: &Rank, exit: &Exit) -> WireError {
         (None, Some(code)) => format!("ended with exit code {code}"),
         (None, None) => "ended in an unknown way".into(),
     };
-    let mut message = format!("rank {rank_id} on {host} {how} at step {} ({})", rank.step, rank.phase.as_str());
+    let mut message = format!("rank {rank_id} on {host} {how} {}", place(rank));
     if !exit.log.is_empty() {
         message.push_str("; last log lines:\n");
         message.push_str(&exit.log.join("\n"));
+    }
+    // What Rust says where memory cannot be had, and what the kernel counts where it takes it back.
+    if exit.oom_killed || exit.log.iter().any(|line| line.contains("memory allocation of")) {
+        return WireError::new(Code::OutOfMemory, message)
+            .with_hint("lower training.batch_size, the model's size or the slots of this worker");
     }
     let error = WireError::new(Code::WorkerDied, message).with_class(Class::WorkerDied);
     if exit.signal == Some(9) {
@@ -584,8 +593,16 @@ fn died(host: &str, rank_id: u32, rank: &Rank, exit: &Exit) -> WireError {
     }
 }
 
+/// Where a rank was last heard of.
+fn place(rank: &Rank) -> String {
+    match rank.doing {
+        Doing::Other => format!("at step {} ({})", rank.step, rank.phase.as_str()),
+        doing => format!("at step {} ({}: it {})", rank.step, rank.phase.as_str(), doing.as_str()),
+    }
+}
+
 fn hangs(host: &str, rank_id: u32, rank: &Rank, idle_ms: u64, silent_ms: u64) -> WireError {
-    let place = format!("at step {} ({})", rank.step, rank.phase.as_str());
+    let place = place(rank);
     let what = if silent_ms * 2 > idle_ms {
         format!(
             "rank {rank_id} on {host} has said nothing for {silent_ms} ms {place} and was killed: it is stopped, or its host is overloaded"

@@ -56,7 +56,7 @@ fn state(slots: u32) -> State {
 }
 
 fn line(rank: u32, step: u64, phase: Phase) -> RankLine {
-    RankLine { rank, step, fence: None, progress: step + 1, phase, error: None, ready: false }
+    RankLine { rank, step, fence: None, progress: step + 1, phase, doing: Doing::Other, error: None, ready: false }
 }
 
 fn exit_code(code: i32) -> Exit {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use messages::Fence;
 
-use crate::link::Phase;
+use crate::link::{Doing, Phase};
 
 /// Step, progress and phase of a rank.
 #[derive(Debug, Default)]
@@ -12,6 +12,7 @@ pub struct Vitals {
     step: AtomicU64,
     progress: AtomicU64,
     phase: AtomicU8,
+    doing: AtomicU8,
     /// Of the generation under way; 0: of the start.
     fence: AtomicU64,
 }
@@ -29,8 +30,18 @@ impl Vitals {
     }
 
     pub fn enter(&self, phase: Phase) {
+        self.now(Doing::Other);
         self.phase.store(phase as u8, Ordering::Relaxed);
         self.progress();
+    }
+
+    /// What the compute thread begins to do; no progress by itself.
+    pub fn now(&self, doing: Doing) {
+        self.doing.store(doing as u8, Ordering::Relaxed);
+    }
+
+    pub fn doing(&self) -> Doing {
+        Doing::ALL.get(self.doing.load(Ordering::Relaxed) as usize).copied().unwrap_or_default()
     }
 
     /// A generation has begun, under its own fence.
@@ -64,6 +75,10 @@ mod tests {
         for phase in Phase::ALL {
             vitals.enter(phase);
             assert_eq!(vitals.read().2, phase);
+        }
+        for doing in Doing::ALL {
+            vitals.now(doing);
+            assert_eq!(vitals.doing(), doing);
         }
         vitals.step(7);
         assert_eq!((vitals.read().0, vitals.read().1), (7, Phase::ALL.len() as u64 + 1));

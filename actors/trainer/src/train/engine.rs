@@ -22,6 +22,8 @@ use super::mapping::{Recipe, config_error};
 use super::source::SourceBatch;
 use crate::error::Error;
 use crate::exchange::Group;
+use crate::link::Doing;
+use crate::vitals::Vitals;
 
 /// Prefix of the text encoder's parameters.
 const TEXT_ENCODER: &str = "text.";
@@ -121,8 +123,15 @@ impl Engine {
 
     /// One optimizer step over the micro-batches; `own` is what this rank says, but for its samples. After an
     /// error nothing is left half-accumulated, and the step can be taken again.
-    pub fn step(&mut self, micro_batches: Vec<SourceBatch>, gang: &mut Gang, own: Said) -> Result<Stepped, StepError> {
+    pub fn step(
+        &mut self,
+        micro_batches: Vec<SourceBatch>,
+        gang: &mut Gang,
+        own: Said,
+        vitals: &Vitals,
+    ) -> Result<Stepped, StepError> {
         let at = micro_batches.first().map_or((0, 0), |b| (b.epoch, b.batch));
+        vitals.now(Doing::ComputingGradients);
         let (step, mark) = (self.trainer.global_step(), self.trainer.mark());
         let seat = gang.seat as usize;
         let (mut samples, mut computed) = (Samples::default(), Duration::ZERO);
@@ -148,7 +157,7 @@ impl Engine {
                     let global_rows = micro_batch.global_rows as usize;
                     let batch = self.batch(micro_batch.rows);
                     let own = Said { samples: Samples::of(&batch.sample_ids), ..own };
-                    if let Err(error) = self.exchange(group, seat, &batch, global_rows, own, &mut computed) {
+                    if let Err(error) = self.exchange(group, seat, &batch, global_rows, own, (&mut computed, vitals)) {
                         self.abandon(mark);
                         return Err(match error {
                             Interrupted::Compute(error) => StepError::of(&error, step, at),
@@ -189,7 +198,7 @@ impl Engine {
         batch: &Batch,
         global_rows: usize,
         own: Said,
-        computed: &mut Duration,
+        (computed, vitals): (&mut Duration, &Vitals),
     ) -> Result<(), Interrupted<Error>> {
         let world = group.topology().world;
         let mut said = vec![0; world * Said::BYTES];
@@ -203,7 +212,9 @@ impl Engine {
             .map_err(Interrupted::Submit)?;
         self.trainer.exchange(&part, world, BUCKET_ELEMENTS, |bucket, op| exchange.submit(bucket, op))?;
         *computed += begun.elapsed();
+        vitals.now(Doing::SummingGradients);
         exchange.finish().map_err(Interrupted::Submit)?;
+        vitals.now(Doing::TakingStep);
         self.trainer.accumulate_exchanged().map_err(Interrupted::Compute)?;
         self.said.clear();
         self.said.extend(said.chunks_exact(Said::BYTES).map(Said::read));
@@ -306,7 +317,7 @@ mod tests {
     fn alone(rows: Encoded) -> Result<(Stepped, String), WireError> {
         let mut engine = engine();
         let n = rows.rows as u32;
-        match engine.step(vec![batch(rows, n, 0)], &mut Gang::new(None), Said::default()) {
+        match engine.step(vec![batch(rows, n, 0)], &mut Gang::new(None), Said::default(), &Vitals::default()) {
             Ok(stepped) => Ok((stepped, kernels::weights::params_blake3(engine.trainer().model()))),
             Err(StepError::Failed(error)) => Err(error),
             Err(StepError::Exchange(error)) => panic!("{error}"),
@@ -332,7 +343,7 @@ mod tests {
                         (gang.seat, gang.group) = (seat as u32, Some(group));
                         let own = Said { drains: seat == 1, ..Said::default() };
                         let part = batch(rows.select(&indices), n as u32, from as u32);
-                        match engine.step(vec![part], &mut gang, own) {
+                        match engine.step(vec![part], &mut gang, own, &Vitals::default()) {
                             Ok(stepped) => {
                                 let hash = kernels::weights::params_blake3(engine.trainer().model());
                                 Ok((stepped, hash, engine.said().to_vec()))

@@ -179,12 +179,16 @@ impl Gang {
         }))
     }
 
+    /// Whether it was asked to meet the others again.
+    pub fn is_called(&self) -> bool {
+        self.rendezvous.as_ref().is_some_and(|rendezvous| rendezvous.interrupt.is_asked())
+    }
+
     /// What this rank says at a step.
     pub fn says(&self, stop: &Stop, samples: Samples, computed: Duration) -> Said {
-        let asked = self.rendezvous.as_ref().is_some_and(|rendezvous| rendezvous.interrupt.is_asked());
         Said {
             drains: matches!(stop.reason(), Some(StopReason::Drain { .. })),
-            regroups: asked,
+            regroups: self.is_called(),
             computed_us: u32::try_from(computed.as_micros()).unwrap_or(u32::MAX),
             samples,
         }

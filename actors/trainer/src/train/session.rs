@@ -30,7 +30,7 @@ use super::sync::{self, Standing, SyncError};
 use super::validate::Validation;
 use crate::checkpoint::{CheckpointStore, Position, Refused, Running, Share, Snapshot, name_of};
 use crate::error::Error;
-use crate::link::Phase;
+use crate::link::{Doing, Phase};
 use crate::vitals::Vitals;
 
 /// Validation parts up to this size are fetched once and kept.
@@ -410,6 +410,7 @@ impl Session {
             // Gathered before anything is computed, so that a stop never falls between two micro-batches.
             let mut group = Vec::with_capacity(accumulation);
             while group.len() < accumulation && self.position.batch + (group.len() as u64) < batches {
+                self.ports.vitals.now(Doing::WaitingForBatch);
                 let Some(batch) = self.ports.train.next(&self.ports.stop)? else { return Ok(Flow::Stopped) };
                 self.expect(&batch, self.position.batch + group.len() as u64)?;
                 self.ports.vitals.progress();
@@ -433,7 +434,7 @@ impl Session {
     fn step(&mut self, group: Vec<SourceBatch>) -> Result<Flow, WireError> {
         let taken = group.len() as u64;
         let says = self.gang.says(&self.ports.stop, Samples::default(), self.engine.computed());
-        let stepped = match self.engine.step(group, &mut self.gang, says) {
+        let stepped = match self.engine.step(group, &mut self.gang, says, &self.ports.vitals) {
             Ok(stepped) => stepped,
             Err(StepError::Failed(error)) => return Err(error),
             Err(StepError::Exchange(_)) if self.ports.stop.ends_now() => return Ok(Flow::Stopped),
@@ -465,7 +466,8 @@ impl Session {
     /// same, and so decide the same.
     fn listen(&mut self) -> Result<Flow, WireError> {
         if self.gang.group.is_none() {
-            return Ok(Flow::On);
+            // Alone, and perhaps not for long.
+            return Ok(if self.gang.is_called() { Flow::Regroup(self.left(None)) } else { Flow::On });
         }
         let resources = &self.job.plan.resources;
         let said = self.engine.said().to_vec();
