@@ -44,8 +44,8 @@ pub async fn run(config: &Config, args: &RunArgs) -> Result<u8, Failure> {
     let link = server::open(config, "run").await?;
     let env = environment::build(config, &link, None, folder.into_iter().map(non_empty).collect())?;
     let mut settings = roles::settings(config, &link)?;
-    // Here are all ranks that the job may have, unless other processes join.
-    settings.trainer.slots = settings.trainer.slots.max(loaded.plan.resources.max_world_size);
+    // Here are all ranks that the job begins with; it grows when other processes join.
+    settings.trainer.slots = settings.trainer.slots.max(loaded.plan.resources.world_size);
     let mut crew = supervisor::start(env.clone(), settings, Role::ALL.to_vec()).await?;
     http::serve(&config.http, recorder, crew.ready.clone()).await?;
 
