@@ -252,8 +252,10 @@ impl Session {
             Flow::On => {}
             other => return Ok(other),
         }
-        let Some(validation) = self.validate()? else { return Ok(Flow::Stopped) };
-        self.end_epoch(validation)
+        match self.validate()? {
+            Ok(validation) => self.end_epoch(validation),
+            Err(flow) => Ok(flow),
+        }
     }
 
     /// Meets the other ranks in the next generation, comes to where the furthest of them is, and opens the feed
@@ -515,34 +517,45 @@ impl Session {
         Err(WireError::new(Code::InternalError, message))
     }
 
-    /// Metrics of the validation part; none if a stop was asked for.
-    fn validate(&mut self) -> Result<Option<Metrics>, WireError> {
+    /// Metrics of the validation part, which the ranks share; or what came between.
+    fn validate(&mut self) -> Result<Result<Metrics, Flow>, WireError> {
         self.ports.vitals.enter(Phase::Validating);
         let manifest = self.job.manifest.clone();
         let mut validation = Validation::new(&manifest, self.engine.trainer().averaged_model());
         let plan = val_feed(&self.job, self.position.epoch);
         let batches = plan.batches_per_epoch();
         if batches == 0 {
-            return validation.finish(&self.job.plan).map(Some);
+            return validation.finish(&self.job.plan).map(Ok);
         }
         let bytes = (plan.rows as usize).saturating_mul(manifest.row_bytes());
         let keep = bytes <= KEEP_VALIDATION_BYTES && matches!(self.ports.val, BatchSource::Feed { .. });
         let mut kept = Encoded::default();
         self.ports.val.open(plan, &self.ports.stop)?;
+        let own = Validation::share(self.gang.seat as usize, self.gang.world_size() as usize, batches);
         for wanted in 0..batches {
-            let Some(batch) = self.ports.val.next(&self.ports.stop)? else { return Ok(None) };
+            let Some(batch) = self.ports.val.next(&self.ports.stop)? else { return Ok(Err(Flow::Stopped)) };
             self.expect(&batch, wanted)?;
             self.ports.vitals.progress();
             if keep {
                 let failed = |e: frame::Error| WireError::new(Code::InternalError, format!("validation part: {e}"));
                 kept.append(batch.rows.clone()).map_err(failed)?;
             }
-            validation.add(&mut self.engine, batch.rows, (batch.epoch, batch.batch))?;
+            validation.add(&mut self.engine, batch.rows, (batch.epoch, batch.batch), own.contains(&wanted))?;
         }
         if keep {
             self.ports.val = BatchSource::memory(Arc::new(kept));
         }
-        validation.finish(&self.job.plan).map(Some)
+        if let Some(group) = &mut self.gang.group {
+            match validation.gather(group, &self.engine) {
+                Ok(()) => {}
+                Err(_) if self.ports.stop.ends_now() => return Ok(Err(Flow::Stopped)),
+                Err(error) => {
+                    tracing::warn!(%error, "the ranks could not share the validation; they meet again");
+                    return Ok(Err(Flow::Regroup(self.left(Some(&error)))));
+                }
+            }
+        }
+        validation.finish(&self.job.plan).map(Ok)
     }
 
     fn end_epoch(&mut self, validation: Metrics) -> Result<Flow, WireError> {
