@@ -52,7 +52,6 @@ pub struct Rank {
 #[derive(Debug)]
 pub struct Tell {
     pub worker: usize,
-    pub key: Key,
     pub report: Report,
     pub at: UnixMs,
 }
@@ -202,7 +201,7 @@ impl World {
             body: ReportBody::RankLost { rank: rank.rank, error },
         };
         let at = self.now + self.below(300);
-        self.tells.push(Tell { worker: rank.worker, key: rank.key, report, at });
+        self.tells.push(Tell { worker: rank.worker, report, at });
     }
 
     /// Everything of a worker's ranks dies with it.

@@ -670,7 +670,9 @@ impl World {
 
     fn is_quiet(&self) -> bool {
         let settled = self.submitted.iter().all(|s| self.records.get(&s.job).is_some_and(|(r, _)| r.is_settled()));
+        let answered = !self.open.iter().any(|(coordinator, term, _)| self.is_term(*coordinator, *term));
         settled
+            && answered
             && self.ranks.is_empty()
             && self
                 .workers
@@ -716,7 +718,8 @@ impl World {
         let alive: Vec<_> =
             self.open.iter().filter(|(coordinator, term, _)| self.is_term(*coordinator, *term)).collect();
         if !alive.is_empty() {
-            return Err(format!("requests were never answered: {alive:?}"));
+            let asked: Vec<_> = alive.iter().map(|(_, _, token)| self.askers.get(token)).collect();
+            return Err(format!("requests were never answered: {alive:?} {asked:?}"));
         }
         for leader in self.coordinators.iter().flatten() {
             let left: Vec<_> = leader.state.workers().filter(|(_, w)| w.holds_reservations()).collect();
