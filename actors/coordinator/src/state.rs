@@ -181,6 +181,7 @@ enum After {
     Answer { token: Token, answer: Answer },
     StartGang { task: TaskId },
     Seat { task: TaskId },
+    Invite { worker: WorkerId },
     Emit { id: String, event: Event },
     Stop { worker: WorkerId, task: TaskId, fence: Fence, reason: String },
     ReleaseGang { task: TaskId, attempt: u32, members: Vec<WorkerId>, reason: String },
@@ -227,8 +228,6 @@ pub struct State {
     wakes: BTreeSet<(UnixMs, JobId)>,
     /// Jobs whose gang waits for slots, by submission.
     gang_queue: BTreeSet<(UnixMs, JobId)>,
-    /// Jobs whose gang trains with fewer ranks than it may have.
-    hungry: BTreeSet<JobId>,
     /// Where the tokens of groups come from: this process's own, so that nobody else can tell them.
     secret: [u8; 32],
     /// Open gang slots by kernel fingerprint.
@@ -246,7 +245,6 @@ impl State {
             workers: BTreeMap::new(),
             wakes: BTreeSet::new(),
             gang_queue: BTreeSet::new(),
-            hungry: BTreeSet::new(),
             secret,
             open: BTreeMap::new(),
             effects: Vec::new(),
@@ -288,6 +286,14 @@ impl State {
                 entry.backlog.push_back(input);
                 return;
             }
+            // A fence is a revision: one that is newer than the record as we know it was given by another leader,
+            // whose last write came after we had read.
+            if input_fence(&input).is_some_and(|fence| fence.0 > entry.revision) {
+                entry.busy = true;
+                entry.backlog.push_back(input);
+                self.effects.push(Effect::Load { job });
+                return;
+            }
         } else if let Some(waiting) = self.loading.get_mut(&job) {
             waiting.push_back(input);
             return;
@@ -319,6 +325,7 @@ impl State {
     /// Ends a step of a job: decides what comes next, writes what changed, drops what is over.
     fn settle(&mut self, job: &JobId, now: UnixMs) {
         self.advance(job, now);
+        self.look_at_meeting(job, now);
         let Some(entry) = self.jobs.get_mut(job) else { return };
         if entry.busy {
             return;
@@ -336,7 +343,7 @@ impl State {
         } else {
             self.reschedule(job, now);
         }
-        if !self.gang_queue.is_empty() || !self.hungry.is_empty() {
+        if !self.gang_queue.is_empty() {
             self.schedule_gangs(now);
         }
     }
@@ -411,7 +418,8 @@ impl State {
             }
             After::Answer { token, answer } => self.answer(token, answer),
             After::StartGang { task } => self.start_gang(job, &task),
-            After::Seat { task } => self.seated(job, &task, now),
+            After::Seat { task } => self.seated(job, &task),
+            After::Invite { worker } => self.invite(job, &worker),
             After::Emit { id, event } => self.emit(job, id, event),
             After::Stop { worker, task, fence, reason } => {
                 let control = Control::StopTask { job: job.clone(), task, fence, reason };
@@ -468,7 +476,6 @@ impl State {
         if let Some(entry) = self.jobs.remove(job) {
             self.wakes.remove(&(entry.wake_at, job.clone()));
             self.gang_queue.remove(&(entry.record.submitted_at, job.clone()));
-            self.hungry.remove(job);
             for token in entry.gang.iter().flat_map(GangRun::waiting_tokens) {
                 self.answer(token, Answer::Error(not_leader()));
             }
@@ -485,6 +492,16 @@ fn input_job(input: &Input) -> Option<&JobId> {
         Input::Join { join, .. } => Some(&join.job),
         Input::Held { lease, .. } => Some(&lease.job),
         Input::Offered { job, .. } | Input::Published { job, .. } => Some(job),
+        _ => None,
+    }
+}
+
+/// The fence that an input's sender believes to hold.
+fn input_fence(input: &Input) -> Option<Fence> {
+    match input {
+        Input::Report { report, .. } => Some(report.fence),
+        Input::Join { join, .. } => Some(join.fence),
+        Input::Held { lease, .. } => Some(lease.fence),
         _ => None,
     }
 }

@@ -1,8 +1,7 @@
-//! A worker of the simulation: pulls, claims, works, reports; offers slots; beats.
+//! A worker of the simulation: pulls, claims, works, reports; beats. Its ranks are in [`super::ranks`].
 
 use std::collections::BTreeMap;
 
-use messages::gang::{Join, Joined, Left, Offer, OfferAnswer};
 use messages::job::Role;
 use messages::rpc::{Claim, ClaimAnswer, Report, ReportBody};
 use messages::work::Work;
@@ -16,54 +15,17 @@ pub struct Attempt {
     pub phase: Phase,
     /// When to do the next thing (finish, or ask again).
     pub at: UnixMs,
-    pub ranks: Vec<u32>,
-    pub generation: u32,
-    /// Ranks whose join was answered, and with what.
-    pub joined: BTreeMap<u32, Joined>,
-    /// The generation that its ranks come back from.
-    pub left: Option<u32>,
 }
 
 impl Attempt {
     pub fn new(work: Work, phase: Phase, at: UnixMs) -> Self {
-        Self { work, phase, at, ranks: Vec::new(), generation: 0, joined: BTreeMap::new(), left: None }
-    }
-
-    /// A rank has met the others. All that this worker runs go on together, in the latest generation.
-    pub fn on_joined(&mut self, rank: u32, joined: Joined, busy_until: UnixMs) {
-        self.joined.insert(rank, joined);
-        let Some(latest) = self.joined.values().map(|joined| joined.generation).max() else { return };
-        if self.ranks.iter().all(|rank| self.joined.get(rank).is_some_and(|joined| joined.generation == latest)) {
-            let fence = self.joined.values().filter_map(|joined| joined.fence).max().unwrap_or_default();
-            self.generation = latest;
-            self.phase = Phase::Working(fence);
-            self.at = busy_until;
-        }
-    }
-
-    /// Whether one of its ranks leads the gang.
-    pub fn leads(&self) -> bool {
-        let leader = self.joined.values().next().and_then(|joined| joined.peers.first()).map(|peer| peer.rank);
-        self.ranks.is_empty() || leader.is_some_and(|leader| self.ranks.contains(&leader))
-    }
-
-    /// Ranks that train stop at the next step and join again.
-    fn meet_again(&mut self, now: UnixMs) {
-        let latest = self.joined.values().map(|joined| joined.generation).max();
-        if let (Phase::Working(fence) | Phase::Joining(fence), Some(latest)) = (&self.phase, latest) {
-            self.left = Some(latest);
-            self.phase = Phase::Joining(*fence);
-            self.joined.clear();
-            self.at = now;
-        }
+        Self { work, phase, at }
     }
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Phase {
     Claiming,
-    /// Ranks are joining.
-    Joining(Fence),
     Working(Fence),
     Reporting(Fence, Box<ReportBody>),
 }
@@ -72,7 +34,7 @@ impl Phase {
     fn fence(&self) -> Option<Fence> {
         match self {
             Self::Claiming => None,
-            Self::Joining(fence) | Self::Working(fence) | Self::Reporting(fence, _) => Some(*fence),
+            Self::Working(fence) | Self::Reporting(fence, _) => Some(*fence),
         }
     }
 }
@@ -86,6 +48,7 @@ pub struct SimWorker {
     pub paused_until: UnixMs,
     pub next_beat: UnixMs,
     pub sequence: u64,
+    pub pid: u32,
     pub attempts: BTreeMap<(JobId, TaskId), Attempt>,
     /// Reserved gang slots by job: attempt, slots, expiry.
     pub reserved: BTreeMap<JobId, (u32, u32, UnixMs)>,
@@ -100,45 +63,50 @@ impl SimWorker {
             paused_until: 0,
             next_beat: now,
             sequence: 0,
+            pid: 1,
             attempts: BTreeMap::new(),
             reserved: BTreeMap::new(),
         }
     }
 
-    pub fn slots_used(&self, now: UnixMs) -> u32 {
-        let reserved: u32 = self.reserved.values().filter(|r| r.2 > now).map(|r| r.1).sum();
-        reserved + self.attempts.values().map(|a| a.ranks.len() as u32).sum::<u32>()
+    pub fn slots_reserved(&self, now: UnixMs) -> u32 {
+        self.reserved.values().filter(|r| r.2 > now).map(|r| r.1).sum()
     }
 
-    pub fn beats(&mut self) -> Vec<Heartbeat> {
+    /// Another process under the same name: nothing of the first is left.
+    pub fn restart(&mut self, now: UnixMs) {
+        self.pid += 1;
+        self.sequence = 0;
+        self.next_beat = now;
+        self.attempts.clear();
+        self.reserved.clear();
+    }
+
+    pub fn beats(&mut self, gangs: &[HeldLease]) -> Vec<Heartbeat> {
         self.sequence += 1;
+        let held = |role: Role| -> Vec<HeldLease> {
+            if role == Role::Trainer {
+                return gangs.to_vec();
+            }
+            let held = self.attempts.iter().filter(|((_, task), _)| role_of(task) == role);
+            held.filter_map(|((job, task), a)| {
+                let (job, task, fence) = (job.clone(), task.clone(), a.phase.fence()?);
+                Some(HeldLease { job, task, attempt: a.work.attempt, fence, ranks: Vec::new() })
+            })
+            .collect()
+        };
         self.roles
             .iter()
             .map(|role| Heartbeat {
                 worker: self.id.clone(),
                 role: *role,
                 host: "host".into(),
-                pid: 1,
+                pid: self.pid,
                 build: "test".into(),
                 fingerprint: "cpu".into(),
                 slots: if *role == Role::Trainer { self.slots } else { 4 },
                 slots_free: 0,
-                held: self
-                    .attempts
-                    .iter()
-                    .filter(|(_, a)| (*role == Role::Trainer) != a.ranks.is_empty())
-                    .filter(|((_, task), _)| role_of(task) == *role)
-                    .filter_map(|((job, task), a)| {
-                        let fence = a.phase.fence()?;
-                        Some(HeldLease {
-                            job: job.clone(),
-                            task: task.clone(),
-                            attempt: a.work.attempt,
-                            fence,
-                            ranks: a.ranks.clone(),
-                        })
-                    })
-                    .collect(),
+                held: held(*role),
                 draining: false,
                 sequence: self.sequence,
             })
@@ -193,65 +161,6 @@ impl SimWorker {
         over.then(|| self.attempts.remove(key)).map(|_| attempt)
     }
 
-    pub fn on_offer(&mut self, offer: Offer, now: UnixMs) -> OfferAnswer {
-        match offer {
-            Offer::Reserve { job, attempt, slots, expires_at, .. } => {
-                let others = self.slots_used(now) - self.reserved.get(&job).filter(|r| r.2 > now).map_or(0, |r| r.1);
-                if others + slots > self.slots {
-                    return OfferAnswer::Declined { reason: "full".into() };
-                }
-                self.reserved.insert(job, (attempt, slots, expires_at));
-                OfferAnswer::Accepted { slots, fingerprint: "cpu".into() }
-            }
-            Offer::Start { work, fence, generation, ranks, .. } => {
-                let key = (work.job.clone(), work.task.clone());
-                let held = self.reserved.remove(&key.0).is_some_and(|r| r.2 > now && r.0 == work.attempt);
-                if let Some(attempt) = self.attempts.get_mut(&key).filter(|a| a.work.attempt == work.attempt) {
-                    // Ranks that join a gang under way; the same again does nothing.
-                    let new: Vec<u32> = ranks.into_iter().filter(|rank| !attempt.ranks.contains(rank)).collect();
-                    if !new.is_empty() && held {
-                        attempt.ranks.extend(new);
-                        attempt.meet_again(now);
-                    }
-                    return OfferAnswer::Started;
-                }
-                if self.attempts.get(&key).is_some_and(|a| a.work.attempt > work.attempt) {
-                    return OfferAnswer::Started;
-                }
-                self.attempts.remove(&key);
-                if !held && self.slots_used(now) + ranks.len() as u32 > self.slots {
-                    return OfferAnswer::Declined { reason: "the reservation has run out".into() };
-                }
-                let attempt = Attempt { ranks, generation, ..Attempt::new(*work, Phase::Joining(fence), now) };
-                self.attempts.insert(key, attempt);
-                OfferAnswer::Started
-            }
-            Offer::Release { job, task, attempt, ranks, .. } => {
-                if self.reserved.get(&job).is_some_and(|r| r.0 <= attempt) {
-                    self.reserved.remove(&job);
-                }
-                let key = (job, task);
-                if let Some(held) = self.attempts.get_mut(&key).filter(|a| a.work.attempt <= attempt) {
-                    held.ranks.retain(|rank| !ranks.is_empty() && !ranks.contains(rank));
-                    if held.ranks.is_empty() {
-                        self.attempts.remove(&key);
-                    }
-                }
-                OfferAnswer::Released
-            }
-            Offer::Regroup { job, task, attempt, .. } => {
-                if let Some(held) = self.attempts.get_mut(&(job, task)).filter(|a| a.work.attempt == attempt) {
-                    held.meet_again(now);
-                }
-                OfferAnswer::Regrouping
-            }
-        }
-    }
-
-    pub fn is_joining(&self, key: &(JobId, TaskId), fence: Fence) -> bool {
-        self.attempts.get(key).is_some_and(|a| a.phase == Phase::Joining(fence))
-    }
-
     pub fn on_control(&mut self, control: &Control) {
         if let Control::StopTask { job, task, fence, .. } = control {
             let key = (job.clone(), task.clone());
@@ -259,28 +168,6 @@ impl SimWorker {
                 self.attempts.remove(&key);
             }
         }
-    }
-
-    pub fn joins(&self, key: &(JobId, TaskId)) -> Vec<Join> {
-        let Some(attempt) = self.attempts.get(key) else { return Vec::new() };
-        let Phase::Joining(fence) = attempt.phase else { return Vec::new() };
-        attempt
-            .ranks
-            .iter()
-            .map(|rank| Join {
-                job: key.0.clone(),
-                task: key.1.clone(),
-                attempt: attempt.work.attempt,
-                fence,
-                generation: attempt.generation,
-                rank: *rank,
-                worker: self.id.clone(),
-                host: "host".into(),
-                pid: 1,
-                address: None,
-                left: attempt.left.map(|generation| Left { generation, step: 0, suspect: None, error: None }),
-            })
-            .collect()
     }
 }
 

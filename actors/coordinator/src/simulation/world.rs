@@ -2,33 +2,62 @@
 //! two coordinators and some workers, driven by one seeded generator.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use messages::error::Code;
 use messages::event::{MetricSummary, ModelRef};
-use messages::gang::{Offer, OfferAnswer};
+use messages::gang::{Joined, Offer, OfferAnswer};
 use messages::job::{JobRecord, JobState, Role};
-use messages::rpc::{Cancel, ReportAnswer, ReportBody};
+use messages::rpc::{Cancel, Report, ReportAnswer, ReportBody};
 use messages::timings::Timings;
 use messages::work::{TaskOutput, Work};
 use messages::{ArtifactRef, Fence, JobId, TaskId, UnixMs, WireError};
 
+use super::ranks::{Phase as RankPhase, Rank, Tell};
 use super::worker::{Attempt, Phase, SimWorker, role_of};
 use crate::state::{Answer, Effect, Input, State, Submission, Token};
 
 /// Simulated milliseconds with disturbances, and without afterwards.
 const STORM_MS: u64 = 12_000;
 const CALM_MS: u64 = 120_000;
+/// In the calm, so much later everything that the storm has broken has been noticed.
+const CLEARED_MS: u64 = 20_000;
+const DEADLINE_MS: u64 = 100_000;
 const STEP_MS: u64 = 100;
 const START_MS: UnixMs = 1_000_000;
 
-type Key = (JobId, TaskId);
+pub type Key = (JobId, TaskId);
 
 /// Who asked, by token.
 #[derive(Debug, Clone)]
-enum Asker {
-    Claim { worker: usize, key: Key, attempt: u32 },
-    Report { worker: usize, key: Key, fence: Fence, body: Box<ReportBody> },
-    Join { worker: usize, key: Key, fence: Fence, rank: u32 },
+pub enum Asker {
+    Claim {
+        worker: usize,
+        key: Key,
+        attempt: u32,
+    },
+    Report {
+        worker: usize,
+        key: Key,
+        fence: Fence,
+        body: Box<ReportBody>,
+    },
+    Join {
+        worker: usize,
+        key: Key,
+        attempt: u32,
+        rank: u32,
+    },
+    /// A rank that reports by itself, and its worker in its name.
+    RankReport {
+        worker: usize,
+        attempt: u32,
+        rank: u32,
+        report: Box<Report>,
+    },
+    Tell {
+        report: Box<Report>,
+    },
     Submitter,
 }
 
@@ -59,23 +88,36 @@ struct Queued {
 pub struct World {
     random: u64,
     storm: bool,
-    now: UnixMs,
+    pub now: UnixMs,
     timings: Timings,
     records: BTreeMap<JobId, (JobRecord, u64)>,
     sequence: u64,
     coordinators: [Option<Leader>; 2],
     term: u64,
-    workers: Vec<SimWorker>,
+    pub workers: Vec<SimWorker>,
+    pub ranks: Vec<Rank>,
+    pub tells: Vec<Tell>,
+    /// Workers whose ranks cannot exchange, and until when.
+    pub partitions: Vec<(usize, usize, UnixMs)>,
+    /// Followers that have done all steps.
+    pub finished: BTreeSet<(JobId, u32, u32)>,
+    /// What those who joined were told, by generation.
+    pub met: BTreeMap<(JobId, u32), Rc<Joined>>,
     stream: BTreeMap<(JobId, TaskId, u32), Queued>,
     stored: BTreeMap<JobId, BTreeSet<&'static str>>,
     terminal: BTreeMap<JobId, &'static str>,
     network: BTreeMap<(UnixMs, u64), Packet>,
     askers: BTreeMap<Token, Asker>,
+    /// Requests that a coordinator of this term has not answered.
+    open: BTreeSet<(usize, u64, Token)>,
     next: u64,
     done: BTreeMap<Key, Fence>,
     submitted: Vec<Submission>,
     boots: u32,
-    fault: Option<String>,
+    pub fault: Option<String>,
+    /// When the calm began, and the failures once it had cleared.
+    calm_since: UnixMs,
+    failures: Option<BTreeMap<JobId, u32>>,
 }
 
 impl World {
@@ -91,6 +133,7 @@ impl World {
         let timings = Timings {
             ack_wait_ms: 3_000,
             heartbeat_ms: 500,
+            last_call_ms: 1_000,
             worker_lost_ms: 3_000,
             reserve_timeout_ms: 2_000,
             join_timeout_ms: 4_000,
@@ -109,16 +152,24 @@ impl World {
             coordinators: [None, None],
             term: 0,
             workers: Vec::new(),
+            ranks: Vec::new(),
+            tells: Vec::new(),
+            partitions: Vec::new(),
+            finished: BTreeSet::new(),
+            met: BTreeMap::new(),
             stream: BTreeMap::new(),
             stored: BTreeMap::new(),
             terminal: BTreeMap::new(),
             network: BTreeMap::new(),
             askers: BTreeMap::new(),
+            open: BTreeSet::new(),
             next: 1,
             done: BTreeMap::new(),
             submitted: Vec::new(),
             boots: 0,
             fault: None,
+            calm_since: START_MS,
+            failures: None,
         };
         world.lead(0);
         for _ in 0..2 + world.below(2) {
@@ -146,18 +197,19 @@ impl World {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, n: u64) -> u64 {
+    pub fn below(&mut self, n: u64) -> u64 {
         self.next_random() % n.max(1)
     }
 
     /// True once in `n`, and never in the calm.
-    fn chance(&mut self, n: u64) -> bool {
+    pub fn chance(&mut self, n: u64) -> bool {
         self.storm && self.below(n) == 0
     }
 
     fn submission(&mut self, number: u64) -> Submission {
         let artifact = ArtifactRef { uri: "file:///p".into(), blake3: String::new(), size_bytes: 0 };
         let world_size = 1 + self.below(3) as u32;
+        let soon = self.chance(15);
         Submission {
             job: JobId::new(format!("job{number}")).expect("id"),
             source: "/test".into(),
@@ -166,7 +218,7 @@ impl World {
             name: "n".into(),
             spec: artifact.clone(),
             plan: artifact,
-            deadline_ms: 100_000,
+            deadline_ms: if soon { 3_000 + self.below(12_000) } else { DEADLINE_MS },
             max_attempts: 3 + self.below(3) as u32,
             world_size,
             min_world_size: 1 + self.below(u64::from(world_size)) as u32,
@@ -187,7 +239,7 @@ impl World {
         self.workers.push(worker);
     }
 
-    fn token(&mut self, asker: Asker) -> Token {
+    pub fn token(&mut self, asker: Asker) -> Token {
         self.next += 1;
         self.askers.insert(self.next, asker);
         self.next
@@ -211,13 +263,20 @@ impl World {
     }
 
     /// Requests reach whoever leads; with two at once, either.
-    fn ask_leader(&mut self, input: Input) {
+    pub fn ask_leader(&mut self, input: Input) {
         let leading: Vec<(usize, u64)> =
             self.coordinators.iter().enumerate().filter_map(|(i, c)| c.as_ref().map(|c| (i, c.term))).collect();
         if leading.is_empty() {
             return;
         }
         let (coordinator, term) = leading[self.below(leading.len() as u64) as usize];
+        if matches!(input, Input::Join { .. }) {
+            // It would be repeated under another token.
+            if !self.chance(25) {
+                self.send(Packet::To { coordinator, term, input });
+            }
+            return;
+        }
         self.send_lossy(Packet::To { coordinator, term, input });
     }
 
@@ -236,6 +295,9 @@ impl World {
         let Some(leader) = self.coordinators[index].as_mut() else { return };
         let now = self.now.saturating_add_signed(leader.clock_skew);
         let term = leader.term;
+        if let Some(token) = token_of(&input) {
+            self.open.insert((index, term, token));
+        }
         let effects = leader.state.step(input, now);
         for effect in effects {
             self.effect(index, term, effect);
@@ -268,7 +330,10 @@ impl World {
                     self.send_lossy(Packet::Control { worker, control });
                 }
             }
-            Effect::Answer { token, answer } => self.send_lossy(Packet::Answer { token, answer }),
+            Effect::Answer { token, answer } => {
+                self.open.remove(&(coordinator, term, token));
+                self.send_lossy(Packet::Answer { token, answer });
+            }
         }
     }
 
@@ -280,10 +345,14 @@ impl World {
             self.advance();
         }
         self.storm = false;
+        self.calm_since = self.now;
         self.settle_down();
         let end = self.now + CALM_MS;
         while self.now < end && self.fault.is_none() && !self.is_quiet() {
             self.advance();
+            if self.failures.is_none() && self.now >= self.calm_since + CLEARED_MS {
+                self.failures = Some(self.failures_now());
+            }
         }
         if let Some(fault) = self.fault.take() {
             return Err(fault);
@@ -310,6 +379,7 @@ impl World {
     }
 
     fn disturb(&mut self) {
+        self.disturb_ranks();
         if self.chance(60) {
             let victim = self.below(self.workers.len() as u64) as usize;
             if victim < self.workers.len() {
@@ -321,6 +391,13 @@ impl World {
             let (victim, pause) = (self.below(self.workers.len() as u64) as usize, self.below(8_000));
             if let Some(worker) = self.workers.get_mut(victim) {
                 worker.paused_until = self.now + pause;
+            }
+        }
+        if self.chance(120) {
+            let again = self.below(self.workers.len() as u64) as usize;
+            if self.workers[again].paused_until != UnixMs::MAX {
+                self.workers[again].restart(self.now);
+                self.forget_ranks(again);
             }
         }
         if self.chance(100) {
@@ -343,7 +420,7 @@ impl World {
                 leader.clock_skew = skew;
             }
         }
-        if self.chance(600) && !self.submitted.is_empty() {
+        if self.chance(400) && !self.submitted.is_empty() {
             let pick = self.below(self.submitted.len() as u64) as usize;
             let job = self.submitted[pick].job.clone();
             let token = self.token(Asker::Submitter);
@@ -356,6 +433,7 @@ impl World {
         worker.attempts.clear();
         worker.reserved.clear();
         worker.paused_until = UnixMs::MAX; // its id never comes back
+        self.forget_ranks(victim);
     }
 
     fn advance(&mut self) {
@@ -372,6 +450,7 @@ impl World {
                 self.work(index);
             }
         }
+        self.turn_ranks();
         for index in 0..2 {
             self.step(index, Input::Tick);
         }
@@ -414,9 +493,8 @@ impl World {
                 self.stream.entry(key).or_insert(Queued { work: *work, redeliver_at: 0 });
             }
             Packet::Offer { coordinator, term, worker, job, task, attempt, offer } => {
-                let now = self.now;
-                let target = &mut self.workers[worker];
-                let answer = (target.paused_until <= now).then(|| target.on_offer(*offer, now));
+                let awake = self.workers[worker].paused_until <= self.now;
+                let answer = awake.then(|| self.on_offer(worker, *offer));
                 let lost = self.chance(25);
                 let answer: Option<OfferAnswer> = answer.filter(|_| !lost);
                 let worker = self.workers[worker].id.clone();
@@ -426,6 +504,7 @@ impl World {
             Packet::Control { worker, control } => {
                 if self.workers[worker].paused_until <= self.now {
                     self.workers[worker].on_control(&control);
+                    self.stop_ranks(worker, &control);
                 }
             }
             Packet::Answer { token, answer } => self.answered(token, *answer),
@@ -466,32 +545,46 @@ impl World {
                 }
             }
             (Asker::Report { worker, key, fence, body }, Answer::Report(answer)) => {
+                self.note_done(&key, fence, &body, &answer);
                 if self.workers[worker].paused_until > now {
                     return;
                 }
                 if let Some(attempt) = self.workers[worker].on_reported(&key, fence, &body) {
                     self.stream.remove(&(key.0.clone(), key.1.clone(), attempt));
                 }
-                if answer == ReportAnswer::Accepted && matches!(*body, ReportBody::Done { .. }) {
-                    let first = *self.done.entry(key.clone()).or_insert(fence);
-                    if first != fence {
-                        self.fault = Some(format!("{key:?} was done under fence {first} and under {fence}"));
+            }
+            (Asker::Join { worker, key, attempt, rank }, answer) => {
+                let Some(index) = self.find_rank(worker, &key, attempt, rank) else { return };
+                match answer {
+                    Answer::Joined(joined) => self.on_joined(index, joined),
+                    Answer::Error(error) if error.code == Code::Fenced || error.code == Code::JobNotFound => {
+                        let says = self.below(2) == 0;
+                        match self.ranks[index].phase {
+                            RankPhase::Joining if says => self.end_rank(index, Code::WorkerDied),
+                            RankPhase::Joining => drop(self.ranks.remove(index)),
+                            _ => {}
+                        }
                     }
+                    _ => {}
                 }
             }
-            (Asker::Join { worker, key, fence, rank }, Answer::Joined(joined)) => {
-                if let Some(attempt) = self.workers[worker].attempts.get_mut(&key)
-                    && attempt.phase == Phase::Joining(fence)
-                {
-                    attempt.on_joined(rank, joined, now + busy_for);
-                }
+            (Asker::RankReport { worker, attempt, rank, report }, Answer::Report(answer)) => {
+                let key = (report.job.clone(), report.task.clone());
+                self.note_done(&key, report.fence, &report.body, &answer);
+                let Some(index) = self.find_rank(worker, &key, attempt, rank) else { return };
+                self.ranks.remove(index);
             }
-            (Asker::Join { worker, key, fence, .. }, Answer::Error(error))
-                if error.code == Code::Fenced && self.workers[worker].is_joining(&key, fence) =>
-            {
-                self.workers[worker].attempts.remove(&key);
-            }
+            (Asker::Tell { report }, Answer::Report(_)) => self.tells.retain(|tell| tell.report != *report),
             _ => {}
+        }
+    }
+
+    fn note_done(&mut self, key: &Key, fence: Fence, body: &ReportBody, answer: &ReportAnswer) {
+        if *answer == ReportAnswer::Accepted && matches!(body, ReportBody::Done { .. }) {
+            let first = *self.done.entry(key.clone()).or_insert(fence);
+            if first != fence {
+                self.fault = Some(format!("{key:?} was done under fence {first} and under {fence}"));
+            }
         }
     }
 
@@ -499,7 +592,8 @@ impl World {
     fn work(&mut self, index: usize) {
         if self.workers[index].next_beat <= self.now {
             self.workers[index].next_beat = self.now + self.timings.heartbeat_ms;
-            for beat in self.workers[index].beats() {
+            let gangs = self.held_gangs(index);
+            for beat in self.workers[index].beats(&gangs) {
                 for coordinator in 0..2 {
                     if let Some(term) = self.coordinators[coordinator].as_ref().map(|c| c.term) {
                         let input = Input::Heartbeat(Box::new(beat.clone()));
@@ -545,23 +639,9 @@ impl World {
                 self.ask_leader(Input::Claim { token, claim });
                 attempt.at = again;
             }
-            Phase::Joining(fence) => {
-                for join in self.workers[index].joins(key) {
-                    let rank = join.rank;
-                    let token = self.token(Asker::Join { worker: index, key: key.clone(), fence, rank });
-                    self.ask_leader(Input::Join { token, join });
-                }
-                attempt.at = again + 1_000;
-            }
             Phase::Working(fence) => {
-                let leads = attempt.leads();
-                if leads {
-                    attempt.phase = Phase::Reporting(fence, Box::new(self.outcome(&key.1)));
-                }
+                attempt.phase = Phase::Reporting(fence, Box::new(self.outcome(&key.1)));
                 attempt.at = self.now;
-                if !leads {
-                    attempt.at = again; // the rank that reports is on another worker; release ends this one
-                }
             }
             Phase::Reporting(fence, _) => {
                 if let Some(report) = self.workers[index].report(&attempt) {
@@ -590,8 +670,15 @@ impl World {
 
     fn is_quiet(&self) -> bool {
         let settled = self.submitted.iter().all(|s| self.records.get(&s.job).is_some_and(|(r, _)| r.is_settled()));
-        let alive = |w: &&SimWorker| w.paused_until <= self.now;
-        settled && self.workers.iter().filter(alive).all(|w| w.slots_used(self.now) == 0 && w.attempts.is_empty())
+        let answered = !self.open.iter().any(|(coordinator, term, _)| self.is_term(*coordinator, *term));
+        settled
+            && answered
+            && self.ranks.is_empty()
+            && self
+                .workers
+                .iter()
+                .filter(|w| w.paused_until <= self.now)
+                .all(|w| w.slots_reserved(self.now) == 0 && w.attempts.is_empty())
     }
 
     fn check(&self) -> Result<(), String> {
@@ -601,7 +688,8 @@ impl World {
             if !record.is_settled() {
                 return Err(format!("{job} has not ended: {:?}, {:?}", record.state, record.tasks));
             }
-            if let Some(error) = record.error.as_ref().filter(|e| e.code == Code::DeadlineExceeded) {
+            let patient = |e: &&WireError| submission.deadline_ms == DEADLINE_MS && forgotten(e.code);
+            if let Some(error) = record.error.as_ref().filter(patient) {
                 return Err(format!("{job} was forgotten: {error}"));
             }
             let expected = match record.state {
@@ -617,9 +705,21 @@ impl World {
             }
         }
         for worker in self.workers.iter().filter(|w| w.paused_until <= self.now) {
-            if worker.slots_used(self.now) > 0 || !worker.attempts.is_empty() {
+            if worker.slots_reserved(self.now) > 0 || !worker.attempts.is_empty() {
                 return Err(format!("{} still holds {:?} {:?}", worker.id, worker.reserved, worker.attempts));
             }
+        }
+        if !self.ranks.is_empty() {
+            return Err(format!("ranks still run: {:?}", self.ranks));
+        }
+        if let Some(before) = self.failures.as_ref().filter(|before| **before != self.failures_now()) {
+            return Err(format!("an attempt failed in the calm: {before:?}, {:?}", self.failures_now()));
+        }
+        let alive: Vec<_> =
+            self.open.iter().filter(|(coordinator, term, _)| self.is_term(*coordinator, *term)).collect();
+        if !alive.is_empty() {
+            let asked: Vec<_> = alive.iter().map(|(_, _, token)| self.askers.get(token)).collect();
+            return Err(format!("requests were never answered: {alive:?} {asked:?}"));
         }
         for leader in self.coordinators.iter().flatten() {
             let left: Vec<_> = leader.state.workers().filter(|(_, w)| w.holds_reservations()).collect();
@@ -638,12 +738,22 @@ impl World {
         self.records.values().filter(|(r, _)| r.state == JobState::Succeeded).count()
     }
 
+    fn failures_now(&self) -> BTreeMap<JobId, u32> {
+        let failures = |r: &JobRecord| r.tasks.iter().map(|task| task.failures).sum();
+        self.records.iter().map(|(job, (record, _))| (job.clone(), failures(record))).collect()
+    }
+
+    /// Generations that gangs have met in.
+    pub fn generations(&self) -> usize {
+        self.met.len()
+    }
+
     pub fn retries(&self) -> u32 {
         self.records.values().flat_map(|(r, _)| &r.tasks).map(|t| t.attempt - 1).sum()
     }
 }
 
-fn output(role: Role) -> TaskOutput {
+pub fn output(role: Role) -> TaskOutput {
     let artifact = ArtifactRef { uri: "file:///a".into(), blake3: String::new(), size_bytes: 1 };
     match role {
         Role::DataLoader => {
@@ -662,5 +772,18 @@ fn output(role: Role) -> TaskOutput {
         },
         Role::Evaluator => TaskOutput::Evaluated { metrics: MetricSummary::default(), report: artifact },
         _ => TaskOutput::Recorded { run: "r".into() },
+    }
+}
+
+/// A job that ends so was let down: somebody could always have run it.
+fn forgotten(code: Code) -> bool {
+    matches!(code, Code::DeadlineExceeded | Code::NoCapacity)
+}
+
+fn token_of(input: &Input) -> Option<Token> {
+    match input {
+        Input::Submit { token, .. } | Input::Cancel { token, .. } => *token,
+        Input::Claim { token, .. } | Input::Report { token, .. } | Input::Join { token, .. } => Some(*token),
+        _ => None,
     }
 }

@@ -69,9 +69,6 @@ impl State {
                 self.reserve(&member.worker, job, member.slots);
             }
             entry.gang = Some(GangRun::adopted(&task));
-            if task.gang.as_ref().is_some_and(|gang| gang.world_size() < entry.record.world_sizes().1) {
-                self.hungry.insert(job.clone());
-            }
         }
         let waits_for_slots = |t: &messages::job::TaskRecord| t.role == Role::Trainer && t.state == TaskState::Queued;
         if entry.record.tasks.iter().any(waits_for_slots) {
@@ -116,7 +113,6 @@ impl State {
         }
         self.wakes.clear();
         self.gang_queue.clear();
-        self.hungry.clear();
         let workers: Vec<_> = self.workers.keys().cloned().collect();
         for (_, id) in workers {
             self.clear_reservations(&id);

@@ -71,7 +71,7 @@ impl State {
             self.index(&beat.worker);
         }
         for lease in beat.held {
-            if self.jobs.contains_key(&lease.job) {
+            if self.jobs.get(&lease.job).is_some_and(|entry| entry.busy || lease.fence.0 <= entry.revision) {
                 self.on_held(&beat.worker, beat.role, &lease, now);
             } else {
                 let (worker, role) = (beat.worker.clone(), beat.role);
@@ -112,7 +112,7 @@ impl State {
         }
         // Whoever has just reported needs a moment to hear the answer and tidy up.
         let tidying = task.state == TaskState::Done
-            && task.fence == Some(lease.fence)
+            && task.attempt == lease.attempt
             && now.saturating_sub(task.since) < 2 * self.timings.heartbeat_ms;
         if !tidying {
             self.stop_lease(worker, lease);

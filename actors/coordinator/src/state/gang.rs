@@ -29,8 +29,6 @@ pub(super) struct GangRun {
     pub(super) seen: BTreeMap<u32, UnixMs>,
     /// Workers that were asked to add ranks.
     pub(super) invites: BTreeMap<WorkerId, Invite>,
-    /// The number of the next rank to be invited.
-    pub(super) next_rank: u32,
     /// The last answer to those who met.
     pub(super) met: Option<Joined>,
     /// Ranks lost in this attempt: what is lost again and again is replaced ever later.
@@ -73,7 +71,6 @@ impl GangRun {
             gone: BTreeSet::new(),
             seen: BTreeMap::new(),
             invites: BTreeMap::new(),
-            next_rank: 0,
             met: None,
             losses: 0,
             grow_after: 0,
@@ -84,8 +81,7 @@ impl GangRun {
 
     /// A gang found in a record: its ranks may be running or may be gone; the heartbeats will tell.
     pub(super) fn adopted(task: &TaskRecord) -> Self {
-        let next_rank = task.gang.as_ref().map_or(0, |gang| gang.next_rank);
-        Self { next_rank, ..Self::new(task.id.clone(), task.attempt, Phase::Running) }
+        Self::new(task.id.clone(), task.attempt, Phase::Running)
     }
 
     pub(super) fn waiting_tokens(&self) -> Vec<Token> {
@@ -105,7 +101,7 @@ impl GangRun {
 
 impl State {
     /// Offers slots to gangs that wait, first come first served; a gang that does not fit does not
-    /// hold up a smaller one behind it, but keeps its place. What is left goes to gangs that may grow.
+    /// hold up a smaller one behind it, but keeps its place.
     pub(super) fn schedule_gangs(&mut self, now: UnixMs) {
         if self.open_slots() == 0 {
             return;
@@ -135,7 +131,6 @@ impl State {
                 self.offer_slots(&job, &id, attempt, picks, now);
             }
         }
-        self.grow_gangs(now);
     }
 
     fn offer_slots(&mut self, job: &JobId, task: &TaskId, attempt: u32, picks: Vec<(WorkerId, u32)>, now: UnixMs) {
@@ -222,7 +217,6 @@ impl State {
             members.push(GangMember { worker, slots: *slots, fingerprint, ranks });
         }
         gang.phase = Phase::Meeting { reminded_at: now, expires_at, joins: BTreeMap::new() };
-        gang.next_rank = next_rank;
         let (id, submitted_at) = (gang.task.clone(), entry.record.submitted_at);
         for member in &members {
             entry.seen.insert((id.clone(), member.worker.clone()), now);
@@ -307,6 +301,7 @@ impl State {
         }
         self.look_at_ranks(job, now);
         self.look_at_invites(job, now);
+        self.grow_gang(job, now);
     }
 
     /// Gives reserved slots back; the gang goes on waiting.
@@ -351,7 +346,6 @@ impl State {
             members: members.into_iter().collect(),
             reason: reason.to_owned(),
         });
-        self.hungry.remove(job);
         for token in gang.waiting_tokens() {
             let error = WireError::new(Code::Fenced, format!("the gang is over: {reason}"));
             self.answer(token, Answer::Error(error));

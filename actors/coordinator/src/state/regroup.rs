@@ -14,11 +14,14 @@ use messages::gang::{Join, Left, Offer, OfferAnswer, RegroupWhen};
 use messages::job::{Gang, GangMember, TaskState};
 use messages::{JobId, TaskId, UnixMs, WireError, WorkerId};
 
-use super::gang::{Phase, join_refusal, ranks_of};
+use super::gang::{GangRun, Phase, join_refusal, ranks_of};
 use super::{After, Answer, State, Token, lifecycle};
 
 /// So often doubles the pause before a gang that loses ranks again and again is given new ones.
 const MOST_DOUBLINGS: u32 = 7;
+
+/// So often in a row a gang may meet again without having got on, and without anybody to blame.
+const MOST_STUCK: u32 = 5;
 
 /// A worker that was asked to add ranks to a gang under way.
 #[derive(Debug)]
@@ -29,8 +32,8 @@ pub(super) struct Invite {
     started: bool,
     expires_at: UnixMs,
     pub(super) arrived: BTreeMap<u32, (Token, Join)>,
-    /// The gang was asked to meet.
-    called: bool,
+    /// When the gang was last asked to meet.
+    called_at: Option<UnixMs>,
 }
 
 impl State {
@@ -76,20 +79,19 @@ impl State {
         if let Some((old, _)) = stale {
             self.answer(old, Answer::Error(WireError::new(Code::NotLeader, "asked again")));
         }
-        self.call_for_invited(&job);
-        self.look_at_meeting(&job, now);
+        self.call_for_invited(&job, now);
     }
 
-    /// Seats everybody, if everybody who is needed has come.
-    fn look_at_meeting(&mut self, job: &JobId, now: UnixMs) {
-        let Some(entry) = self.jobs.get_mut(job) else { return };
+    /// Seats everybody, if everybody who is needed has come. Looked at when all else of a step is done, so that
+    /// nothing happens between its decision and its commit.
+    pub(super) fn look_at_meeting(&mut self, job: &JobId, now: UnixMs) {
+        let Some(entry) = self.jobs.get_mut(job).filter(|entry| !entry.busy) else { return };
         let Some(gang) = entry.gang.as_mut() else { return };
         let id = gang.task.clone();
-        let Some(task) = entry.record.task(&id) else { return };
-        let Some(record) = task.gang.clone() else { return };
-        let present = gang.present(&record);
         let Phase::Meeting { joins, expires_at, .. } = &mut gang.phase else { return };
-        if joins.is_empty() || !present.iter().all(|rank| joins.contains_key(rank)) {
+        let Some(record) = entry.record.task(&id).and_then(|task| task.gang.as_ref()) else { return };
+        let there = |rank: &u32| gang.gone.contains(rank) || joins.contains_key(rank);
+        if joins.is_empty() || !record.ranks().iter().all(there) {
             return;
         }
         let joins = std::mem::take(joins);
@@ -100,21 +102,29 @@ impl State {
                 // Not worth a commit of its own; the next one carries it.
                 task.state = TaskState::Running;
             }
-            self.answer_all(job, &id, joins, now);
+            self.answer_all(job, &id, joins);
             return;
         }
-        if let Some((rank, error)) = unreachable_rank(gang, &joins) {
-            gang.phase = Phase::Meeting { reminded_at: now, expires_at: None, joins };
-            self.ranks_given_up(job, &id, &[rank], &error, now);
-            return;
+        let progress = progress(gang, &joins);
+        gang.phase = Phase::Meeting { reminded_at: now, expires_at: None, joins };
+        match progress {
+            Progress::Some => {}
+            Progress::Blocked(rank, error) => self.ranks_given_up(job, &id, &[rank], &error, now),
+            Progress::None(error) => return self.task_failed(job, &id, error, now),
         }
-        self.seat(job, &id, joins, &record, now);
+        // Unless it has become too small.
+        if self.jobs.get(job).is_some_and(|entry| entry.gang.is_some()) {
+            self.seat(job, &id, now);
+        }
     }
 
     /// Commits the next generation: those who met, and the invited who have arrived.
-    fn seat(&mut self, job: &JobId, id: &TaskId, mut joins: BTreeMap<u32, (Token, Join)>, before: &Gang, now: UnixMs) {
+    fn seat(&mut self, job: &JobId, id: &TaskId, now: UnixMs) {
         let Some(entry) = self.jobs.get_mut(job) else { return };
         let Some(gang) = entry.gang.as_mut() else { return };
+        let Some(before) = entry.record.task(id).and_then(|task| task.gang.as_ref()) else { return };
+        let Phase::Meeting { joins, .. } = &mut gang.phase else { return };
+        let mut joins = std::mem::take(joins);
         let mut fingerprints: BTreeMap<WorkerId, String> =
             before.members.iter().map(|m| (m.worker.clone(), m.fingerprint.clone())).collect();
         let mut joined = Vec::new();
@@ -125,7 +135,7 @@ impl State {
             invite.ranks.retain(|rank| !invite.arrived.contains_key(rank));
             joins.append(&mut invite.arrived);
             if !invite.ranks.is_empty() {
-                invite.called = false;
+                invite.called_at = None;
                 kept.insert(worker, invite);
             }
         }
@@ -143,8 +153,9 @@ impl State {
         let leader = joins.values().next().map(|(_, join)| join.worker.clone());
         let step = joins.values().filter_map(|(_, j)| j.left.as_ref()).map(|left| left.step).max().unwrap_or(0);
         let gone: Vec<u32> = std::mem::take(&mut gang.gone).into_iter().collect();
-        let (next_rank, generation) = (gang.next_rank, before.generation + 1);
+        let (next_rank, generation) = (before.next_rank, before.generation + 1);
         let ranks: Vec<u32> = joins.keys().copied().collect();
+        gang.seen.retain(|rank, _| joins.contains_key(rank));
         gang.phase = Phase::Seating { joins };
         gang.met = None;
         for worker in &workers {
@@ -165,14 +176,16 @@ impl State {
     }
 
     /// The generation is committed: everybody may begin.
-    pub(super) fn seated(&mut self, job: &JobId, id: &TaskId, now: UnixMs) {
+    pub(super) fn seated(&mut self, job: &JobId, id: &TaskId) {
         let Some(entry) = self.jobs.get_mut(job) else { return };
         let Some(gang) = entry.gang.as_mut().filter(|gang| &gang.task == id) else { return };
-        let Phase::Seating { joins } = std::mem::replace(&mut gang.phase, Phase::Running) else { return };
-        self.answer_all(job, id, joins, now);
+        let Phase::Seating { joins } = &mut gang.phase else { return };
+        let joins = std::mem::take(joins);
+        gang.phase = Phase::Running;
+        self.answer_all(job, id, joins);
     }
 
-    fn answer_all(&mut self, job: &JobId, id: &TaskId, joins: BTreeMap<u32, (Token, Join)>, now: UnixMs) {
+    fn answer_all(&mut self, job: &JobId, id: &TaskId, joins: BTreeMap<u32, (Token, Join)>) {
         let Some(task) = self.jobs.get(job).and_then(|entry| entry.record.task(id)) else { return };
         let joined = self.joined(task, &joins, job);
         let workers: Vec<WorkerId> =
@@ -186,13 +199,6 @@ impl State {
         for worker in &workers {
             self.account(job, worker);
         }
-        let most = self.jobs.get(job).map_or(0, |entry| entry.record.world_sizes().1);
-        if joined.world_size < most {
-            self.hungry.insert(job.clone());
-            self.grow_gangs(now);
-        } else {
-            self.hungry.remove(job);
-        }
     }
 
     /// A rank has died, hangs, or cannot be reached.
@@ -201,9 +207,9 @@ impl State {
         let Some(entry) = self.jobs.get_mut(job) else { return };
         let attempt = entry.record.task(id).map_or(0, |task| task.attempt);
         let Some(gang) = entry.gang.as_mut().filter(|gang| &gang.task == id) else { return };
-        let record = entry.record.task(id).and_then(|t| t.gang.clone()).unwrap_or_default();
-        let invited = gang.invites.iter().find(|(_, invite)| invite.ranks.contains(&rank)).map(|(w, _)| w.clone());
-        let worker = invited.clone().or_else(|| record.worker_of(rank).cloned());
+        let seated = || entry.record.task(id).and_then(|t| t.gang.as_ref()).and_then(|g| g.worker_of(rank)).cloned();
+        let invited = inviting(gang, rank);
+        let worker = invited.clone().or_else(seated);
         let (Some(worker), false) = (worker, gang.gone.contains(&rank)) else { return };
         gang.losses += 1;
         gang.grow_after = now + (first_pause_ms << (gang.losses - 1).min(MOST_DOUBLINGS));
@@ -221,6 +227,10 @@ impl State {
     pub(super) fn rank_left(&mut self, job: &JobId, id: &TaskId, rank: u32, finished: bool, reason: &str, now: UnixMs) {
         let Some(entry) = self.jobs.get(job) else { return };
         let Some(gang) = entry.gang.as_ref().filter(|gang| &gang.task == id) else { return };
+        if let Some(worker) = inviting(gang, rank) {
+            self.uninvite(job, &worker, reason, now);
+            return;
+        }
         let worker = entry.record.task(id).and_then(|t| t.gang.as_ref()).and_then(|g| g.worker_of(rank)).cloned();
         let (Some(worker), false) = (worker, gang.gone.contains(&rank)) else { return };
         let how = if finished { Gone::Finished } else { Gone::Left(reason.to_owned()) };
@@ -250,7 +260,11 @@ impl State {
         match how {
             Gone::Lost(error) if left < least => self.task_failed(job, id, error.clone(), now),
             Gone::Left(reason) if left < least => self.task_released(job, id, reason, now),
-            _ => self.look_at_meeting(job, now),
+            Gone::Finished if left == 0 => {
+                let what = format!("rank {rank} was the last to end, and nobody who could tell the result is left");
+                self.task_failed(job, id, WireError::new(Code::WorkerDied, what), now);
+            }
+            _ => {}
         }
     }
 
@@ -397,44 +411,48 @@ impl State {
         }
     }
 
-    /// Invites workers with open slots to gangs that may grow.
-    pub(super) fn grow_gangs(&mut self, now: UnixMs) {
-        if self.hungry.is_empty() || self.open_slots() == 0 || !self.gang_queue.is_empty() {
+    /// Invites workers with open slots to a gang that may grow. Jobs that wait come first.
+    pub(super) fn grow_gang(&mut self, job: &JobId, now: UnixMs) {
+        if !self.gang_queue.is_empty() || self.open_slots() == 0 {
             return;
         }
-        let hungry: Vec<JobId> = self.hungry.iter().cloned().collect();
-        for job in hungry {
-            let Some(entry) = self.jobs.get_mut(&job) else { continue };
-            let most = entry.record.world_sizes().1;
-            let Some(gang) = entry.gang.as_mut() else { continue };
-            let Some(task) = entry.record.task(&gang.task) else { continue };
-            let Some(record) = &task.gang else { continue };
-            let settled = matches!(gang.phase, Phase::Running) && gang.gone.is_empty() && gang.invites.is_empty();
-            let room = most.saturating_sub(record.world_size());
-            if !settled || room == 0 || now < gang.grow_after || entry.busy {
-                continue;
-            }
-            let fingerprint = record.members.first().map_or_else(String::new, |m| m.fingerprint.clone());
-            let (id, attempt) = (gang.task.clone(), task.attempt);
-            let expires_at = now + self.timings.reserve_timeout_ms;
-            for (worker, slots) in self.pick_more(&fingerprint, room) {
-                let Some(gang) = self.jobs.get_mut(&job).and_then(|entry| entry.gang.as_mut()) else { break };
-                let first = gang.next_rank;
-                gang.next_rank += slots;
-                let invite = Invite {
-                    ranks: (first..first + slots).collect(),
-                    fingerprint: fingerprint.clone(),
-                    started: false,
-                    expires_at,
-                    arrived: BTreeMap::new(),
-                    called: false,
-                };
-                gang.invites.insert(worker.clone(), invite);
-                self.account(&job, &worker);
-                let (job, task, joining) = (job.clone(), id.clone(), Some(first));
-                self.offer(&worker, Offer::Reserve { job, task, attempt, slots, expires_at, joining });
-            }
+        let Some(entry) = self.jobs.get(job) else { return };
+        let Some(gang) = &entry.gang else { return };
+        let Some(record) = entry.record.task(&gang.task).and_then(|task| task.gang.as_ref()) else { return };
+        let settled = matches!(gang.phase, Phase::Running) && gang.gone.is_empty() && gang.invites.is_empty();
+        let room = entry.record.world_sizes().1.saturating_sub(record.world_size());
+        if !settled || room == 0 || now < gang.grow_after {
+            return;
         }
+        let (id, fingerprint) = (gang.task.clone(), record.members.first().map(|m| m.fingerprint.clone()));
+        let fingerprint = fingerprint.unwrap_or_default();
+        let expires_at = now + self.timings.reserve_timeout_ms;
+        for (worker, slots) in self.pick_more(&fingerprint, room) {
+            let Some(entry) = self.jobs.get_mut(job) else { return };
+            let Some(record) = entry.record.task_mut(&id).and_then(|task| task.gang.as_mut()) else { return };
+            // The numbers are recorded before anybody hears of them: no other leader gives them again.
+            let ranks: Vec<u32> = (record.next_rank..record.next_rank + slots).collect();
+            record.next_rank += slots;
+            entry.dirty = true;
+            entry.after.push(After::Invite { worker: worker.clone() });
+            let fingerprint = fingerprint.clone();
+            let arrived = BTreeMap::new();
+            let invite = Invite { ranks, fingerprint, started: false, expires_at, arrived, called_at: None };
+            if let Some(gang) = &mut entry.gang {
+                gang.invites.insert(worker.clone(), invite);
+            }
+            self.account(job, &worker);
+        }
+    }
+
+    /// The numbers of the invited are recorded: their worker is asked.
+    pub(super) fn invite(&mut self, job: &JobId, worker: &WorkerId) {
+        let Some(gang) = self.jobs.get(job).and_then(|entry| entry.gang.as_ref()) else { return };
+        let Some(invite) = gang.invites.get(worker) else { return };
+        let (slots, joining) = (invite.ranks.len() as u32, invite.ranks.first().copied());
+        let (job, task, attempt) = (job.clone(), gang.task.clone(), gang.attempt);
+        let expires_at = invite.expires_at;
+        self.offer(worker, Offer::Reserve { job, task, attempt, slots, expires_at, joining });
     }
 
     pub(super) fn on_invite_answered(
@@ -470,15 +488,30 @@ impl State {
         }
     }
 
+    /// Invitations end when their ranks do not come in time, or when their worker is gone.
     pub(super) fn look_at_invites(&mut self, job: &JobId, now: UnixMs) {
-        let Some(gang) = self.jobs.get(job).and_then(|entry| entry.gang.as_ref()) else { return };
-        let late = |invite: &Invite| invite.expires_at <= now && invite.arrived.len() < invite.ranks.len();
-        let over: Vec<WorkerId> =
-            gang.invites.iter().filter(|(_, invite)| late(invite)).map(|(worker, _)| worker.clone()).collect();
-        for worker in over {
-            self.uninvite(job, &worker, "its ranks did not come in time", now);
+        let lost_ms = self.timings.worker_lost_ms;
+        let Some(entry) = self.jobs.get(job) else { return };
+        let Some(gang) = &entry.gang else { return };
+        let why_over = |worker: &WorkerId, invite: &Invite| {
+            let seen = entry.seen.get(&(gang.task.clone(), worker.clone()));
+            if invite.expires_at <= now && invite.arrived.len() < invite.ranks.len() {
+                Some("its ranks did not come in time")
+            } else if invite.started && seen.is_some_and(|at| now.saturating_sub(*at) >= lost_ms) {
+                Some("its worker has not been heard of")
+            } else {
+                None
+            }
+        };
+        let over: Vec<(WorkerId, &str)> = gang
+            .invites
+            .iter()
+            .filter_map(|(worker, invite)| why_over(worker, invite).map(|why| (worker.clone(), why)))
+            .collect();
+        for (worker, why) in over {
+            self.uninvite(job, &worker, why, now);
         }
-        self.call_for_invited(job);
+        self.call_for_invited(job, now);
     }
 
     /// Takes an invitation back, and whoever came of it.
@@ -500,19 +533,21 @@ impl State {
         self.offer(worker, Offer::Release { job, task: id, attempt, reason, done: false, ranks: invite.ranks });
     }
 
-    /// Asks the gang to meet once all who were invited are there.
-    fn call_for_invited(&mut self, job: &JobId) {
+    /// Asks the gang to meet once all who were invited are there; again where it has not heard.
+    fn call_for_invited(&mut self, job: &JobId, now: UnixMs) {
+        let call_ms = self.timings.last_call_ms;
         let Some(entry) = self.jobs.get_mut(job) else { return };
         let Some(gang) = entry.gang.as_mut() else { return };
         let complete = |invite: &Invite| invite.arrived.len() == invite.ranks.len();
+        let called = |invite: &Invite| invite.called_at.is_some_and(|at| now.saturating_sub(at) < call_ms);
         if !matches!(gang.phase, Phase::Running)
             || gang.invites.is_empty()
             || !gang.invites.values().all(complete)
-            || gang.invites.values().all(|invite| invite.called)
+            || gang.invites.values().all(called)
         {
             return;
         }
-        gang.invites.values_mut().for_each(|invite| invite.called = true);
+        gang.invites.values_mut().for_each(|invite| invite.called_at = Some(now));
         let (id, attempt) = (gang.task.clone(), gang.attempt);
         let members = entry.record.task(&id).and_then(|t| t.gang.clone()).unwrap_or_default().members;
         for member in members {
@@ -522,6 +557,11 @@ impl State {
     }
 }
 
+/// The worker that was asked to run a rank which has not been seated.
+fn inviting(gang: &GangRun, rank: u32) -> Option<WorkerId> {
+    gang.invites.iter().find(|(_, invite)| invite.ranks.contains(&rank)).map(|(worker, _)| worker.clone())
+}
+
 /// How a rank went.
 enum Gone {
     Lost(WireError),
@@ -529,23 +569,38 @@ enum Gone {
     Finished,
 }
 
-/// The rank that most others blame, when the gang meets again without having got on since it last met.
-fn unreachable_rank(gang: &mut super::gang::GangRun, joins: &BTreeMap<u32, (Token, Join)>) -> Option<(u32, WireError)> {
+/// Whether a gang that meets again has got on since it last did.
+enum Progress {
+    Some,
+    /// Not for some time, and most others blame this rank.
+    Blocked(u32, WireError),
+    /// Not for a long time, and there is nobody to blame.
+    None(WireError),
+}
+
+fn progress(gang: &mut GangRun, joins: &BTreeMap<u32, (Token, Join)>) -> Progress {
     let lefts = || joins.values().filter_map(|(_, join)| join.left.as_ref());
     let failed: Vec<&Left> = lefts().filter(|left| left.error.is_some()).collect();
     let step = lefts().map(|left| left.step).max();
-    let got_on = failed.is_empty() || gang.stuck_at.is_none() || step > gang.stuck_at;
-    gang.stuck = if got_on { 0 } else { gang.stuck + 1 };
-    gang.stuck_at = if failed.is_empty() { gang.stuck_at } else { step };
-    if gang.stuck < 2 {
-        return None;
+    let got_on = gang.stuck_at.is_none() || step > gang.stuck_at;
+    if got_on {
+        gang.stuck = 0;
     }
-    gang.stuck = 0;
+    let Some(last) = failed.iter().find_map(|left| left.error.clone()) else { return Progress::Some };
+    // Where a rank is gone, that is what went wrong.
+    gang.stuck += u32::from(!got_on && gang.gone.is_empty());
+    gang.stuck_at = step.max(gang.stuck_at);
+    if gang.stuck < 2 || !gang.gone.is_empty() {
+        return Progress::Some;
+    }
     let mut votes: BTreeMap<u32, usize> = BTreeMap::new();
     for suspect in failed.iter().filter_map(|left| left.suspect).filter(|suspect| joins.contains_key(suspect)) {
         *votes.entry(suspect).or_default() += 1;
     }
-    let (suspect, blamed_by) = votes.into_iter().max_by_key(|(rank, votes)| (*votes, *rank))?;
+    let Some((suspect, blamed_by)) = votes.into_iter().max_by_key(|(rank, votes)| (*votes, *rank)) else {
+        return if gang.stuck < MOST_STUCK { Progress::Some } else { Progress::None(last) };
+    };
+    gang.stuck = 0;
     let said = failed.iter().find(|left| left.suspect == Some(suspect)).and_then(|left| left.error.as_ref());
     let host = joins.get(&suspect).map_or("?", |(_, join)| join.host.as_str());
     let message = format!(
@@ -553,5 +608,5 @@ fn unreachable_rank(gang: &mut super::gang::GangRun, joins: &BTreeMap<u32, (Toke
         joins.len(),
         said.map_or("", |error| error.message.as_str())
     );
-    Some((suspect, WireError::new(Code::NetworkPartition, message)))
+    Progress::Blocked(suspect, WireError::new(Code::NetworkPartition, message))
 }
