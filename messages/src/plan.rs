@@ -10,8 +10,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod checkpoint;
+mod resources;
 
 pub use checkpoint::CheckpointPlan;
+pub use resources::{ResourcePlan, StragglerPolicy};
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -758,46 +760,6 @@ pub struct WebhookPlan {
     pub url: String,
     /// Names of terminal events: completed, failed, cancelled.
     pub events: Vec<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct ResourcePlan {
-    /// `auto`, `cpu` (later `cuda:N`).
-    pub device: String,
-    /// Ranks of the training gang at its beginning, where so many slots are free.
-    pub world_size: u32,
-    /// It begins and goes on with no fewer.
-    #[serde(default = "one_rank")]
-    pub min_world_size: u32,
-    /// It grows to so many while slots are free; never below `world_size`.
-    #[serde(default = "one_rank")]
-    pub max_world_size: u32,
-    /// A rank whose steps take this many times the median of all ranks is a straggler.
-    #[serde(default = "three")]
-    pub straggler_factor: f64,
-    #[serde(default)]
-    pub straggler_policy: StragglerPolicy,
-    /// Compute threads of a rank; 0: what the machine gives, shared by its ranks.
-    pub threads: u32,
-}
-
-fn one_rank() -> u32 {
-    1
-}
-
-fn three() -> f64 {
-    3.0
-}
-
-/// What becomes of a rank that is much slower than the others.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum StragglerPolicy {
-    /// An event names it.
-    #[default]
-    Warn,
-    /// It leaves the gang at the next step boundary, if enough ranks remain.
-    Evict,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -605,7 +605,8 @@ fn hangs(host: &str, rank_id: u32, rank: &Rank, idle_ms: u64, silent_ms: u64) ->
     let place = place(rank);
     let what = if silent_ms * 2 > idle_ms {
         format!(
-            "rank {rank_id} on {host} has said nothing for {silent_ms} ms {place} and was killed: it is stopped, or its host is overloaded"
+            "rank {rank_id} on {host} made no progress and said nothing for {silent_ms} ms {place} and was killed: it \
+             is stopped, or its host is overloaded"
         )
     } else {
         format!("rank {rank_id} on {host} made no progress for {idle_ms} ms {place} and was killed")
