@@ -168,7 +168,7 @@ impl Desk {
     fn pass(&mut self, ms: u64) {
         for _ in 0..ms / 250 {
             self.now += 250;
-            if self.now % 2_000 == 0 {
+            if self.now.is_multiple_of(2_000) {
                 self.beat();
             }
             self.input(Input::Tick);
