@@ -140,7 +140,7 @@ impl Bench {
     fn offer(&mut self, worker: WorkerId, job: JobId, task: messages::TaskId, attempt: u32, offer: Offer) {
         let answer = match offer {
             Offer::Reserve { slots, .. } => OfferAnswer::Accepted { slots, fingerprint: "cpu".into() },
-            Offer::Release { .. } => return,
+            Offer::Release { .. } | Offer::Regroup { .. } => return,
             Offer::Start { work, fence, generation, ranks, .. } => {
                 for rank in ranks {
                     let token = self.token();
@@ -155,6 +155,7 @@ impl Bench {
                         host: "host".into(),
                         pid: 1,
                         address: None,
+                        left: None,
                     };
                     self.inputs.push_back(Input::Join { token, join });
                 }

@@ -11,6 +11,8 @@ mod fleet;
 mod gang;
 mod lifecycle;
 mod regroup;
+#[cfg(test)]
+mod regroup_tests;
 mod requests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -688,7 +688,10 @@ impl World {
             if !record.is_settled() {
                 return Err(format!("{job} has not ended: {:?}, {:?}", record.state, record.tasks));
             }
-            let patient = |e: &&WireError| submission.deadline_ms == DEADLINE_MS && forgotten(e.code);
+            // Once the storm has cleared, somebody could always have run it.
+            let cleared = record.since >= self.calm_since + CLEARED_MS;
+            let forgotten = |e: &WireError| e.code == Code::DeadlineExceeded || (cleared && e.code == Code::NoCapacity);
+            let patient = |e: &&WireError| submission.deadline_ms == DEADLINE_MS && forgotten(e);
             if let Some(error) = record.error.as_ref().filter(patient) {
                 return Err(format!("{job} was forgotten: {error}"));
             }
@@ -773,11 +776,6 @@ pub fn output(role: Role) -> TaskOutput {
         Role::Evaluator => TaskOutput::Evaluated { metrics: MetricSummary::default(), report: artifact },
         _ => TaskOutput::Recorded { run: "r".into() },
     }
-}
-
-/// A job that ends so was let down: somebody could always have run it.
-fn forgotten(code: Code) -> bool {
-    matches!(code, Code::DeadlineExceeded | Code::NoCapacity)
 }
 
 fn token_of(input: &Input) -> Option<Token> {
