@@ -286,7 +286,11 @@ fn a_process_that_says_nothing_stands_still() {
     let effects = s.on_tick(3_000);
     let error = failure(&effects);
     assert_eq!(error.class, Class::WorkerHung);
-    assert!(error.message.contains("rank 1 on host1 made no progress and said nothing for 3000 ms"), "{}", error.message);
+    assert!(
+        error.message.contains("rank 1 on host1 made no progress and said nothing for 3000 ms"),
+        "{}",
+        error.message
+    );
     assert!(effects.contains(&Effect::Signal { key: key("j", 1), rank: 1, signal: Signal::Kill }));
     assert_eq!(effects.len(), 2, "{effects:?}");
 }
