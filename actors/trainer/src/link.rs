@@ -138,10 +138,6 @@ impl Doing {
             Self::TakingStep => "takes the optimizer's step",
         }
     }
-
-    fn is_other(&self) -> bool {
-        *self == Self::Other
-    }
 }
 
 /// A sign of life, one JSON line on stdout.
@@ -157,7 +153,7 @@ pub struct RankLine {
     pub progress: u64,
     #[serde(rename = "state")]
     pub phase: Phase,
-    #[serde(default, skip_serializing_if = "Doing::is_other")]
+    #[serde(default)]
     pub doing: Doing,
     /// Why it ends, where it could not tell the coordinator by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -217,7 +213,7 @@ mod tests {
             ready: false,
         };
         let text = serde_json::to_string(&line).expect("serializes");
-        assert_eq!(text, r#"{"rank":0,"step":12,"progress":40,"state":"training"}"#);
+        assert_eq!(text, r#"{"rank":0,"step":12,"progress":40,"state":"training","doing":"other"}"#);
         assert_eq!(serde_json::from_str::<RankLine>(&text).expect("parses"), line);
     }
 

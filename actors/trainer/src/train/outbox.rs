@@ -85,19 +85,16 @@ impl Outbox {
             Event::Hook { hook, epoch, .. } => Some(format!("{hook}.{epoch}")),
             _ => None,
         };
-        let id = match shared {
-            Some(name) => {
-                let id = format!("{}.{name}", self.prefix);
-                if self.kept.len() == KEPT {
-                    self.kept.pop_front();
-                }
-                self.kept.push_back((id.clone(), at, event.clone()));
-                id
+        let id = if let Some(name) = shared {
+            let id = format!("{}.{name}", self.prefix);
+            if self.kept.len() == KEPT {
+                self.kept.pop_front();
             }
-            None => {
-                self.next += 1;
-                format!("{}.{}", self.own, self.next)
-            }
+            self.kept.push_back((id.clone(), at, event.clone()));
+            id
+        } else {
+            self.next += 1;
+            format!("{}.{}", self.own, self.next)
         };
         if self.leads {
             self.send(Outgoing::Event { id, at, event });

@@ -135,9 +135,10 @@ impl Saver {
     ) -> Result<(), WireError> {
         (self.info.fence, self.info.generation, self.info.world_size) = (fence, generation, world_size);
         self.share = share;
-        self.store = match leads && !self.led {
-            true => CheckpointStore::open(self.store.dir(), fence).map_err(|e| e.to_wire())?,
-            false => self.store.with_fence(fence),
+        self.store = if leads && !self.led {
+            CheckpointStore::open(self.store.dir(), fence).map_err(|e| e.to_wire())?
+        } else {
+            self.store.with_fence(fence)
         };
         self.led &= leads;
         Ok(())

@@ -425,7 +425,7 @@ impl Session {
             if self.save(At::Step { ends_epoch: self.position.batch >= batches })? == Flow::Stopped {
                 return Ok(Flow::Stopped);
             }
-            match self.listen()? {
+            match self.listen() {
                 Flow::On => {}
                 other => return Ok(other),
             }
@@ -466,10 +466,10 @@ impl Session {
 
     /// What the ranks said with the step: who leaves, who is too slow, and whether they meet again. All hear the
     /// same, and so decide the same.
-    fn listen(&mut self) -> Result<Flow, WireError> {
+    fn listen(&mut self) -> Flow {
         if self.gang.group.is_none() {
             // Alone, and perhaps not for long.
-            return Ok(if self.gang.is_called() { Flow::Regroup(self.left(None)) } else { Flow::On });
+            return if self.gang.is_called() { Flow::Regroup(self.left(None)) } else { Flow::On };
         }
         let resources = &self.job.plan.resources;
         let said = self.engine.said().to_vec();
@@ -494,16 +494,16 @@ impl Session {
             // Too few would remain: all give the task back, and the leader leaves a checkpoint.
             self.ports.stop.ask(StopReason::Drain { reason: "too few ranks remain beside a drained worker's".into() });
             self.ports.stop.set_together(false);
-            return Ok(Flow::Stopped);
+            return Flow::Stopped;
         }
         if own {
             let why = if said[self.gang.seat as usize].drains { "the worker drains" } else { "it was too slow" };
-            return Ok(Flow::Leaves(why.into()));
+            return Flow::Leaves(why.into());
         }
         if !leaving.is_empty() || said.iter().any(|said| said.regroups) {
-            return Ok(Flow::Regroup(self.left(None)));
+            return Flow::Regroup(self.left(None));
         }
-        Ok(Flow::On)
+        Flow::On
     }
 
     fn expect(&self, batch: &SourceBatch, wanted: u64) -> Result<(), WireError> {
@@ -606,10 +606,8 @@ impl Session {
     /// No sample of the epoch was left out or taken twice, whoever came and went.
     fn every_sample_once(&self, samples: Samples) -> Result<(), WireError> {
         let feed = train_feed(&self.job, self.position);
-        let expected = match feed.drop_last {
-            true => feed.batches_per_epoch() * u64::from(feed.global_batch_size),
-            false => feed.rows,
-        };
+        let expected =
+            if feed.drop_last { feed.batches_per_epoch() * u64::from(feed.global_batch_size) } else { feed.rows };
         if samples.rows == expected {
             return Ok(());
         }

@@ -48,7 +48,7 @@ impl<'a> Validation<'a> {
         self.rows.push(self.rows.last().copied().unwrap_or(0) + rows.rows);
         if !own {
             self.losses.push(LossSum::default());
-            self.outputs.resize(self.outputs.len() + rows.rows * self.columns(engine), 0.0);
+            self.outputs.resize(self.outputs.len() + rows.rows * Self::columns(engine), 0.0);
             return Ok(());
         }
         let batch = engine.batch(rows);
@@ -61,7 +61,7 @@ impl<'a> Validation<'a> {
         Ok(())
     }
 
-    fn columns(&self, engine: &Engine) -> usize {
+    fn columns(engine: &Engine) -> usize {
         engine.trainer().model().output_dim()
     }
 
@@ -73,7 +73,7 @@ impl<'a> Validation<'a> {
 
     /// What the other ranks computed: the numbers are those of one process, in its order.
     pub fn gather(&mut self, group: &mut Group, engine: &Engine) -> Result<(), Error> {
-        let (world, columns) = (group.topology().world, self.columns(engine));
+        let (world, columns) = (group.topology().world, Self::columns(engine));
         let batches = self.losses.len() as u64;
         let cuts: Vec<usize> = (0..world)
             .map(|seat| Self::share(seat, world, batches).start as usize)
