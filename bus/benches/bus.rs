@@ -121,6 +121,8 @@ fn record() -> JobRecord {
         deadline_at: 0,
         max_attempts: 3,
         world_size: 1,
+        min_world_size: 1,
+        max_world_size: 1,
         tasks: Vec::new(),
         cancel_reason: None,
         completed: None,

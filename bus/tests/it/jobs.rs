@@ -24,6 +24,8 @@ fn record(name: &str) -> JobRecord {
         deadline_at: 2,
         max_attempts: 3,
         world_size: 1,
+        min_world_size: 1,
+        max_world_size: 1,
         tasks: vec![TaskRecord {
             id: task("prepare"),
             role: Role::DataLoader,

@@ -324,8 +324,11 @@ mod tests {
         }
     }
 
+    /// What a rank's step came to: what it did, the parameters' hash, and what all said.
+    type OfRank = Result<(Stepped, String, Vec<Said>), WireError>;
+
     /// The same step by so many ranks, each in a thread of its own.
-    fn together(rows: &Encoded, world: usize) -> Vec<Result<(Stepped, String, Vec<Said>), WireError>> {
+    fn together(rows: &Encoded, world: usize) -> Vec<OfRank> {
         let groups = Group::local(world, 8, Tuning::default(), Duration::from_secs(20)).expect("groups");
         let n = rows.rows;
         std::thread::scope(|scope| {
