@@ -134,6 +134,7 @@ pub fn all() -> Vec<Sample> {
     all.extend(feeds());
     all.extend(works());
     all.extend(events());
+    all.extend(gang_events());
     all.extend(workers());
     all.extend(runs());
     all.extend(stored());
@@ -383,6 +384,27 @@ fn events() -> Vec<Sample> {
             "evt_worker_lost",
             Event::WorkerLost { worker: worker(), task: task("train"), attempt: 1, error: error() },
         ),
+        message("evt_waiting", Event::Waiting { task: task("train"), reason: "4 slots, 2 are free".into() }),
+        message("evt_completed", Event::Completed(completed())),
+        message(
+            "evt_failed",
+            Event::Failed { name: "quickstart".into(), run: "order-7".into(), duration_s: 1.5, error: error() },
+        ),
+        message("evt_cancelled", Event::Cancelled { reason: "asked".into() }),
+        message(
+            "log_line",
+            LogLine {
+                timestamp: "2023-11-14T22:13:20.123Z".into(),
+                level: "INFO".into(),
+                module: "trainer".into(),
+                message: "epoch 3".into(),
+            },
+        ),
+    ]
+}
+
+fn gang_events() -> Vec<Sample> {
+    vec![
         message(
             "evt_rank_lost",
             Event::RankLost { task: task("train"), attempt: 1, rank: 2, worker: worker(), error: error() },
@@ -409,22 +431,6 @@ fn events() -> Vec<Sample> {
                 step_ms: 90.0,
                 median_ms: 20.0,
                 evicted: false,
-            },
-        ),
-        message("evt_waiting", Event::Waiting { task: task("train"), reason: "4 slots, 2 are free".into() }),
-        message("evt_completed", Event::Completed(completed())),
-        message(
-            "evt_failed",
-            Event::Failed { name: "quickstart".into(), run: "order-7".into(), duration_s: 1.5, error: error() },
-        ),
-        message("evt_cancelled", Event::Cancelled { reason: "asked".into() }),
-        message(
-            "log_line",
-            LogLine {
-                timestamp: "2023-11-14T22:13:20.123Z".into(),
-                level: "INFO".into(),
-                module: "trainer".into(),
-                message: "epoch 3".into(),
             },
         ),
     ]
