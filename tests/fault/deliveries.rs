@@ -161,6 +161,7 @@ impl Stale<'_> {
             host: "test".into(),
             pid: 1,
             address: None,
+            left: None,
         };
         let subject = self.bus.subjects().rdzv(&self.job, "join");
         let asked = self.bus.request_to::<Join, Joined>(&subject, join, PATIENCE);
