@@ -131,7 +131,8 @@ impl Case {
         };
         if let Some(class) = expected {
             assert!(lost.len() == 1 && classes.contains(class), "{}", said());
-            let gone = regrouped.iter().any(|event| ranks_in(event, "gone").contains(&lost[0]["rank"].as_u64().unwrap_or(99)));
+            let gone =
+                regrouped.iter().any(|event| ranks_in(event, "gone").contains(&lost[0]["rank"].as_u64().unwrap_or(99)));
             let anew = !ended.events("task_retried").is_empty();
             assert!(if self.world == 1 { anew } else { gone && !anew }, "{}", said());
         } else {

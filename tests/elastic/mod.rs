@@ -26,7 +26,7 @@ use crate::models::{AD_SCORE, accounts, ads};
 /// Short deadlines, so that what was lost is missed soon; a busy machine of two processors meets them.
 const TIMINGS: &str = "timings: {ack_wait_ms: 5000, heartbeat_ms: 300, worker_lost_ms: 3000, lease_ttl_ms: 3000, \
     request_timeout_ms: 2000, reserve_timeout_ms: 3000, join_timeout_ms: 10000, step_timeout_ms: 8000, \
-    rank_silent_ms: 1500, last_call_ms: 300, feed_timeout_ms: 2000, retry_backoff_ms: 100, drain_grace_ms: 10000}\n";
+    rank_silent_ms: 1500, last_call_ms: 1000, feed_timeout_ms: 2000, retry_backoff_ms: 100, drain_grace_ms: 10000}\n";
 /// All but the coordinator and the trainers.
 const REST: &str = "data_loader,evaluator,tracker,notifier";
 
@@ -41,16 +41,7 @@ enum Model {
 const MODELS: [Model; 3] = [Model::Mlp, Model::AdScore, Model::LstmSequence];
 
 impl Model {
-    /// Epochs of a job that lasts for a few seconds.
-    fn epochs(self) -> u32 {
-        match self {
-            Self::Mlp => 80,
-            Self::AdScore => 10,
-            Self::LstmSequence => 16,
-        }
-    }
-
-    /// Writes the data and the job, as `job.yaml`.
+    /// Writes the data and the job, which lasts for a few seconds.
     fn write(self, sandbox: &Sandbox) {
         let job = match self {
             Self::Mlp => {
@@ -234,16 +225,16 @@ impl Cluster {
 
     /// What the processes said that may explain a failure.
     fn logs(&self) -> String {
-        let names = self.platform.workers.keys().map(String::as_str);
-        names.flat_map(|name| self.platform.logged(name, "rank").into_iter().chain(self.platform.logged(name, "WARN")))
-            .collect::<Vec<_>>()
-            .join("\n")
+        let logs = self.platform.workers.keys().flat_map(|name| self.platform.logged(name, "\"train\""));
+        logs.collect::<Vec<_>>().join("\n")
     }
 }
 
 /// Waits until the job has done so many steps.
 fn reaches(job: &mut Running, step: u64) {
-    job.line("step", |line| ["progress", "metric"].iter().any(|e| line["event"] == *e) && line["step"].as_u64() >= Some(step));
+    job.line("step", |line| {
+        ["progress", "metric"].iter().any(|e| line["event"] == *e) && line["step"].as_u64() >= Some(step)
+    });
 }
 
 /// Milliseconds of a UTC time of the day, such as that of `2026-11-23T23:19:58.025Z`.
