@@ -82,7 +82,7 @@ impl Case {
         let at = begun.elapsed();
         self.disturb(cluster, &names, &spare);
         let ended = cluster.succeeded(job, &reference(self.model, &[]));
-        self.is_named(&ended);
+        self.is_named(&ended, &cluster.logs(&ended.last()["job"]));
         cluster.slots_are_free();
         cluster.dismiss();
         println!(
@@ -119,11 +119,11 @@ impl Case {
     }
 
     /// What happened is told: who, and of what class.
-    fn is_named(&self, ended: &Ended) {
+    fn is_named(&self, ended: &Ended, logs: &str) {
         let lost = ended.events("rank_lost");
         let classes: BTreeSet<_> = lost.iter().map(|event| text(event, "/error/class")).collect();
         let regrouped = ended.events("regrouped");
-        let said = || format!("{self:?}\n{}", ended.stdout);
+        let said = || format!("{self:?}\n{}\n{logs}", ended.stdout);
         let expected = match self.disturbance {
             Disturbance::KillRank => Some("worker_died"),
             Disturbance::StopRank => Some("worker_hung"),

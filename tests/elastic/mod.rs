@@ -177,7 +177,12 @@ impl Cluster {
         assert!(ends_in_time(&job), "a job hangs");
         let ended = job.wait().expect(0);
         let found = Bits::of(&ended);
-        assert!(&found == expected, "{found:#?}\nexpected {expected:#?}\n{}\n{}", ended.stdout, self.logs());
+        assert!(
+            &found == expected,
+            "{found:#?}\nexpected {expected:#?}\n{}\n{}",
+            ended.stdout,
+            self.logs(&ended.last()["job"])
+        );
         ended
     }
 
@@ -199,7 +204,7 @@ impl Cluster {
         };
         let patience = Duration::from_secs(10);
         let in_time = async { tokio::time::timeout(patience, heard).await.is_ok() };
-        assert!(self.platform.server.block_on(in_time), "slots of {expected:?} are kept\n{}", self.logs());
+        assert!(self.platform.server.block_on(in_time), "slots of {expected:?} are kept");
     }
 
     fn trainers(&self) -> BTreeSet<String> {
@@ -223,10 +228,10 @@ impl Cluster {
         }
     }
 
-    /// What the processes said that may explain a failure.
-    fn logs(&self) -> String {
-        let logs = self.platform.workers.keys().flat_map(|name| self.platform.logged(name, "\"train\""));
-        logs.collect::<Vec<_>>().join("\n")
+    /// What the ranks of a job said, which may explain a failure.
+    fn logs(&self, job: &Value) -> String {
+        let job = job.as_str().unwrap_or_default();
+        self.platform.sandbox.within(&["jobs", "logs", job, "--json"]).all_text()
     }
 }
 

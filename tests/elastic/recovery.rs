@@ -21,7 +21,7 @@ fn a_killed_rank_is_missed_and_replaced_in_time() {
     cluster.hit(&["two"], 1, Signal::SIGKILL);
     let ended = cluster.succeeded(job, &expected);
     let lost = ended.events("rank_lost");
-    let [lost] = &lost[..] else { panic!("{}\n{}", ended.stdout, cluster.logs()) };
+    let [lost] = &lost[..] else { panic!("{}\n{}", ended.stdout, cluster.logs(&"killed".into())) };
     let (worker, message) = (text(lost, "/worker"), text(lost, "/error/message"));
     assert_eq!((text(lost, "/error/class"), worker), ("worker_died", "two"), "{lost}");
     for part in ["SIGKILL".to_owned(), format!("rank {}", lost["rank"]), "step".to_owned()] {
