@@ -104,7 +104,7 @@ impl Case {
             Disturbance::Join => cluster.boot(&[(spare, 1)]),
             Disturbance::Drain => {
                 // Somebody has to go on; else the gang shrinks.
-                if self.world == 1 || self.choice % 2 == 0 {
+                if self.world == 1 || self.choice.is_multiple_of(2) {
                     cluster.boot(&[(spare, self.slots()[0])]);
                 }
                 cluster.platform.drain(names[self.choice as usize / 2 % names.len()]);
