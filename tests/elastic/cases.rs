@@ -58,7 +58,9 @@ impl Case {
         let world = WORLDS[random.below(WORLDS.len() as u64) as usize];
         let disturbance = DISTURBANCES[((number + seed) % DISTURBANCES.len() as u64) as usize];
         let steps = reference(model, &[]).steps;
-        Self { number, model, world, disturbance, choice: random.below(1 << 20), step: 1 + random.below(steps / 2) }
+        // A joiner needs the time of two processes to start.
+        let span = if disturbance == Disturbance::Join { steps / 20 } else { steps / 2 };
+        Self { number, model, world, disturbance, choice: random.below(1 << 20), step: 1 + random.below(span) }
     }
 
     /// Slots of the two trainers that the job begins with.

@@ -46,11 +46,11 @@ impl Model {
         let job = match self {
             Self::Mlp => {
                 sandbox.write("table.csv", table(400));
-                spec("table.csv", 80, "")
+                spec("table.csv", 160, "")
             }
             Self::AdScore => {
                 ads(sandbox);
-                AD_SCORE.replace("epochs: 12", "epochs: 10")
+                AD_SCORE.replace("epochs: 12", "epochs: 24")
             }
             Self::LstmSequence => {
                 accounts(sandbox);
@@ -77,7 +77,7 @@ data:
   sequence: {group_column: account, order_column: day}
 model: {type: lstm_sequence, lstm: {hidden_size: 8, num_layers: 1, bidirectional: true}}
 training:
-  epochs: 16
+  epochs: 64
   batch_size: 32
   clip_grad_norm: 1.0
   optimizer: {learning_rate: 0.02}
