@@ -35,7 +35,7 @@ test: ## Format, lints and every test
 accept: ## The full figures: data sets, peers, long matrices, benches
 	@$(server) && $(python) && $(minilm) && $(binary) && set -x && \
 	PROPTEST_RNG_SEED=$$(date +%s) WITHIN_SCHEDULES=$(SCHEDULES) cargo test --workspace --exclude within-tests && \
-	WITHIN_ACCEPT=1 WITHIN_SEED=$(SEED) WITHIN_FAULTS=1100 cargo test -p within-tests --test it -- --nocapture
+	WITHIN_ACCEPT=1 WITHIN_SEED=$(SEED) WITHIN_FAULTS=1100 WITHIN_ELASTIC_CASES=500 cargo test -p within-tests --test it -- --nocapture
 	@set -e; for suite in $(suites); do $(MAKE) --no-print-directory bench SUITE=$$suite; done
 
 # Each of the two says how long it took; the line of counts comes last.

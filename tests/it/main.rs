@@ -6,6 +6,8 @@ mod bad_input;
 mod clients;
 mod commands;
 mod datasets;
+#[path = "../elastic/mod.rs"]
+mod elastic;
 #[path = "../fault/mod.rs"]
 mod fault;
 mod harness;

@@ -24,7 +24,7 @@ fn below(state: &mut u64, n: u64) -> u64 {
 }
 
 /// Ads whose score is a sum over a word, an image's brightness, a city and a price.
-fn ads(sandbox: &Sandbox) {
+pub fn ads(sandbox: &Sandbox) {
     let words = ["free", "new", "big", "sale", "now", "shoes", "hats", "you"];
     let cities = ["Oslo", "Rome", "Lima"];
     let (mut csv, mut seed) = ("headline,image,city,price,score,good\n".to_owned(), 7);
@@ -42,7 +42,7 @@ fn ads(sandbox: &Sandbox) {
     sandbox.write("ads.idx", idx);
 }
 
-const AD_SCORE: &str = "\
+pub const AD_SCORE: &str = "\
 task: regression
 data:
   path: ads.csv
@@ -159,7 +159,7 @@ training:
 }
 
 /// Daily series of accounts whose health is how far their clicks rise.
-fn accounts(sandbox: &Sandbox) {
+pub fn accounts(sandbox: &Sandbox) {
     let (mut csv, mut seed) = ("account,day,clicks,cost,health\n".to_owned(), 5);
     for account in 0..400 {
         let (level, slope) = (below(&mut seed, 50) as f64, below(&mut seed, 21) as f64 - 10.0);

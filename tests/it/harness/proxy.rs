@@ -1,6 +1,8 @@
 //! A TCP proxy between a client and its server that can fall silent: it keeps its connections and forwards
 //! nothing, as a network does that drops every packet.
 
+use std::net::SocketAddr;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -9,7 +11,7 @@ use tokio::sync::watch;
 
 /// Forwards until dropped.
 pub struct Proxy {
-    port: u16,
+    address: SocketAddr,
     silent: watch::Sender<bool>,
     _runtime: Runtime,
 }
@@ -17,10 +19,15 @@ pub struct Proxy {
 impl Proxy {
     /// Forwards to a port of this host.
     pub fn start(to: u16) -> Self {
+        Self::start_at("127.0.0.1:0", to)
+    }
+
+    /// The same, listening at this address.
+    pub fn start_at(address: &str, to: u16) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
-        let port = listener.local_addr().expect("an address").port();
+        let listener = runtime.block_on(TcpListener::bind(address)).expect("a port");
+        let address = listener.local_addr().expect("an address");
         let (silent, forwards) = watch::channel(false);
         runtime.spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -34,11 +41,11 @@ impl Proxy {
                 });
             }
         });
-        Self { port, silent, _runtime: runtime }
+        Self { address, silent, _runtime: runtime }
     }
 
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        format!("nats://{}", self.address)
     }
 
     /// From now on nothing is forwarded, and nothing is closed.

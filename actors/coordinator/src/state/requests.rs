@@ -173,7 +173,16 @@ fn report_verdict(record: &JobRecord, report: &Report) -> ReportVerdict {
     let fenced = |reason: String| ReportVerdict::Say(ReportAnswer::Fenced { reason });
     let Some(task) = record.task(&report.task) else { return fenced("no such task".into()) };
     // A worker may not know yet that its gang has regrouped.
-    let of_a_rank = matches!(report.body, ReportBody::RankLost { .. } | ReportBody::RankLeft { .. });
+    let of_a_rank = match &report.body {
+        ReportBody::RankLost { .. } | ReportBody::RankLeft { .. } => true,
+        // The leader's last checkpoint of a generation may be on its way while the next one is committed.
+        ReportBody::Checkpoint { checkpoint } => {
+            task.fence.is_some_and(|fence| report.fence < fence)
+                && task.gang.iter().flat_map(|gang| &gang.members).any(|member| member.worker == report.worker)
+                && task.checkpoint.as_ref().is_none_or(|last| last.step <= checkpoint.step)
+        }
+        _ => false,
+    };
     if (task.fence != Some(report.fence) && !of_a_rank) || task.attempt != report.attempt {
         let current = task.fence.unwrap_or(Fence(0));
         return fenced(format!(
