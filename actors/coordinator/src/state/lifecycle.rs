@@ -343,9 +343,13 @@ impl State {
         let tick_ms = self.timings.tick_ms;
         let coarse_ms = (self.timings.heartbeat_ms / 2).max(tick_ms);
         let Some(entry) = self.jobs.get_mut(job) else { return };
-        self.wakes.remove(&(entry.wake_at, job.clone()));
+        let queued = self.wakes.remove(&(entry.wake_at, job.clone()));
         let due = entry.record.tasks.iter().filter_map(|t| t.not_before).filter(|at| *at > now).min();
-        entry.wake_at = [Some(now + coarse_ms), Some(entry.record.deadline_at.max(now + 1)), due]
+        // A job that is heard of all the time is looked at all the same: what is due stays due.
+        let planned = Some(entry.wake_at).filter(|_| queued);
+        let grows = entry.gang.is_some() && entry.record.world_sizes().1 > 1;
+        let next = now + if grows { tick_ms } else { coarse_ms };
+        entry.wake_at = [Some(next), Some(entry.record.deadline_at.max(now + 1)), due, planned]
             .into_iter()
             .flatten()
             .min()
