@@ -57,8 +57,12 @@ fn a_worker_joins_a_job_and_leaves_it() {
     assert!(took < LEFT, "{took:?}");
     let ended = cluster.succeeded(job, &expected);
     let regrouped = ended.events("regrouped");
-    let [_, shrunk] = &regrouped[..] else { panic!("{regrouped:#?}") };
-    assert_eq!((number(shrunk, "/world_size"), ranks_in(shrunk, "gone")), (2.0, vec![0, 1]), "{shrunk}");
+    let [_, shrunk @ ..] = &regrouped[..] else { panic!("{regrouped:#?}") };
+    // Each rank hears its signal at a step of its own, so the two may leave one after the other.
+    let mut gone: Vec<u64> = shrunk.iter().flat_map(|event| ranks_in(event, "gone")).collect();
+    gone.sort_unstable();
+    let left = shrunk.last().map(|event| number(event, "/world_size"));
+    assert_eq!((left, gone), (Some(2.0), vec![0, 1]), "{regrouped:#?}");
     for event in ["rank_lost", "worker_lost", "task_retried"] {
         assert!(ended.events(event).is_empty(), "{event}: {}", ended.stdout);
     }
