@@ -220,7 +220,10 @@ fn a_gang_that_may_not_shrink() {
     println!("failed {:.1} s after the cut: {}", begun.elapsed().as_secs_f64(), ended.last()["message"]);
     assert!(begun.elapsed() < Duration::from_secs(20), "{}", ended.stdout);
     let lost = [ended.events("worker_lost"), ended.events("task_retried")].concat();
-    let named = |event: &Value| text(event, "/error/message").contains("worker t1 on host host-1");
+    let named = |event: &Value| {
+        let (class, message) = (text(event, "/error/class"), text(event, "/error/message"));
+        class == "network_partition" && message.contains("worker t1 on host host-1")
+    };
     assert!(lost.iter().any(named), "{}", ended.stdout);
     spread.net.heal(1);
     let next = spread.cluster.submit(Model::Mlp, "waits", 4, 4, &[whole]);

@@ -170,10 +170,13 @@ impl State {
         let Some(task) = entry.record.task(id) else { return };
         let (attempt, fence) = (task.attempt, task.fence.unwrap_or_default());
         let host = self.workers.get(&(task.role, worker.clone())).map_or("?", |w| w.host.as_str());
-        let error = WireError::new(
-            Code::WorkerDied,
-            format!("worker {worker} on host {host} has not been heard of with this task for {silent_ms} ms"),
-        );
+        // Of several hosts, the silent one may as well be cut off.
+        let code = match &task.gang {
+            Some(gang) if gang.members.len() > 1 => Code::NetworkPartition,
+            _ => Code::WorkerDied,
+        };
+        let message = format!("worker {worker} on host {host} has not been heard of with this task for {silent_ms} ms");
+        let error = WireError::new(code, message);
         let event = Event::WorkerLost { worker: worker.clone(), task: id.clone(), attempt, error: error.clone() };
         entry.after.push(After::Emit { id: format!("worker_lost.{id}.{attempt}"), event });
         for holder in entry.holders(id) {
