@@ -153,6 +153,9 @@ pub struct Gang {
     /// The number of the next rank to join; a number is never used again in an attempt.
     #[serde(default)]
     pub next_rank: u32,
+    /// Ranks whose training is over, and who have left the rest to the leader.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub finished: Vec<u32>,
 }
 
 impl Gang {

@@ -508,7 +508,7 @@ fn record() -> JobRecord {
         failures: 1,
         fence: Some(Fence(41)),
         worker: Some(worker()),
-        gang: Some(Gang { generation: 1, members: vec![member], next_rank: 1 }),
+        gang: Some(Gang { generation: 1, members: vec![member], next_rank: 1, finished: Vec::new() }),
         since: NOW,
         not_before: Some(NOW + 1),
         waiting: None,

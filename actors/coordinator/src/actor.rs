@@ -34,6 +34,11 @@ pub(crate) enum Waiter {
 /// What reaches the actor.
 pub(crate) enum Msg {
     Input(Input),
+    /// What became of a read or a write of a record, in the tenure of this token.
+    Stored {
+        tenure: u64,
+        input: Input,
+    },
     /// A request whose input is waiting for an answer; `make` gets its token.
     Ask {
         waiter: Waiter,
@@ -138,6 +143,9 @@ impl Actor for Coordinator {
     async fn handle(&self, me: ActorRef<Msg>, msg: Msg, running: &mut Running) -> Result<(), ActorProcessingErr> {
         match msg {
             Msg::Input(input) => running.step(input).await,
+            // What was begun in a tenure that is over says nothing about the records as they were read since.
+            Msg::Stored { tenure, .. } if running.tenure.as_ref().is_none_or(|now| now.token != tenure) => {}
+            Msg::Stored { input, .. } => running.step(input).await,
             Msg::Ask { waiter, make } => running.ask(waiter, make).await,
             Msg::Cancel { cancel, waiter } => {
                 let make = Box::new(move |token| Input::Cancel { token: Some(token), cancel });

@@ -101,25 +101,27 @@ impl Executor {
 
     fn commit(&self, record: JobRecord, revision: u64) {
         let (store, actor, permits) = (self.store.clone(), self.actor.clone(), Arc::clone(&self.permits));
-        let (bus, tenure) = (self.env.bus.clone(), self.tenure.clone());
+        let bus = self.env.bus.clone();
+        let Some(tenure) = self.tenure.clone() else { return };
         tokio::spawn(async move {
             let _permit = permits.acquire().await;
             let job = record.job.clone();
             let mut trouble = Trouble::default();
+            let tell = |input| actor.cast(Msg::Stored { tenure: tenure.token, input }).ok();
             // Not leading any more: nothing is written, and the actor is about to forget everything.
-            while tenure.as_ref().is_some_and(Tenure::holds) {
+            while tenure.holds() {
                 let outcome = match revision {
                     0 => store.create(&record).await,
                     _ => store.update(&record, revision).await,
                 };
                 match outcome {
                     Ok(revision) => {
-                        let _ = actor.cast(Msg::Input(Input::Committed { job, revision }));
+                        tell(Input::Committed { job, revision });
                         return;
                     }
                     Err(error) if error.kind() == ErrorKind::Conflict => {
                         debug!(%job, revision, "the record was written by somebody else");
-                        let _ = actor.cast(Msg::Input(Input::Conflicted { job }));
+                        tell(Input::Conflicted { job });
                         return;
                     }
                     Err(error) => {
@@ -135,14 +137,16 @@ impl Executor {
     }
 
     fn load(&self, job: JobId) {
-        let (store, actor, tenure) = (self.store.clone(), self.actor.clone(), self.tenure.clone());
+        let (store, actor) = (self.store.clone(), self.actor.clone());
+        let Some(tenure) = self.tenure.clone() else { return };
         tokio::spawn(async move {
             let mut trouble = Trouble::default();
-            while tenure.as_ref().is_some_and(Tenure::holds) {
+            while tenure.holds() {
                 match store.get(&job).await {
                     Ok(found) => {
                         let (record, revision) = found.map_or((None, 0), |(r, revision)| (Some(Box::new(r)), revision));
-                        let _ = actor.cast(Msg::Input(Input::Loaded { job, record, revision }));
+                        let input = Input::Loaded { job, record, revision };
+                        let _ = actor.cast(Msg::Stored { tenure: tenure.token, input });
                         return;
                     }
                     Err(error) => {

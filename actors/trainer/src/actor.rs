@@ -206,7 +206,7 @@ impl Running {
 
     fn perform(&mut self, me: &ActorRef<Msg>, effect: Effect) {
         match effect {
-            Effect::Spawn { key, fence, generation, rank, world_size, work, trace } => {
+            Effect::Spawn { key, fence, generation, rank, world_size, joining, work, trace } => {
                 let config = RankConfig {
                     connection: self.config.connection.clone(),
                     artifacts: self.env.artifacts.root().display().to_string(),
@@ -215,6 +215,7 @@ impl Running {
                     generation,
                     rank,
                     world_size,
+                    joining,
                     threads: self.config.threads_per_rank(),
                     worker: self.env.identity.worker.clone(),
                     host: self.env.identity.host.clone(),

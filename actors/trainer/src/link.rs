@@ -59,6 +59,9 @@ pub struct RankConfig {
     pub generation: u32,
     pub rank: u32,
     pub world_size: u32,
+    /// It is to join a gang under way: until it has, its end is nobody else's.
+    #[serde(default)]
+    pub joining: bool,
     /// Compute threads.
     pub threads: u32,
     pub worker: WorkerId,
@@ -123,11 +126,23 @@ pub enum Doing {
     ComputingGradients,
     SummingGradients,
     TakingStep,
+    SharingValidation,
 }
 
 impl Doing {
-    pub const ALL: [Self; 5] =
-        [Self::Other, Self::WaitingForBatch, Self::ComputingGradients, Self::SummingGradients, Self::TakingStep];
+    pub const ALL: [Self; 6] = [
+        Self::Other,
+        Self::WaitingForBatch,
+        Self::ComputingGradients,
+        Self::SummingGradients,
+        Self::TakingStep,
+        Self::SharingValidation,
+    ];
+
+    /// Whether it cannot go on without other ranks.
+    pub fn waits_for_ranks(self) -> bool {
+        matches!(self, Self::SummingGradients | Self::SharingValidation)
+    }
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -136,6 +151,7 @@ impl Doing {
             Self::ComputingGradients => "computes gradients",
             Self::SummingGradients => "sums gradients with the other ranks",
             Self::TakingStep => "takes the optimizer's step",
+            Self::SharingValidation => "shares the validation with the other ranks",
         }
     }
 }

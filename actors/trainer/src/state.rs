@@ -59,6 +59,8 @@ pub enum Effect {
         generation: u32,
         rank: u32,
         world_size: u32,
+        /// It is to join a gang under way.
+        joining: bool,
         work: Box<Work>,
         trace: Option<TraceParent>,
     },
@@ -370,6 +372,9 @@ impl State {
         if self.running.contains_key(&key) && joining.is_none() {
             return self.accepted(slots);
         }
+        if self.stops(&key) {
+            return decline(format!("attempt {} stops here", key.attempt));
+        }
         if let Some(newest) = self.newest_attempt(&key)
             && newest > key.attempt
         {
@@ -394,6 +399,11 @@ impl State {
         let latest = now + self.timings.reserve_timeout_ms.saturating_mul(4);
         self.reserved.insert(key, Reservation { slots, joining, expires_at: expires_at.min(latest) });
         self.accepted(slots)
+    }
+
+    /// Whether the gang's ranks here have been told to end.
+    fn stops(&self, key: &GangKey) -> bool {
+        self.running.get(key).is_some_and(|gang| gang.stop.is_some())
     }
 
     fn accepted(&self, slots: u32) -> OfferAnswer {
@@ -428,6 +438,9 @@ impl State {
         if self.draining {
             return decline("the worker drains".into());
         }
+        if self.stops(&key) {
+            return decline(format!("attempt {} stops here", key.attempt));
+        }
         let Some(reservation) = self.reserved.get(&key) else {
             return decline("no slots are reserved for this attempt: the reservation has ended".into());
         };
@@ -442,6 +455,7 @@ impl State {
                 reservation.slots
             ));
         }
+        let joining = reservation.joining.is_some();
         self.reserved.remove(&key);
         let fresh = Rank {
             phase: Phase::Starting,
@@ -466,6 +480,7 @@ impl State {
                 generation,
                 rank,
                 world_size,
+                joining,
                 work: work.clone(),
                 trace: trace.clone(),
             })
@@ -531,12 +546,11 @@ impl State {
     }
 }
 
-/// How long a rank in this phase may go without progress. One that still joins waits for others, too.
-fn patience_ms(timings: &Timings, phase: Phase) -> u64 {
-    match phase {
-        Phase::Starting | Phase::Joining => timings.join_timeout_ms + timings.step_timeout_ms,
-        _ => timings.step_timeout_ms,
-    }
+/// How long a rank may go without progress. One that waits for others is no culprit: its exchange gives up after
+/// the same time, and names the one that it waits for.
+fn patience_ms(timings: &Timings, rank: &Rank) -> u64 {
+    let waits = matches!(rank.phase, Phase::Starting | Phase::Joining) || rank.doing.waits_for_ranks();
+    timings.step_timeout_ms + if waits { timings.join_timeout_ms } else { 0 }
 }
 
 fn signals(key: &GangKey, gang: &Gang, signal: Signal) -> Vec<Effect> {
@@ -553,7 +567,7 @@ fn kill_hung(host: &str, timings: &Timings, key: &GangKey, gang: &mut Gang, now:
     let mut hung = Vec::new();
     for (number, rank) in gang.ranks.iter_mut().filter(|(_, rank)| !rank.given_up) {
         let (idle_ms, silent_ms) = (now.saturating_sub(rank.progressed_at), now.saturating_sub(rank.heard_at));
-        if idle_ms >= patience_ms(timings, rank.phase) || silent_ms >= timings.rank_silent_ms {
+        if idle_ms >= patience_ms(timings, rank) || silent_ms >= timings.rank_silent_ms {
             rank.given_up = true;
             hung.push((*number, hangs(host, *number, rank, idle_ms, silent_ms)));
         }

@@ -30,14 +30,14 @@ impl Vitals {
     }
 
     pub fn enter(&self, phase: Phase) {
-        self.now(Doing::Other);
         self.phase.store(phase as u8, Ordering::Relaxed);
-        self.progress();
+        self.now(Doing::Other);
     }
 
-    /// What the compute thread begins to do; no progress by itself.
+    /// What the compute thread begins to do: it has got that far.
     pub fn now(&self, doing: Doing) {
         self.doing.store(doing as u8, Ordering::Relaxed);
+        self.progress();
     }
 
     pub fn doing(&self) -> Doing {
@@ -81,6 +81,6 @@ mod tests {
             assert_eq!(vitals.doing(), doing);
         }
         vitals.step(7);
-        assert_eq!((vitals.read().0, vitals.read().1), (7, Phase::ALL.len() as u64 + 1));
+        assert_eq!((vitals.read().0, vitals.read().1), (7, (Phase::ALL.len() + Doing::ALL.len()) as u64 + 1));
     }
 }

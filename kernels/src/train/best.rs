@@ -46,6 +46,11 @@ impl BestK {
         Admission { kept: true, best: at == 0, evicted }
     }
 
+    /// Forgets an entry, as if it had never been admitted. Whoever it had pushed out does not come back by itself.
+    pub fn withdraw(&mut self, id: &str) {
+        self.held.retain(|(_, held)| held != id);
+    }
+
     /// (metric, id), best first.
     pub fn held(&self) -> impl Iterator<Item = (f64, &str)> {
         self.held.iter().map(|(bits, id)| (f64::from_bits(*bits), id.as_str()))
@@ -65,6 +70,8 @@ mod tests {
         assert_eq!(best.admit(2.0, "d"), Admission { kept: false, best: false, evicted: None });
         assert!(!best.admit(f64::NAN, "e").kept);
         assert_eq!(best.admit(0.5, "f"), Admission { kept: true, best: true, evicted: Some("c".into()) });
+        best.withdraw("f");
+        assert_eq!(best.admit(2.0, "c"), Admission { kept: true, best: false, evicted: None });
         assert_eq!(best.held().collect::<Vec<_>>(), [(0.5, "f"), (1.0, "a")]);
         let mut most = BestK::new(1, Direction::Max);
         assert!(most.admit(1.0, "a").best && most.admit(2.0, "b").best && !most.admit(1.5, "c").kept);

@@ -1,6 +1,6 @@
 //! The workers as their heartbeats show them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use messages::job::{Role, TaskState};
 use messages::worker::{Control, Heartbeat, HeldLease};
@@ -104,6 +104,11 @@ impl State {
             if let Some(gang) = &mut entry.gang {
                 gang.seen.extend(named.into_iter().map(|rank| (rank, now)));
             }
+            let known = self.workers.get(&(role, worker.clone()));
+            if known.is_some_and(|known| !known.reserved.contains_key(&lease.job)) {
+                // Heard of for the first time by this coordinator, which found the gang in the record.
+                self.account(&lease.job, worker);
+            }
             return;
         }
         // A commit may be on its way that this lease stems from.
@@ -174,11 +179,20 @@ impl State {
 
     /// Why a gang of at least this size cannot be placed as things stand; none if it can.
     pub(super) fn why_no_gang(&self, least: u32) -> Option<Lack> {
-        let slots: u32 = self.alive(Role::Trainer).map(|(_, w)| w.slots).sum();
+        let mut alike: BTreeMap<&str, u32> = BTreeMap::new();
+        for (_, worker) in self.alive(Role::Trainer) {
+            *alike.entry(&worker.fingerprint).or_default() += worker.slots;
+        }
+        let (slots, most) = (alike.values().sum::<u32>(), alike.values().copied().max().unwrap_or(0));
+        let open = self.open.values().map(|group| group.total).max().unwrap_or(0);
         match slots {
             0 => Some(Lack::Missing("no trainer is up".into())),
             n if n < least => Some(Lack::Missing(format!("{least} trainer slots are needed, {n} exist"))),
-            _ if self.open_slots() < least => Some(Lack::Busy("too many trainer slots are in use".into())),
+            n if most < least => Some(Lack::Missing(format!(
+                "{least} trainer slots of one kernel fingerprint (build, instruction set, device) are needed; {n} \
+                 exist, at most {most} of them alike"
+            ))),
+            _ if open < least => Some(Lack::Busy("too many trainer slots are in use".into())),
             _ => None,
         }
     }
@@ -217,12 +231,21 @@ impl State {
     /// least `least`.
     pub(super) fn pick_slots(&self, least: u32, wanted: u32) -> Option<Vec<(WorkerId, u32)>> {
         let group = self.open.iter().rev().max_by_key(|(_, group)| group.total).map(|(_, group)| group)?;
-        (group.total >= least).then(|| group.take(wanted))
+        (group.total >= least).then(|| group.take(wanted, |_| true))
     }
 
     /// Up to so many open slots of workers of one fingerprint.
-    pub(super) fn pick_more(&self, fingerprint: &str, most: u32) -> Vec<(WorkerId, u32)> {
-        self.open.get(fingerprint).map(|group| group.take(most)).unwrap_or_default()
+    pub(super) fn pick_more(
+        &self,
+        fingerprint: &str,
+        most: u32,
+        shunned: &BTreeSet<(WorkerId, u32)>,
+    ) -> Vec<(WorkerId, u32)> {
+        let welcome = |id: &WorkerId| {
+            let known = self.workers.get(&(Role::Trainer, id.clone()));
+            known.is_some_and(|known| !shunned.contains(&(id.clone(), known.pid)))
+        };
+        self.open.get(fingerprint).map(|group| group.take(most, welcome)).unwrap_or_default()
     }
 }
 
@@ -235,10 +258,10 @@ pub(super) struct Group {
 
 impl Group {
     /// Up to `most` slots, by worker.
-    fn take(&self, most: u32) -> Vec<(WorkerId, u32)> {
+    fn take(&self, most: u32, welcome: impl Fn(&WorkerId) -> bool) -> Vec<(WorkerId, u32)> {
         let mut left = most;
         let mut picks = Vec::new();
-        for (id, open) in &self.workers {
+        for (id, open) in self.workers.iter().filter(|(id, _)| welcome(id)) {
             let take = (*open).min(left);
             if take == 0 {
                 break;

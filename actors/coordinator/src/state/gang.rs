@@ -34,6 +34,8 @@ pub(super) struct GangRun {
     /// Ranks lost in this attempt: what is lost again and again is replaced ever later.
     pub(super) losses: u32,
     pub(super) grow_after: UnixMs,
+    /// Worker processes whose ranks were too slow for the others.
+    pub(super) shunned: BTreeSet<(WorkerId, u32)>,
     /// The step at which the gang last met after an error, and how often since then without progress.
     pub(super) stuck_at: Option<u64>,
     pub(super) stuck: u32,
@@ -74,6 +76,7 @@ impl GangRun {
             met: None,
             losses: 0,
             grow_after: 0,
+            shunned: BTreeSet::new(),
             stuck_at: None,
             stuck: 0,
         }
@@ -81,7 +84,9 @@ impl GangRun {
 
     /// A gang found in a record: its ranks may be running or may be gone; the heartbeats will tell.
     pub(super) fn adopted(task: &TaskRecord) -> Self {
-        Self::new(task.id.clone(), task.attempt, Phase::Running)
+        let mut adopted = Self::new(task.id.clone(), task.attempt, Phase::Running);
+        adopted.gone.extend(task.gang.iter().flat_map(|gang| gang.finished.iter().copied()));
+        adopted
     }
 
     pub(super) fn waiting_tokens(&self) -> Vec<Token> {
@@ -226,7 +231,7 @@ impl State {
             |task| {
                 let generation = task.gang.as_ref().map_or(0, |g| g.generation) + 1;
                 task.worker = members.first().map(|m| m.worker.clone());
-                task.gang = Some(Gang { generation, members, next_rank });
+                task.gang = Some(Gang { generation, members, next_rank, finished: Vec::new() });
             },
             now,
         );

@@ -6,7 +6,7 @@
 //! the last call for ranks whose connections are closed while their worker says nothing, and the eviction of
 //! the one that most others cannot exchange with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use messages::error::{Class, Code};
 use messages::event::Event;
@@ -153,7 +153,7 @@ impl State {
         let leader = joins.values().next().map(|(_, join)| join.worker.clone());
         let step = joins.values().filter_map(|(_, j)| j.left.as_ref()).map(|left| left.step).max().unwrap_or(0);
         let gone: Vec<u32> = std::mem::take(&mut gang.gone).into_iter().collect();
-        let (next_rank, generation) = (before.next_rank, before.generation + 1);
+        let (next_rank, generation, finished) = (before.next_rank, before.generation + 1, before.finished.clone());
         let ranks: Vec<u32> = joins.keys().copied().collect();
         gang.seen.retain(|rank, _| joins.contains_key(rank));
         gang.phase = Phase::Seating { joins };
@@ -166,7 +166,7 @@ impl State {
         task.fence = None;
         task.state = TaskState::Running;
         task.worker = leader;
-        task.gang = Some(Gang { generation, members: members.into_values().collect(), next_rank });
+        task.gang = Some(Gang { generation, members: members.into_values().collect(), next_rank, finished });
         let attempt = task.attempt;
         entry.dirty = true;
         let world_size = ranks.len() as u32;
@@ -234,13 +234,30 @@ impl State {
         let worker = entry.record.task(id).and_then(|t| t.gang.as_ref()).and_then(|g| g.worker_of(rank)).cloned();
         let (Some(worker), false) = (worker, gang.gone.contains(&rank)) else { return };
         let how = if finished { Gone::Finished } else { Gone::Left(reason.to_owned()) };
+        if !finished {
+            self.shun(job, &worker);
+        }
         self.rank_gone(job, id, rank, &worker, &how, now);
+    }
+
+    /// A worker whose rank left while it does not drain itself was too slow: this attempt wants no more of it.
+    fn shun(&mut self, job: &JobId, worker: &WorkerId) {
+        let known = self.workers.get(&(messages::job::Role::Trainer, worker.clone()));
+        let Some(pid) = known.filter(|known| !known.draining).map(|known| known.pid) else { return };
+        if let Some(gang) = self.jobs.get_mut(job).and_then(|entry| entry.gang.as_mut()) {
+            gang.shunned.insert((worker.clone(), pid));
+        }
     }
 
     fn rank_gone(&mut self, job: &JobId, id: &TaskId, rank: u32, worker: &WorkerId, how: &Gone, now: UnixMs) {
         let Some(entry) = self.jobs.get_mut(job) else { return };
-        let least = entry.record.world_sizes().0 as usize;
-        let record = entry.record.task(id).and_then(|t| t.gang.clone()).unwrap_or_default();
+        let Some(record) = entry.record.task_mut(id).and_then(|t| t.gang.as_mut()) else { return };
+        if matches!(how, Gone::Finished) {
+            record.finished.push(rank);
+        }
+        let record = record.clone();
+        // Where training is over, nobody is missing.
+        let least = (entry.record.world_sizes().0 as usize).saturating_sub(record.finished.len()).max(1);
         let Some(gang) = entry.gang.as_mut() else { return };
         gang.gone.insert(rank);
         let stale = match &mut gang.phase {
@@ -291,6 +308,7 @@ impl State {
     /// are given up.
     pub(super) fn last_call(&mut self, job: &JobId, now: UnixMs) {
         let call_ms = self.timings.last_call_ms;
+        let silent_ms = call_ms + self.timings.heartbeat_ms;
         let Some(entry) = self.jobs.get_mut(job) else { return };
         let Some(gang) = entry.gang.as_mut() else { return };
         let (id, attempt) = (gang.task.clone(), gang.attempt);
@@ -302,15 +320,25 @@ impl State {
         }
         *reminded_at = now;
         let missing: Vec<u32> = present.into_iter().filter(|rank| !joins.contains_key(rank)).collect();
-        let closed = |rank: &u32| {
-            joins.values().filter_map(|(_, join)| join.left.as_ref()).any(|left| {
-                left.suspect == Some(*rank) && left.error.as_ref().is_some_and(|e| e.class == Class::WorkerDied)
-            })
+        let blamed: BTreeSet<u32> = joins
+            .values()
+            .filter_map(|(_, join)| join.left.as_ref())
+            .filter(|left| left.error.as_ref().is_some_and(|e| e.class == Class::WorkerDied))
+            .filter_map(|left| left.suspect)
+            .collect();
+        // Connections close as well where others have left the generation while a rank still computes: it is
+        // gone only if its worker would have mentioned it again by now.
+        let seen = |rank: &u32| gang.seen.get(rank).copied().unwrap_or(0);
+        let unmentioned = |rank: &u32| now.saturating_sub(seen(rank)) >= silent_ms;
+        let beside = |rank: &u32| {
+            let ranks = record.worker_of(*rank).map(|worker| ranks_of(&record, worker)).unwrap_or_default();
+            ranks.iter().any(|rank| blamed.contains(rank))
         };
-        if !missing.is_empty() && missing.iter().all(closed) {
-            let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
+        let closed: Vec<u32> = missing.iter().copied().filter(|rank| beside(rank) && unmentioned(rank)).collect();
+        if !closed.is_empty() {
+            let names: Vec<String> = closed.iter().map(ToString::to_string).collect();
             let what = format!("rank {} closed its connections, and its worker says nothing of it", names.join(", "));
-            self.ranks_given_up(job, &id, &missing, &WireError::new(Code::WorkerDied, what), now);
+            self.ranks_given_up(job, &id, &closed, &WireError::new(Code::WorkerDied, what), now);
             return;
         }
         for member in record.members.iter().filter(|m| m.ranks.iter().any(|rank| missing.contains(rank))) {
@@ -331,10 +359,10 @@ impl State {
     ) -> bool {
         let host = self.workers.get(&(messages::job::Role::Trainer, worker.clone())).map(|w| w.host.clone());
         let Some(entry) = self.jobs.get(job) else { return false };
-        let least = entry.record.world_sizes().0 as usize;
         let Some(gang) = entry.gang.as_ref().filter(|g| &g.task == id) else { return false };
         let Some(task) = entry.record.task(id) else { return false };
         let Some(record) = task.gang.clone() else { return false };
+        let least = (entry.record.world_sizes().0 as usize).saturating_sub(record.finished.len()).max(1);
         if matches!(gang.phase, Phase::Reserving { .. }) {
             return false;
         }
@@ -398,7 +426,7 @@ impl State {
     }
 
     /// Slots of a worker that a job has: seated ranks and invited ones.
-    fn account(&mut self, job: &JobId, worker: &WorkerId) {
+    pub(super) fn account(&mut self, job: &JobId, worker: &WorkerId) {
         let Some(entry) = self.jobs.get(job) else { return };
         let Some(gang) = &entry.gang else { return };
         let record = entry.record.task(&gang.task).and_then(|t| t.gang.as_ref());
@@ -427,7 +455,8 @@ impl State {
         let (id, fingerprint) = (gang.task.clone(), record.members.first().map(|m| m.fingerprint.clone()));
         let fingerprint = fingerprint.unwrap_or_default();
         let expires_at = now + self.timings.reserve_timeout_ms;
-        for (worker, slots) in self.pick_more(&fingerprint, room) {
+        let shunned = gang.shunned.clone();
+        for (worker, slots) in self.pick_more(&fingerprint, room, &shunned) {
             let Some(entry) = self.jobs.get_mut(job) else { return };
             let Some(record) = entry.record.task_mut(&id).and_then(|task| task.gang.as_mut()) else { return };
             // The numbers are recorded before anybody hears of them: no other leader gives them again.

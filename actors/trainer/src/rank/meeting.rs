@@ -61,14 +61,18 @@ pub fn rendezvous(
         connect_timeout: Duration::from_millis(timings.join_timeout_ms / 3),
         step_timeout: Duration::from_millis(timings.step_timeout_ms),
     };
-    let (bus, vitals) = (teller.bus.clone(), teller.vitals.clone());
-    Ok((async move { serve(&bus, &vitals, join, meetings).await }, rendezvous))
+    let (bus, vitals, joining) = (teller.bus.clone(), teller.vitals.clone(), config.joining);
+    Ok((async move { serve(&bus, &vitals, join, joining, meetings).await }, rendezvous))
 }
 
-async fn serve(bus: &Bus, vitals: &Vitals, join: Join, mut meetings: mpsc::Receiver<MeetRequest>) {
+async fn serve(bus: &Bus, vitals: &Vitals, join: Join, joining: bool, mut meetings: mpsc::Receiver<MeetRequest>) {
+    let timings = bus.timings();
     while let Some(MeetRequest { left, answer }) = meetings.recv().await {
         let fence = vitals.fence().unwrap_or(join.fence);
-        let joined = meet(bus, vitals, &join, fence, left).await;
+        // Ranks that come back from a generation, and those that join one, wait for some that still compute.
+        let waits_for_step = left.is_some() || joining;
+        let patience_ms = timings.join_timeout_ms + if waits_for_step { timings.step_timeout_ms } else { 0 };
+        let joined = meet(bus, vitals, &join, fence, left, Duration::from_millis(patience_ms)).await;
         // The compute thread may have been stopped meanwhile.
         let _ = answer.send(joined);
     }
@@ -76,12 +80,16 @@ async fn serve(bus: &Bus, vitals: &Vitals, join: Join, mut meetings: mpsc::Recei
 
 /// Meets the other ranks. Asked again while no coordinator leads and while others are missing, until the time is
 /// over that a rank may be waited for.
-async fn meet(bus: &Bus, vitals: &Vitals, join: &Join, fence: Fence, left: Option<Left>) -> Result<Joined, WireError> {
-    let timings = bus.timings();
-    // Ranks that come back from a generation may wait for one that still computes.
-    let patience_ms = timings.join_timeout_ms + left.as_ref().map_or(0, |_| timings.step_timeout_ms);
-    let until = Instant::now() + Duration::from_millis(patience_ms);
-    let each = Duration::from_millis(timings.request_timeout_ms);
+async fn meet(
+    bus: &Bus,
+    vitals: &Vitals,
+    join: &Join,
+    fence: Fence,
+    left: Option<Left>,
+    patience: Duration,
+) -> Result<Joined, WireError> {
+    let until = Instant::now() + patience;
+    let each = Duration::from_millis(bus.timings().request_timeout_ms);
     let subject = bus.subjects().rdzv(&join.job, "join");
     let request = Join { fence, left, ..join.clone() };
     let mut pause = JOIN_PAUSE;

@@ -283,8 +283,10 @@ async fn run(config: RankConfig, vitals: Arc<Vitals>, link: &mut Link, signals: 
         result = work => result,
         never = signals.obey(&stop, &interrupt) => match never {},
     };
+    let seated = vitals.fence().is_some();
     vitals.enter(Phase::Reporting);
     match result {
+        Ok(Some(Some(body))) if !seated => tell_end(&teller, of_one_rank(&config, body)).await,
         Ok(Some(Some(body))) => tell_end(&teller, body).await,
         Ok(Some(None)) => End::Told,
         Ok(None) => End::Bug,
@@ -305,6 +307,17 @@ fn stopped(reason: Option<&StopReason>) -> LastReport {
         Some(StopReason::Drain { reason }) => Some(ReportBody::Released { reason: reason.clone() }),
         Some(StopReason::Failed(error)) => Some(ReportBody::Failed { error: error.clone() }),
         Some(StopReason::Fenced { .. }) | None => None,
+    }
+}
+
+/// The end of a rank that has not met the others: the gang's own may go on without it.
+fn of_one_rank(config: &RankConfig, body: ReportBody) -> ReportBody {
+    let rank = config.rank;
+    match body {
+        ReportBody::Released { reason } => ReportBody::RankLeft { rank, finished: false, reason },
+        // What the first ranks fail of before they begin, each of them would.
+        ReportBody::Failed { error } if config.joining => ReportBody::RankLost { rank, error },
+        body => body,
     }
 }
 

@@ -23,7 +23,7 @@ use super::selection::Selection;
 use super::session::{Flow, TrainJob};
 use super::writer::{Done, Order, Taken, Writer};
 use crate::checkpoint::{
-    Bits, CHECKPOINT_VERSION, CheckpointStore, ExtraInfo, Position, Running, Seeds, Share, Snapshot, TrainState,
+    BestEntry, Bits, CHECKPOINT_VERSION, CheckpointStore, ExtraInfo, Position, Running, Seeds, Share, Snapshot, TrainState,
     name_of,
 };
 use crate::link::Phase;
@@ -68,6 +68,8 @@ struct Last {
     position: Position,
     step: u64,
     name: String,
+    /// The one before, which serves if this one turns out damaged.
+    previous: Option<String>,
 }
 
 /// Saves the checkpoints of one rank.
@@ -84,6 +86,8 @@ pub struct Saver {
     led: bool,
     /// A former leader died before its last checkpoint was in place.
     owed: bool,
+    /// What the last checkpoint pushed from the best ones.
+    displaced: Option<BestEntry>,
     /// Memory for the next copy, while no other is on its way.
     copy: Option<Box<StateCopy>>,
     writer: Option<Writer>,
@@ -112,10 +116,11 @@ impl Saver {
                 params_blake3: String::new(),
             },
             share: Share::WHOLE,
-            last: resumed.map(|(position, step)| Last { position, step, name: name_of(position, step) }),
+            last: resumed.map(|(position, step)| Last { position, step, name: name_of(position, step), previous: None }),
             begun: Instant::now(),
             led: false,
             owed: false,
+            displaced: None,
             copy: None,
             writer: None,
             under_way: None,
@@ -169,15 +174,14 @@ impl Saver {
     /// A step boundary: looks at what is on its way, and saves what is due. `now` decides by time.
     pub fn at(
         &mut self,
-        moment: Moment<'_>,
+        mut moment: Moment<'_>,
         outbox: &mut Outbox,
         vitals: &Vitals,
         now: Instant,
     ) -> Result<Flow, WireError> {
         let leads = outbox.leads();
-        if leads && !std::mem::replace(&mut self.led, true) {
-            self.owed = self.last.as_ref().is_some_and(|last| !self.store.holds(&last.name));
-            self.begun = now;
+        if leads {
+            self.lead(&mut moment, now)?;
         }
         if self.look(outbox)? == Flow::Stopped {
             return Ok(Flow::Stopped);
@@ -196,6 +200,33 @@ impl Saver {
             }
         }
         Ok(Flow::On)
+    }
+
+    /// This rank leads from now on, if it did not before. A checkpoint that the leader before it has not put in
+    /// place is written here if training still stands there; otherwise it is taken out of the books, and a later
+    /// one is owed.
+    pub fn lead(&mut self, moment: &mut Moment<'_>, now: Instant) -> Result<(), WireError> {
+        if std::mem::replace(&mut self.led, true) {
+            return Ok(());
+        }
+        self.begun = now;
+        let last = self.last.clone().filter(|last| !self.store.holds(&last.name));
+        if let Some(last) = &last
+            && last.position == moment.position
+        {
+            tracing::info!(name = last.name, "the checkpoint that the leader before has not put in place is written");
+            let keep = keep(moment, last);
+            return self.commit(moment, keep, Share::WHOLE);
+        }
+        self.owed = last.is_some();
+        let displaced = self.displaced.take().filter(|displaced| self.store.holds(&displaced.name));
+        for BestEntry { name, .. } in moment.selection.best() {
+            if !self.store.holds(&name) {
+                let replaced = displaced.clone().filter(|_| last.as_ref().is_some_and(|last| last.name == name));
+                moment.selection.withdraw(&name, replaced);
+            }
+        }
+        Ok(())
     }
 
     /// Waits until nothing is on its way: written, reported, accepted, and what it replaces removed.
@@ -290,25 +321,34 @@ impl Saver {
     fn save(&mut self, moment: Moment<'_>, leads: bool, share: Share, now: Instant) -> Result<(), WireError> {
         let (position, step) = (moment.position, moment.trainer.global_step());
         let name = name_of(position, step);
-        if position.batch == 0 {
-            moment.selection.admit(&name, moment.metrics);
-        }
-        let previous = self.last.replace(Last { position, step, name: name.clone() });
+        self.displaced = match position.batch {
+            0 => moment.selection.admit(&name, moment.metrics),
+            _ => None,
+        };
+        let previous = self.last.take().map(|previous| previous.name);
+        let last = self.last.insert(Last { position, step, name: name.clone(), previous });
         (self.begun, self.owed) = (now, false);
-        if !leads && (share.of == 1 || share.index >= share.of) {
+        if leads {
+            let keep = keep(&moment, last);
+            return self.commit(&moment, keep, share);
+        }
+        if share.of == 1 || share.index >= share.of {
             return Ok(());
         }
+        let copy = self.copy_of(moment.trainer)?;
+        self.order(Order::Part { name, copy, share })
+    }
+
+    fn copy_of(&mut self, trainer: &Trainer) -> Result<Box<StateCopy>, WireError> {
         let earlier = self.copy.take().map(|earlier| *earlier);
-        let copy = Box::new(moment.trainer.copy_state(earlier).map_err(|e| internal(&e))?);
-        if !leads {
-            return self.order(Order::Part { name, copy, share });
-        }
-        // The one before stays as well: it serves if this one turns out damaged.
-        let mut keep: BTreeSet<String> = moment.selection.best().into_iter().map(|entry| entry.name).collect();
-        keep.extend(previous.map(|previous| previous.name));
-        keep.insert(name);
+        Ok(Box::new(trainer.copy_state(earlier).map_err(|e| internal(&e))?))
+    }
+
+    /// Begins to write the checkpoint of this moment as the leader.
+    fn commit(&mut self, moment: &Moment<'_>, keep: BTreeSet<String>, share: Share) -> Result<(), WireError> {
+        let copy = self.copy_of(moment.trainer)?;
         self.under_way = Some(keep);
-        let state = self.state(&moment);
+        let state = self.state(moment);
         self.order(Order::Commit(Box::new(Taken { state, copy, best: moment.best_model.cloned(), share })))
     }
 
@@ -338,6 +378,12 @@ impl Saver {
         };
         writer.order(self.store.clone(), order)
     }
+}
+
+/// What may stay once this checkpoint is in place.
+fn keep(moment: &Moment<'_>, last: &Last) -> BTreeSet<String> {
+    let best = moment.selection.best().into_iter().map(|entry| entry.name);
+    best.chain(last.previous.clone()).chain([last.name.clone()]).collect()
 }
 
 /// Whether a checkpoint is to be saved at a boundary.

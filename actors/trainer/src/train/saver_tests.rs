@@ -270,3 +270,38 @@ fn a_new_leader_goes_on_with_the_books_and_saves_what_the_old_one_did_not() {
     assert_eq!(reported, ["checkpoint_step_000012", "checkpoint_step_000013"]);
     assert_eq!(names(dir.path()), reported);
 }
+
+#[test]
+fn a_new_leader_writes_what_is_missing_where_training_still_stands() {
+    let (dir, plan) = (TempDir::new().expect("folder"), plan_with(0, 0.0));
+    let mut rank = Rank::new(dir.path(), &plan, Share::WHOLE);
+    rank.epoch(1.0);
+    let listener = rank.lead(CheckpointReport::Accepted);
+    // Nothing is due, but it begins to lead.
+    assert_eq!(rank.at(At::Step { ends_epoch: false }), Ok(Flow::On));
+    assert_eq!(rank.end(listener), ["checkpoint_epoch_001"]);
+    let written = crate::checkpoint::read(&dir.path().join("checkpoint_epoch_001"), None).expect("whole");
+    assert_eq!(written.state.best.len(), 1);
+}
+
+#[test]
+fn a_best_that_never_was_in_place_gives_way_to_the_one_it_replaced() {
+    let (dir, plan) = (TempDir::new().expect("folder"), plan_with(0, 0.0));
+    let mut old = Rank::new(dir.path(), &plan, Share::WHOLE);
+    let mut rank = Rank::new(dir.path(), &plan, Share::WHOLE);
+    let listener = old.lead(CheckpointReport::Accepted);
+    for val_loss in [2.0, 3.0] {
+        old.epoch(val_loss);
+        rank.epoch(val_loss);
+    }
+    let best = rank.selection.best();
+    assert_eq!(old.end(listener), ["checkpoint_epoch_001", "checkpoint_epoch_002"]);
+    rank.epoch(1.0);
+    assert_ne!(rank.selection.best(), best);
+    // The old leader died while it wrote the third.
+    let listener = rank.lead(CheckpointReport::Accepted);
+    rank.steps(1);
+    assert_eq!(rank.selection.best(), best);
+    assert_eq!(rank.end(listener), ["checkpoint_step_000031"]);
+    assert_eq!(names(dir.path()), ["checkpoint_epoch_001", "checkpoint_epoch_002", "checkpoint_step_000031"]);
+}

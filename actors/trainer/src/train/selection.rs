@@ -113,9 +113,20 @@ impl Selection {
         Verdict { stop, best_model }
     }
 
-    /// A checkpoint of the epoch with these metrics lies in place: whether it is among the best.
-    pub fn admit(&mut self, name: &str, metrics: &Metrics) {
-        self.best.admit(value_of(metrics, &self.checkpoint_metric), name);
+    /// A checkpoint of the epoch with these metrics is to be: among the best, if it is. Gives the one that is no
+    /// longer among them.
+    pub fn admit(&mut self, name: &str, metrics: &Metrics) -> Option<BestEntry> {
+        let before = self.best();
+        let evicted = self.best.admit(value_of(metrics, &self.checkpoint_metric), name).evicted?;
+        before.into_iter().find(|entry| entry.name == evicted)
+    }
+
+    /// A checkpoint that was admitted does not lie in place; the one that it replaced may still.
+    pub fn withdraw(&mut self, name: &str, replaced: Option<BestEntry>) {
+        self.best.withdraw(name);
+        if let Some(BestEntry { name, value }) = replaced {
+            self.best.admit(value.0, name);
+        }
     }
 
     pub fn observed(&self) -> &[Bits] {

@@ -147,10 +147,27 @@ struct Session {
     best_model: Option<Arc<Vec<u8>>>,
     should_stop: Option<String>,
     pace: Pace,
+    /// Too few would remain: every rank ends, and the leader gives the task back.
+    all_give_back: bool,
     /// What a person should know of the beginning.
     begun: Vec<String>,
     /// Checkpoints that training could not begin with, and the one that it begins with.
     refused: (Vec<Refused>, Option<String>),
+}
+
+/// Training as it stands, borrowed beside the saver.
+macro_rules! moment {
+    ($session:expr, $at:expr) => {
+        Moment {
+            at: $at,
+            position: $session.position,
+            running: $session.running.with($session.samples),
+            trainer: $session.engine.trainer(),
+            selection: &mut $session.selection,
+            metrics: &$session.metrics,
+            best_model: $session.best_model.as_ref(),
+        }
+    };
 }
 
 impl Session {
@@ -209,6 +226,7 @@ impl Session {
             best_model,
             should_stop,
             pace,
+            all_give_back: false,
             begun,
             refused: (refused, used),
         })
@@ -261,6 +279,10 @@ impl Session {
     /// Meets the other ranks in the next generation, comes to where the furthest of them is, and opens the feed
     /// there. What fails between ranks is tried again in the generation after.
     fn meet(&mut self, mut left: Option<Left>) -> Result<Flow, WireError> {
+        if left.is_some() {
+            // A drain is said at the first step of the generation to come, so that nobody sits there without it.
+            self.ports.stop.set_together(true);
+        }
         loop {
             self.ports.vitals.enter(Phase::Joining);
             let own = Own {
@@ -330,6 +352,10 @@ impl Session {
             // Whoever led may have taken with it what it had not yet told; what it had told is known by its id.
             self.ports.outbox.tell_again();
         }
+        if leads {
+            let mut moment = moment!(self, At::Step { ends_epoch: false });
+            self.saver.lead(&mut moment, Instant::now()).map_err(SyncError::Failed)?;
+        }
         if world > 1 {
             tracing::info!(
                 generation = self.gang.generation,
@@ -356,15 +382,7 @@ impl Session {
         }
         let seat = self.gang.seat as usize;
         let bytes = if seat == source {
-            let moment = Moment {
-                at: At::Drain,
-                position: self.position,
-                running: self.running.with(self.samples),
-                trainer: self.engine.trainer(),
-                selection: &mut self.selection,
-                metrics: &self.metrics,
-                best_model: self.best_model.as_ref(),
-            };
+            let moment = moment!(self, At::Drain);
             let snapshot = self.saver.snapshot(&moment, state);
             sync::pack(&snapshot).map_err(SyncError::Failed)?
         } else {
@@ -494,6 +512,7 @@ impl Session {
             // Too few would remain: all give the task back, and the leader leaves a checkpoint.
             self.ports.stop.ask(StopReason::Drain { reason: "too few ranks remain beside a drained worker's".into() });
             self.ports.stop.set_together(false);
+            self.all_give_back = true;
             return Flow::Stopped;
         }
         if own {
@@ -546,6 +565,7 @@ impl Session {
             self.ports.val = BatchSource::memory(Arc::new(kept));
         }
         if let Some(group) = &mut self.gang.group {
+            self.ports.vitals.now(Doing::SharingValidation);
             match validation.gather(group, &self.engine) {
                 Ok(()) => {}
                 Err(_) if self.ports.stop.ends_now() => return Ok(Err(Flow::Stopped)),
@@ -591,15 +611,7 @@ impl Session {
 
     /// Tells the saver where training stands; it saves what is due.
     fn save(&mut self, at: At) -> Result<Flow, WireError> {
-        let moment = Moment {
-            at,
-            position: self.position,
-            running: self.running.with(self.samples),
-            trainer: self.engine.trainer(),
-            selection: &mut self.selection,
-            metrics: &self.metrics,
-            best_model: self.best_model.as_ref(),
-        };
+        let moment = moment!(self, at);
         self.saver.at(moment, &mut self.ports.outbox, &self.ports.vitals, Instant::now())
     }
 
@@ -623,7 +635,9 @@ impl Session {
     fn stopped(mut self) -> Result<Outcome, WireError> {
         if matches!(self.ports.stop.reason(), Some(StopReason::Drain { .. })) {
             if !self.ports.outbox.leads() {
-                return Ok(Outcome::Left { finished: true, reason: "the gang gives its task back".into() });
+                // Where all end, the leader's word ends the lease; otherwise the others go on.
+                let why = if self.all_give_back { "the gang gives its task back" } else { "the worker drains" };
+                return Ok(Outcome::Left { finished: self.all_give_back, reason: why.into() });
             }
             if self.save(At::Drain)? == Flow::On {
                 self.saver.settle(&mut self.ports.outbox)?;
