@@ -201,6 +201,33 @@ fn joining_ranks_may_wait_for_the_others() {
 }
 
 #[test]
+fn a_rank_that_waits_for_others_is_no_culprit_before_its_exchange_gives_up() {
+    let t = Timings::default();
+    for doing in [Doing::SummingGradients, Doing::SharingValidation] {
+        let mut s = running();
+        s.on_line(&key("j", 1), &RankLine { doing, ..line(0, 1, Phase::Training) }, 1_000);
+        let limit = 1_000 + t.step_timeout_ms + t.join_timeout_ms;
+        assert!(pass(&mut s, 1_000, limit - 1).is_empty(), "{doing:?}");
+        assert!(failure(&s.on_tick(limit)).message.contains(doing.as_str()));
+    }
+}
+
+#[test]
+fn no_rank_begins_in_a_gang_that_stops() {
+    let mut s = two_ranks();
+    s.on_offer(release("j", 1), None, 3);
+    assert!(matches!(s.on_offer(join(2), None, 4).0, OfferAnswer::Declined { .. }));
+    // Reserved before the stop, started after it.
+    let mut s = two_ranks();
+    assert!(matches!(s.on_offer(join(2), None, 3).0, OfferAnswer::Accepted { .. }));
+    let GangKey { job, task, .. } = key("j", 1);
+    s.on_stop_task(&job, &task, Fence(10), 4);
+    assert!(
+        matches!(s.on_offer(start("j", 1, 12, &[2]), None, 5), (OfferAnswer::Declined { .. }, effects) if effects.is_empty())
+    );
+}
+
+#[test]
 fn a_worker_that_stood_still_does_not_blame_its_ranks() {
     let step_ms = Timings::default().step_timeout_ms;
     let mut s = running();

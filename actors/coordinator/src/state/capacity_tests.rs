@@ -88,13 +88,17 @@ impl Desk {
     }
 
     fn beat(&mut self, pid: u32, sequence: u64, draining: bool) {
+        self.beat_of("w", "cpu", (pid, sequence, draining));
+    }
+
+    fn beat_of(&mut self, worker: &str, fingerprint: &str, (pid, sequence, draining): (u32, u64, bool)) {
         let beat = Heartbeat {
-            worker: WorkerId::new("w").expect("an id"),
+            worker: WorkerId::new(worker).expect("an id"),
             role: Role::Trainer,
             host: "host".into(),
             pid,
             build: "test".into(),
-            fingerprint: "cpu".into(),
+            fingerprint: fingerprint.into(),
             slots: 1,
             slots_free: 1,
             held: Vec::new(),
@@ -129,6 +133,18 @@ fn a_job_says_what_it_waits_for_and_ends_by_its_deadline() {
         "{error}"
     );
     assert!(!error.retry);
+}
+
+#[test]
+fn slots_of_several_kinds_make_no_gang_and_that_is_said() {
+    let mut desk = Desk::with_job(2);
+    for second in 1..=6 {
+        desk.beat_of("w0", "avx2", (1, second, false));
+        desk.beat_of("w1", "avx512", (2, second, false));
+        desk.pass(1_000);
+    }
+    let waits = desk.waiting().expect("it waits");
+    assert!(waits.contains("kernel fingerprint") && waits.contains("2 exist, at most 1 of them alike"), "{waits}");
 }
 
 #[test]

@@ -256,8 +256,7 @@ impl State {
             record.finished.push(rank);
         }
         let record = record.clone();
-        // Where training is over, nobody is missing.
-        let least = (entry.record.world_sizes().0 as usize).saturating_sub(record.finished.len()).max(1);
+        let least = least_of(entry.record.world_sizes().0, &record);
         let Some(gang) = entry.gang.as_mut() else { return };
         gang.gone.insert(rank);
         let stale = match &mut gang.phase {
@@ -362,7 +361,7 @@ impl State {
         let Some(gang) = entry.gang.as_ref().filter(|g| &g.task == id) else { return false };
         let Some(task) = entry.record.task(id) else { return false };
         let Some(record) = task.gang.clone() else { return false };
-        let least = (entry.record.world_sizes().0 as usize).saturating_sub(record.finished.len()).max(1);
+        let least = least_of(entry.record.world_sizes().0, &record);
         if matches!(gang.phase, Phase::Reserving { .. }) {
             return false;
         }
@@ -589,6 +588,11 @@ impl State {
 /// The worker that was asked to run a rank which has not been seated.
 fn inviting(gang: &GangRun, rank: u32) -> Option<WorkerId> {
     gang.invites.iter().find(|(_, invite)| invite.ranks.contains(&rank)).map(|(worker, _)| worker.clone())
+}
+
+/// So many ranks the gang needs to go on. Where one has finished, all have come as far, and one can tell the rest.
+fn least_of(min_world_size: u32, gang: &Gang) -> usize {
+    if gang.finished.is_empty() { min_world_size as usize } else { 1 }
 }
 
 /// How a rank went.

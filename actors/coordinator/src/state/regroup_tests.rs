@@ -47,6 +47,7 @@ struct Desk {
     runs: Vec<(u32, WorkerId)>,
     workers: Vec<WorkerId>,
     sequence: u64,
+    pid: u32,
 }
 
 impl Desk {
@@ -63,6 +64,7 @@ impl Desk {
             runs: Vec::new(),
             workers,
             sequence: 0,
+            pid: 1,
         };
         desk.beat();
         desk
@@ -151,7 +153,7 @@ impl Desk {
                     worker: worker.clone(),
                     role,
                     host: "host".into(),
-                    pid: 1,
+                    pid: self.pid,
                     build: "test".into(),
                     fingerprint: "cpu".into(),
                     slots: 1,
@@ -163,6 +165,16 @@ impl Desk {
                 self.input(Input::Heartbeat(Box::new(beat)));
             }
         }
+    }
+
+    /// What the old leader still says.
+    fn change_leader(&mut self) -> Vec<Effect> {
+        let record = self.record("j");
+        let effects = self.state.step_down();
+        self.state = State::new(Timings::default(), [8; 32]);
+        let revision = self.revision;
+        self.input(Input::Loaded { job: id("j"), record: Some(Box::new(record)), revision });
+        effects
     }
 
     fn pass(&mut self, ms: u64) {
@@ -399,17 +411,12 @@ fn another_leader_in_the_middle_of_a_meeting_lets_the_same_ranks_meet() {
     let (mut desk, first) = four(4, (1, 4, 4));
     desk.kill(2);
     let lost = desk.join(0, Some(left(1, 5, None)));
-    let record = desk.record("j");
-    let effects = desk.state.step_down();
+    let effects = desk.change_leader();
     assert!(
         effects.iter().any(|effect| matches!(effect, Effect::Answer { token, answer }
             if *token == lost && matches!(**answer, Answer::Error(ref error) if error.code == Code::NotLeader))),
         "{effects:?}"
     );
-    desk.state = State::new(Timings::default(), [8; 32]);
-    desk.beat();
-    let revision = desk.revision;
-    desk.input(Input::Loaded { job: id("j"), record: Some(Box::new(record)), revision });
     // The report of the rank that was killed was heard by the leader before; the heartbeats tell this one.
     assert_eq!(desk.join_all(&[0, 1, 3], Some(&left(1, 5, None))), None);
     desk.pass(14_000);
@@ -427,4 +434,77 @@ fn a_job_that_waits_comes_before_growth() {
     desk.pass(4_000);
     assert_eq!(desk.record("k").task(&train()).map(|task| task.state), Some(TaskState::Leased));
     assert!(!desk.runs.iter().any(|(rank, _)| *rank == 4), "nothing is left to grow by");
+}
+
+/// Ranks that others see the connections of closed.
+fn closed(generation: u32, step: u64, rank: u32) -> Left {
+    Left { generation, step, suspect: Some(rank), error: Some(died(rank)) }
+}
+
+#[test]
+fn a_rank_that_still_computes_is_waited_for_though_its_connections_are_closed() {
+    let (mut desk, _) = four(4, (1, 4, 4));
+    let waiting = [0, 1, 2].map(|rank| desk.join(rank, Some(closed(1, 5, 3))));
+    desk.pass(12_000);
+    assert!(desk.heard("rank_lost").is_empty() && waiting.iter().all(|token| desk.told(*token).is_none()));
+    assert!(desk.told_to_regroup().iter().all(|asked| *asked == ("w3", RegroupWhen::Now)), "{:?}", desk.offers);
+    let last = desk.join(3, Some(left(1, 5, None)));
+    let seated = desk.told(last).expect("they meet");
+    assert_eq!((ranks(&seated), desk.told(waiting[0])), (vec![0, 1, 2, 3], Some(seated.clone())));
+}
+
+#[test]
+fn a_rank_whose_worker_says_nothing_is_given_up_soon() {
+    let (mut desk, _) = four(4, (1, 4, 4));
+    desk.workers.pop();
+    let waiting = [0, 1, 2].map(|rank| desk.join(rank, Some(closed(1, 5, 3))));
+    desk.pass(6_000);
+    let lost = desk.heard("rank_lost");
+    let [Event::RankLost { rank: 3, error, .. }] = lost[..] else { panic!("{lost:?}") };
+    assert!(error.message.contains("closed its connections"), "{error}");
+    assert_eq!(desk.told(waiting[1]).map(|seated| ranks(&seated)), Some(vec![0, 1, 2]));
+}
+
+#[test]
+fn the_next_leader_counts_the_slots_in_use_and_remembers_who_has_finished() {
+    let (mut desk, _) = four(4, (2, 4, 4));
+    for rank in [1, 2] {
+        desk.report(rank, ReportBody::RankLeft { rank, finished: true, reason: "done".into() });
+    }
+    desk.change_leader();
+    desk.beat();
+    assert_eq!(desk.state.open_slots(), 2, "two of four run ranks");
+    desk.pass(15_000);
+    assert_eq!((desk.task().attempt, desk.heard("rank_lost").len()), (1, 0), "it knows who has finished");
+    // The leader dies while it saves: the last one is enough, although the gang wants two.
+    desk.kill(0);
+    let alone = desk.join_all(&[3], Some(&left(1, 9, None))).expect("it goes on");
+    assert_eq!((ranks(&alone), desk.task().attempt), (vec![3], 1));
+}
+
+#[test]
+fn a_worker_whose_rank_was_too_slow_is_not_asked_again() {
+    let (mut desk, _) = four(4, (1, 4, 4));
+    desk.report(2, ReportBody::RankLeft { rank: 2, finished: false, reason: "it was too slow".into() });
+    desk.join_all(&[0, 1, 3], Some(&left(1, 5, None))).expect("they meet");
+    desk.pass(30_000);
+    assert_eq!(desk.runs.len(), 3);
+    // Another process of the same name is.
+    desk.pid = 2;
+    desk.pass(4_000);
+    assert_eq!(desk.runs.last(), Some(&(4, desk.workers[2].clone())));
+}
+
+#[test]
+fn what_becomes_of_an_invited_rank_is_its_own() {
+    let (mut desk, _) = four(4, (1, 4, 4));
+    desk.kill(2);
+    desk.join_all(&[0, 1, 3], Some(&left(1, 5, None))).expect("they meet");
+    desk.pass(2_000);
+    desk.kill(4);
+    assert_eq!((desk.task().attempt, desk.heard("rank_lost").len()), (1, 2));
+    desk.pass(10_000);
+    assert_eq!(desk.runs.last().map(|(rank, _)| *rank), Some(5), "another is asked");
+    desk.report(5, ReportBody::RankLeft { rank: 5, finished: false, reason: "the worker drains".into() });
+    assert_eq!((desk.task().attempt, desk.task().state), (1, TaskState::Running));
 }

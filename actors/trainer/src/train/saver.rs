@@ -23,8 +23,8 @@ use super::selection::Selection;
 use super::session::{Flow, TrainJob};
 use super::writer::{Done, Order, Taken, Writer};
 use crate::checkpoint::{
-    BestEntry, Bits, CHECKPOINT_VERSION, CheckpointStore, ExtraInfo, Position, Running, Seeds, Share, Snapshot, TrainState,
-    name_of,
+    BestEntry, Bits, CHECKPOINT_VERSION, CheckpointStore, ExtraInfo, Position, Running, Seeds, Share, Snapshot,
+    TrainState, name_of,
 };
 use crate::link::Phase;
 use crate::vitals::Vitals;
@@ -116,7 +116,12 @@ impl Saver {
                 params_blake3: String::new(),
             },
             share: Share::WHOLE,
-            last: resumed.map(|(position, step)| Last { position, step, name: name_of(position, step), previous: None }),
+            last: resumed.map(|(position, step)| Last {
+                position,
+                step,
+                name: name_of(position, step),
+                previous: None,
+            }),
             begun: Instant::now(),
             led: false,
             owed: false,
