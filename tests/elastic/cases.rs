@@ -63,6 +63,15 @@ impl Case {
         Self { number, model, world, disturbance, choice: random.below(1 << 20), step: 1 + random.below(span) }
     }
 
+    /// A joiner has to find the others still at work.
+    fn set(&self) -> &'static [&'static str] {
+        match (self.disturbance, self.model) {
+            (Disturbance::Join, Model::AdScore) => &["training.epochs=48"],
+            (Disturbance::Join, Model::Mlp | Model::LstmSequence) => &["training.epochs=480"],
+            _ => &[],
+        }
+    }
+
     /// Slots of the two trainers that the job begins with.
     fn slots(&self) -> [u32; 2] {
         let begins_with = if self.disturbance == Disturbance::Join { (self.world - 1).max(1) } else { self.world };
@@ -79,11 +88,11 @@ impl Case {
         cluster.boot(&crew);
         let world = slots.iter().sum();
         let most = if self.disturbance == Disturbance::Join { self.world.max(2) } else { world };
-        let mut job = cluster.submit(self.model, &format!("case{}", self.number), world, most, &[]);
+        let mut job = cluster.submit(self.model, &format!("case{}", self.number), world, most, self.set());
         reaches(&mut job, self.step);
         let at = begun.elapsed();
         self.disturb(cluster, &names, &spare);
-        let ended = cluster.succeeded(job, &reference(self.model, &[]));
+        let ended = cluster.succeeded(job, &reference(self.model, self.set()));
         self.is_named(&ended, &cluster.logs(&ended.last()["job"]));
         cluster.slots_are_free();
         cluster.dismiss();
