@@ -63,11 +63,11 @@ impl Case {
         Self { number, model, world, disturbance, choice: random.below(1 << 20), step: 1 + random.below(span) }
     }
 
-    /// A joiner has to find the others still at work.
+    /// A joiner has to find the others still at work, however long its process takes to start.
     fn set(&self) -> &'static [&'static str] {
         match (self.disturbance, self.model) {
-            (Disturbance::Join, Model::AdScore) => &["training.epochs=48"],
-            (Disturbance::Join, Model::Mlp | Model::LstmSequence) => &["training.epochs=480"],
+            (Disturbance::Join, Model::AdScore) => &["training.epochs=250"],
+            (Disturbance::Join, Model::Mlp | Model::LstmSequence) => &["training.epochs=900"],
             _ => &[],
         }
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::{Cluster, MODELS, Model, TIMINGS, ranks_in, reaches, reference, run};
+use super::{Bits, Cluster, MODELS, Model, TIMINGS, ranks_in, reaches, reference, run};
 use crate::harness::{Sandbox, number, text};
 
 /// From the start of the joiner's process to the event; most of it is the start of two processes.
@@ -22,6 +22,16 @@ fn every_world_gives_the_same_bits() {
             assert_eq!(run(model, world, &set), expected, "{model:?} by {world} ranks");
         }
     }
+}
+
+#[test]
+fn ranks_that_encrypt_give_the_same_bits() {
+    let set = ["training.epochs=3"];
+    let sandbox = Sandbox::new();
+    Model::Mlp.write(&sandbox);
+    sandbox.write("within.yaml", "collective_tls: true\n");
+    let arguments = ["run", Model::Mlp.file(), "--json", "--world", "3", "--set", set[0]];
+    assert_eq!(Bits::of(&sandbox.within(&arguments).expect(0)), reference(Model::Mlp, &set));
 }
 
 #[test]

@@ -31,6 +31,7 @@ struct File {
     roles: Vec<String>,
     slots: Option<u32>,
     threads: Option<u32>,
+    collective_tls: bool,
     data_roots: Vec<PathBuf>,
     artifacts: Option<String>,
     tracker_database: Option<String>,
@@ -158,6 +159,8 @@ pub struct Config {
     pub slots: u32,
     /// Compute threads of a rank; 0: what the machine gives.
     pub threads: u32,
+    /// Ranks exchange sums and states through TLS.
+    pub collective_tls: bool,
     pub data_roots: Vec<PathBuf>,
     /// Location of the artifact store.
     pub artifacts: String,
@@ -208,6 +211,7 @@ impl Config {
             roles: file.roles,
             slots: file.slots.unwrap_or(1),
             threads: file.threads.unwrap_or(0),
+            collective_tls: file.collective_tls,
             data_roots,
             tracker_database: file.tracker_database,
             webhook_hosts: file.webhook_hosts,

@@ -25,7 +25,8 @@ pub fn build(config: &Config, link: &Link, name: Option<&str>, roots: Vec<PathBu
         host,
         pid: std::process::id(),
         build: build_version(),
-        fingerprint: kernels::fingerprint::fingerprint(&Device::Cpu),
+        // Ranks that encrypt and ranks that do not never make a gang.
+        fingerprint: kernels::fingerprint::fingerprint(&Device::Cpu) + if config.collective_tls { "+tls" } else { "" },
     };
     let roots = roots.into_iter().chain(config.data_roots.iter().cloned());
     let mut data_roots: Vec<PathBuf> = Vec::new();

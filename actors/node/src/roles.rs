@@ -84,6 +84,7 @@ pub fn settings(config: &Config, link: &crate::server::Link) -> Result<Settings,
             timings: config.timings,
         },
         threads: config.threads,
+        collective_tls: config.collective_tls,
     };
     let mut notifier = notifier::Config::default();
     if let Some(hosts) = &config.webhook_hosts {

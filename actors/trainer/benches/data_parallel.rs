@@ -99,7 +99,15 @@ fn rank(rank: u32, world: usize) {
     let addresses = std::io::stdin().lines().take(world).map(|line| line.expect("a line").parse().expect("an address"));
     let members =
         addresses.zip(0..).map(|(address, rank)| Member { rank, host: "localhost".into(), address }).collect();
-    let seat = Seat { job: "bench".into(), generation: 1, rank, shards: SHARDS, token: Token::new([7; 32]), members };
+    let seat = Seat {
+        job: "bench".into(),
+        generation: 1,
+        rank,
+        shards: SHARDS,
+        token: Token::new([7; 32]),
+        encrypted: false,
+        members,
+    };
     let group = Group::connect(&listener, &seat, Tuning::default(), TIMEOUT, &Cancel::new()).expect("meets");
     println!("{}", serde_json::to_string(&measure(Some(group))).expect("numbers"));
 }

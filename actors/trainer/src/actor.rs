@@ -217,6 +217,7 @@ impl Running {
                     world_size,
                     joining,
                     threads: self.config.threads_per_rank(),
+                    collective_tls: self.config.collective_tls,
                     worker: self.env.identity.worker.clone(),
                     host: self.env.identity.host.clone(),
                     trace,

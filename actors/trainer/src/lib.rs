@@ -39,6 +39,8 @@ pub struct Config {
     pub connection: Connection,
     /// Compute threads of a rank; 0: its share of the machine.
     pub threads: u32,
+    /// Ranks exchange sums and states through TLS 1.3. All workers of a gang do, or none.
+    pub collective_tls: bool,
 }
 
 impl Config {

@@ -64,6 +64,9 @@ pub struct RankConfig {
     pub joining: bool,
     /// Compute threads.
     pub threads: u32,
+    /// Ranks exchange sums through TLS.
+    #[serde(default)]
+    pub collective_tls: bool,
     pub worker: WorkerId,
     pub host: String,
     #[serde(default)]

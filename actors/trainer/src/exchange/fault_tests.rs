@@ -15,7 +15,7 @@ const NUMBERS: usize = 200_000;
 
 /// What a proxy does to the bytes from rank 1 to rank 0; the others pass.
 #[derive(Debug, Clone, Copy)]
-enum Fault {
+pub(super) enum Fault {
     /// Passes on little pieces, with a pause after each.
     Drip,
     /// Flips a bit of the byte at this place.
@@ -27,7 +27,7 @@ enum Fault {
 }
 
 /// Listens for one connection and passes it on to `to`, with the fault. It ends with its connections.
-fn proxy(to: SocketAddr, fault: Fault) -> SocketAddr {
+pub(super) fn proxy(to: SocketAddr, fault: Fault) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
     let address = listener.local_addr().expect("an address");
     std::thread::spawn(move || {
@@ -150,7 +150,7 @@ fn a_peer_that_stops_reading_ends_in_time_and_is_named() {
 }
 
 /// What two ranks with these seats say of each other.
-fn meeting(seats: [Seat; 2], listeners: &[Listener], patience: Duration) -> Vec<Result<(), Error>> {
+pub(super) fn meeting(seats: [Seat; 2], listeners: &[Listener], patience: Duration) -> Vec<Result<(), Error>> {
     let [first, second] = seats;
     std::thread::scope(|scope| {
         let called =
@@ -343,7 +343,7 @@ fn raw() -> (Group, TcpStream) {
     let member =
         |rank: u32| Member { rank, host: format!("host-{rank}"), address: listener.local_addr().expect("an address") };
     let seat = seat(0, &[member(0), member(1)]);
-    let links = tcp::Links::new(&seat, vec![None, Some(stream)]).expect("a connection");
+    let links = tcp::Links::new(&seat, vec![None, Some(super::secure::Line::Plain(stream))]).expect("a connection");
     let topology = Topology::new(0, 2, seat.shards).expect("valid");
     (Group::new(topology, small(), Transport::Tcp(links), PATIENCE), peer)
 }

@@ -22,6 +22,7 @@ pub(super) fn seat(rank: u32, members: &[Member]) -> Seat {
         rank,
         shards: SHARDS,
         token: Token::new([7; 32]),
+        encrypted: false,
         members: members.to_vec(),
     }
 }
@@ -56,10 +57,15 @@ pub(super) fn tcp(world: usize, timeout: Duration) -> Vec<Group> {
 }
 
 fn tuned(world: usize, timeout: Duration, tuning: Tuning) -> Vec<Group> {
+    met(world, timeout, tuning, false)
+}
+
+/// Groups that have met over connections.
+pub(super) fn met(world: usize, timeout: Duration, tuning: Tuning, encrypted: bool) -> Vec<Group> {
     let (listeners, members) = listeners(world);
     std::thread::scope(|scope| {
         let meet = |(rank, listener): (usize, Listener)| {
-            let seat = seat(rank as u32, &members);
+            let seat = Seat { encrypted, ..seat(rank as u32, &members) };
             scope.spawn(move || {
                 let group = Group::connect(&listener, &seat, tuning, PATIENCE, &Cancel::new()).expect("meets");
                 Group { timeout, ..group }
@@ -100,7 +106,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 }
 
 /// Three steps of buckets of all sizes, then each of the other operations.
-fn check_group(world: usize, groups: Vec<Group>) {
+pub(super) fn check_group(world: usize, groups: Vec<Group>) {
     let lens = [1, 40_000, 0, 257, 9_001];
     let roots: Vec<Vec<f32>> = lens.iter().map(|len| root(world, *len)).collect();
     gang(groups, |rank, group| {

@@ -16,6 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::cancel::Cancel;
+use super::secure::{self, Line, Side};
 use super::wire::{HEADER_BYTES, Header, MAGIC, Message, Origin, VERSION, job_number};
 use super::{left, seconds};
 use crate::error::{Error, ErrorKind, PeerName};
@@ -74,6 +75,8 @@ pub struct Seat {
     pub shards: usize,
     /// The same in all generations, or a caller of a later one cannot prove that it is.
     pub token: Token,
+    /// What is exchanged goes through TLS 1.3. All ranks of a group do, or none.
+    pub encrypted: bool,
     /// All ranks by seat, this one included.
     pub members: Vec<Member>,
 }
@@ -124,11 +127,14 @@ enum Refusal {
     /// Another job, world, number of shards or seat than this group's.
     Group = 3,
     Token = 4,
+    /// One encrypts, the other does not.
+    Encryption = 5,
 }
 
 impl Refusal {
     fn of(byte: u8) -> Option<Refusal> {
-        [Refusal::Version, Refusal::Generation, Refusal::Group, Refusal::Token].into_iter().find(|r| *r as u8 == byte)
+        let all = [Refusal::Version, Refusal::Generation, Refusal::Group, Refusal::Token, Refusal::Encryption];
+        all.into_iter().find(|r| *r as u8 == byte)
     }
 }
 
@@ -163,7 +169,7 @@ pub(super) fn meet(
     seat: &Seat,
     timeout: Duration,
     cancel: &Cancel,
-) -> Result<Vec<Option<TcpStream>>, Error> {
+) -> Result<Vec<Option<Line>>, Error> {
     let meeting = Meeting { seat, until: Instant::now() + timeout, timeout, cancel, over: AtomicBool::new(false) };
     let mut streams: Vec<Option<TcpStream>> = (0..seat.members.len()).map(|_| None).collect();
     std::thread::scope(|scope| {
@@ -181,7 +187,10 @@ pub(super) fn meet(
         met
     })
     .inspect_err(|error| meeting.say_farewell(&mut streams, error))?;
-    Ok(streams)
+    if seat.encrypted {
+        return meeting.encrypt(streams);
+    }
+    Ok(streams.into_iter().map(|stream| stream.map(Line::Plain)).collect())
 }
 
 impl Meeting<'_> {
@@ -318,6 +327,46 @@ impl Meeting<'_> {
         Ok(socket.into())
     }
 
+    /// Begins a session on each connection, side by side.
+    fn encrypt(&self, streams: Vec<Option<TcpStream>>) -> Result<Vec<Option<Line>>, Error> {
+        let begun = std::thread::scope(|scope| {
+            let begin = |(peer, stream): (usize, Option<TcpStream>)| {
+                stream.map(|stream| scope.spawn(move || self.encrypt_one(peer, stream)))
+            };
+            let sessions: Vec<_> = streams.into_iter().enumerate().map(begin).collect();
+            let end = |session: Option<std::thread::ScopedJoinHandle<'_, _>>| {
+                session.map(|session| session.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            };
+            sessions.into_iter().map(end).collect::<Vec<Option<Result<Line, Error>>>>()
+        });
+        begun.into_iter().map(Option::transpose).collect()
+    }
+
+    fn encrypt_one(&self, peer: usize, stream: TcpStream) -> Result<Line, Error> {
+        let side = if peer < self.seat.rank as usize { Side::Caller } else { Side::Called };
+        let patient = stream.set_nonblocking(false).and_then(|()| stream.set_read_timeout(Some(SLICE)));
+        let sign = |side: Side, bound: &[u8; 32]| {
+            let side = if side == Side::Caller { "session caller" } else { "session called" };
+            *proof(self.seat, side, bound, &self.seat.generation.to_le_bytes()).as_bytes()
+        };
+        let go_on = || !self.left().is_zero() && !self.cancel.is_cancelled();
+        patient.and_then(|()| secure::begin(stream, side, go_on, sign)).map_err(|error| {
+            let name = self.seat.name(peer);
+            let (kind, what) = match error.kind() {
+                _ if self.cancel.is_cancelled() => return Error::new(ErrorKind::Aborted, "the group was aborted"),
+                IoKind::TimedOut => {
+                    (ErrorKind::PeerTimedOut, format!("began no session for {}", seconds(self.timeout)))
+                }
+                IoKind::UnexpectedEof | IoKind::ConnectionReset | IoKind::BrokenPipe => {
+                    (ErrorKind::PeerClosed, "closed the connection before a session had begun".to_owned())
+                }
+                IoKind::PermissionDenied => (ErrorKind::PeerRefused, error.to_string()),
+                _ => (ErrorKind::Network, format!("began no session: {error}")),
+            };
+            Error::peer(kind, &name, what).because(error)
+        })
+    }
+
     /// Tells those who were met that this generation is over, and whom this rank blames.
     fn say_farewell(&self, streams: &mut [Option<TcpStream>], error: &Error) {
         let blamed = error.culprit().and_then(|culprit| self.seat.seat_of(culprit.rank));
@@ -386,6 +435,11 @@ fn refused(name: &PeerName, refusal: Refusal, theirs: u32, seat: &Seat) -> Error
             (ErrorKind::OtherGeneration, format!("is in generation {theirs}, this rank in {}", seat.generation))
         }
         Refusal::Group => (ErrorKind::Diverged, "is in another group: another job, world or rank".into()),
+        Refusal::Encryption => {
+            let (theirs, own) = if theirs == 0 { ("does not encrypt", "does") } else { ("encrypts", "does not") };
+            let what = format!("{theirs} what the ranks exchange, this rank {own}: collective_tls of their workers");
+            (ErrorKind::PeerRefused, what)
+        }
         Refusal::Token => (ErrorKind::PeerRefused, "the token of the group does not hold between us".into()),
     };
     Error::peer(kind, name, what)
@@ -422,7 +476,8 @@ fn hello_of(seat: &Seat, from: usize, to: usize, nonce: &[u8; NONCE]) -> [u8; HE
     put(6, &(from as u16).to_le_bytes());
     put(8, &(to as u16).to_le_bytes());
     put(10, &(seat.members.len() as u16).to_le_bytes());
-    put(12, &(seat.shards as u32).to_le_bytes());
+    put(12, &(seat.shards as u16).to_le_bytes());
+    put(14, &u16::from(seat.encrypted).to_le_bytes());
     put(16, &seat.generation.to_le_bytes());
     put(20, &seat.members[from].rank.to_le_bytes());
     put(24, &job_number(&seat.job).to_le_bytes());
@@ -542,6 +597,9 @@ fn judge(seat: &Seat, theirs: &[u8; HELLO], from: usize) -> (Option<Refusal>, u3
     }
     if theirs[24..32] != expected[24..32] {
         return (Some(Refusal::Group), 0);
+    }
+    if theirs[14..16] != expected[14..16] {
+        return (Some(Refusal::Encryption), u32::from(seat.encrypted));
     }
     match generation.cmp(&seat.generation) {
         std::cmp::Ordering::Less => (Some(Refusal::Generation), seat.generation),

@@ -15,6 +15,7 @@
 mod cancel;
 mod handshake;
 mod local;
+mod secure;
 mod tcp;
 mod wire;
 
@@ -235,5 +236,7 @@ fn seconds(timeout: Duration) -> String {
 mod fault_tests;
 #[cfg(test)]
 mod group_tests;
+#[cfg(test)]
+mod secure_tests;
 #[cfg(test)]
 mod step_tests;

@@ -7,7 +7,7 @@
 //! one host what is on its way had better stay in the processor's caches, so their send buffers are short;
 //! and a congestion control that paces (BBR) costs half the bandwidth there, so they ask for one that does not.
 
-use std::io::{ErrorKind as IoKind, IoSlice, IoSliceMut, Read, Write};
+use std::io::{ErrorKind as IoKind, IoSlice, IoSliceMut};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +18,7 @@ use kernels::collective::{Accept, Outgoing, Round, Ticket};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::handshake::Seat;
+use super::secure::Line;
 use super::wire::{HEADER_BYTES, Header, Message, Origin, Unreadable, VERSION, checksum};
 use super::{left, seconds};
 use crate::error::{Error, ErrorKind, PeerName};
@@ -78,7 +79,7 @@ struct Peer {
     name: PeerName,
     /// Those of all ranks, by seat.
     names: Arc<[PeerName]>,
-    stream: TcpStream,
+    line: Line,
     writing: Option<Writing>,
     input: Input,
     /// The header that is being read, and how much of it is there.
@@ -107,24 +108,24 @@ pub(super) struct Links {
 }
 
 impl Links {
-    pub(super) fn new(seat: &Seat, streams: Vec<Option<TcpStream>>) -> Result<Links, Error> {
-        let (rank, world) = (seat.rank as usize, streams.len());
+    pub(super) fn new(seat: &Seat, lines: Vec<Option<Line>>) -> Result<Links, Error> {
+        let (rank, world) = (seat.rank as usize, lines.len());
         let names: Arc<[PeerName]> = (0..world).map(|peer| seat.name(peer)).collect();
         let mut peers = Vec::with_capacity(world);
         let mut clones = Vec::new();
-        for (peer, stream) in streams.into_iter().enumerate() {
-            let Some(stream) = stream else {
+        for (peer, line) in lines.into_iter().enumerate() {
+            let Some(line) = line else {
                 peers.push(None);
                 continue;
             };
             let (name, names) = (names[peer].clone(), names.clone());
             let failed = |error| Error::peer(ErrorKind::Network, &name, &error).because(error);
-            stream.set_nonblocking(true).map_err(failed)?;
-            clones.push(stream.try_clone().map_err(failed)?);
-            near(&stream);
+            line.socket().set_nonblocking(true).map_err(failed)?;
+            clones.push(line.socket().try_clone().map_err(failed)?);
+            near(line.socket());
             let head = [0; HEADER_BYTES];
             let (writing, input, filled, deaf, mute, farewell) = (None, Input::Header, 0, None, false, None);
-            peers.push(Some(Peer { name, names, stream, writing, input, head, filled, deaf, mute, farewell }));
+            peers.push(Some(Peer { name, names, line, writing, input, head, filled, deaf, mute, farewell }));
         }
         let clones = Arc::new(clones);
         let abort = Abort { aborted: Arc::default(), streams: Arc::downgrade(&clones) };
@@ -211,7 +212,7 @@ impl Links {
             events.set(PollFlags::POLLIN, !matches!(peer.input, Input::Parked(_)));
             let unsent = peer.writing.is_some() || round.has_next(*rank);
             events.set(PollFlags::POLLOUT, unsent && peer.deaf.is_none());
-            fds.push(PollFd::new(peer.stream.as_fd(), events));
+            fds.push(PollFd::new(peer.line.as_fd(), events));
         }
         // Rounded up, or the last millisecond would be spent spinning.
         let left = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
@@ -251,9 +252,9 @@ impl Links {
         for peer in self.peers.iter_mut().flatten() {
             if peer.writing.is_none() {
                 // A peer that cannot be told sees the connection end.
-                peer.stream.write_all(&farewell).ok();
+                peer.line.write_all(&farewell).ok();
             }
-            peer.stream.shutdown(Shutdown::Write).ok();
+            peer.line.close();
         }
         error
     }
@@ -274,7 +275,7 @@ impl Peer {
         let payload = round.payload(&writing.outgoing);
         let rest = payload.get(writing.at.saturating_sub(HEADER_BYTES)..).unwrap_or_default();
         let head = writing.header.get(writing.at..).unwrap_or_default();
-        let written = match self.stream.write_vectored(&[IoSlice::new(head), IoSlice::new(rest)]) {
+        let written = match self.line.write_vectored(&[IoSlice::new(head), IoSlice::new(rest)]) {
             Ok(written) => written,
             Err(error) if matches!(error.kind(), IoKind::WouldBlock | IoKind::Interrupted) => return false,
             Err(error) => {
@@ -285,12 +286,13 @@ impl Peer {
         };
         writing.at += written;
         traffic.bytes_sent += written as u64;
-        if writing.at == HEADER_BYTES + payload.len() {
+        let whole = writing.at == HEADER_BYTES + payload.len() && self.line.is_flushed();
+        if whole {
             traffic.frames_sent += 1;
             round.sent(writing.outgoing);
             self.writing = None;
         }
-        written > 0
+        written > 0 || whole
     }
 
     /// Receives once. Whether bytes moved or a parked frame found its place.
@@ -316,7 +318,7 @@ impl Peer {
                 let missing = rest.len();
                 // The next header comes along.
                 let mut parts = [IoSliceMut::new(rest), IoSliceMut::new(&mut self.head)];
-                self.stream.read_vectored(&mut parts).inspect(|received| {
+                self.line.read_vectored(&mut parts).inspect(|received| {
                     *at += missing.min(*received);
                     self.filled = received - missing.min(*received);
                 })
@@ -324,10 +326,10 @@ impl Peer {
             Input::Skip(left) => {
                 let mut sink = [0; 4096];
                 let most = sink.len().min(*left);
-                self.stream.read(&mut sink[..most]).inspect(|received| *left -= received)
+                self.line.read(&mut sink[..most]).inspect(|received| *left -= received)
             }
             Input::Header | Input::Parked(_) => {
-                self.stream.read(&mut self.head[self.filled..]).inspect(|received| self.filled += received)
+                self.line.read(&mut self.head[self.filled..]).inspect(|received| self.filled += received)
             }
         };
         let received = match received {

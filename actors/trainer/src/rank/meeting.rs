@@ -57,6 +57,7 @@ pub fn rendezvous(
     let rendezvous = Rendezvous {
         requests,
         listener,
+        encrypted: config.collective_tls,
         interrupt,
         connect_timeout: Duration::from_millis(timings.join_timeout_ms / 3),
         step_timeout: Duration::from_millis(timings.step_timeout_ms),

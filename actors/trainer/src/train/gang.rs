@@ -68,6 +68,8 @@ pub struct Rendezvous {
     pub requests: mpsc::Sender<MeetRequest>,
     /// Where others call it; none where it can have none.
     pub listener: Option<Listener>,
+    /// What goes to them and comes from them goes through TLS.
+    pub encrypted: bool,
     pub interrupt: Interrupt,
     /// The longest time for all to be connected, and the longest wait without progress later.
     pub connect_timeout: Duration,
@@ -143,7 +145,9 @@ impl Gang {
             return Ok(Ok(Met::Stopped));
         }
         if self.peers.len() > 1 {
-            let (Some(listener), Some(seat)) = (&rendezvous.listener, self.at_table(own, &joined)?) else {
+            let (Some(listener), Some(seat)) =
+                (&rendezvous.listener, self.at_table(own, &joined, rendezvous.encrypted)?)
+            else {
                 let message = "a gang of several ranks whose coordinator or ranks name no address and token";
                 return Err(WireError::new(Code::InternalError, message));
             };
@@ -158,7 +162,7 @@ impl Gang {
         Ok(Ok(Met::Seated { joined: Some(joined) }))
     }
 
-    fn at_table(&self, own: &Own, joined: &Joined) -> Result<Option<Seat>, WireError> {
+    fn at_table(&self, own: &Own, joined: &Joined, encrypted: bool) -> Result<Option<Seat>, WireError> {
         let wrong = |what: String| WireError::new(Code::BadMessage, format!("rendezvous: {what}"));
         let Some(token) = &joined.token else { return Ok(None) };
         let token = token_of(token).ok_or_else(|| wrong("a token that is not 64 hexadecimal digits".into()))?;
@@ -175,6 +179,7 @@ impl Gang {
             rank: self.seat,
             shards: own.shards,
             token,
+            encrypted,
             members,
         }))
     }

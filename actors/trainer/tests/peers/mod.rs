@@ -333,6 +333,7 @@ async fn start_worker(
         rank_command: vec![me, "rank".into()],
         connection: Connection::of(config),
         threads: 1,
+        collective_tls: false,
     };
     within_trainer::start(env, config, supervisor).await.expect("starts")
 }
