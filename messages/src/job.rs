@@ -156,6 +156,20 @@ pub struct Gang {
     /// Ranks whose training is over, and who have left the rest to the leader.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub finished: Vec<u32>,
+    /// The last ranks that were lost, oldest first, also in attempts before; the others went on, or began anew.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub losses: Vec<RankLoss>,
+}
+
+/// A rank that was lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RankLoss {
+    pub attempt: u32,
+    pub rank: u32,
+    pub worker: WorkerId,
+    pub at: UnixMs,
+    /// Its message's first line; the event has all of it.
+    pub error: WireError,
 }
 
 impl Gang {

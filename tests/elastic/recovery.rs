@@ -36,6 +36,9 @@ fn a_killed_rank_is_missed_and_replaced_in_time() {
     assert!(recovered <= RECOVERY, "{recovered:?}");
     assert!(joined <= JOIN, "{joined:?}");
     assert!(ended.events("task_retried").is_empty() && ended.events("worker_lost").is_empty(), "{}", ended.stdout);
+    let shown = cluster.platform.sandbox.within(&["jobs", "show", "killed"]).expect(0).stdout;
+    let told = shown.lines().find(|line| line.starts_with("lost ")).unwrap_or_else(|| panic!("{shown}"));
+    assert!(told.contains("SIGKILL") && told.ends_with("[worker_died]"), "{told}");
     cluster.slots_are_free();
     cluster.dismiss();
 }

@@ -190,6 +190,10 @@ fn print_record(record: &JobRecord) {
             task.state.as_str(),
             task.attempt
         ));
+        for loss in task.gang.iter().flat_map(|gang| &gang.losses) {
+            let (at, class) = (messages::envelope::rfc3339(loss.at), loss.error.class.as_str());
+            print_line(&format!("lost       {at} attempt {}: {} [{class}]", loss.attempt, loss.error.message));
+        }
     }
     if record.state == JobState::Succeeded
         && let Some(done) = &record.completed

@@ -229,9 +229,10 @@ impl State {
         entry.lease(
             &id,
             |task| {
-                let generation = task.gang.as_ref().map_or(0, |g| g.generation) + 1;
+                let before = task.gang.take().unwrap_or_default();
+                let generation = before.generation + 1;
                 task.worker = members.first().map(|m| m.worker.clone());
-                task.gang = Some(Gang { generation, members, next_rank, finished: Vec::new() });
+                task.gang = Some(Gang { generation, members, next_rank, finished: Vec::new(), losses: before.losses });
             },
             now,
         );

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use messages::error::{Class, Code};
 use messages::event::Event;
 use messages::gang::{Join, Left, Offer, OfferAnswer, RegroupWhen};
-use messages::job::{Gang, GangMember, TaskState};
+use messages::job::{Gang, GangMember, RankLoss, TaskState};
 use messages::{JobId, TaskId, UnixMs, WireError, WorkerId};
 
 use super::gang::{GangRun, Phase, join_refusal, ranks_of};
@@ -19,6 +19,9 @@ use super::{After, Answer, State, Token, lifecycle};
 
 /// So often doubles the pause before a gang that loses ranks again and again is given new ones.
 const MOST_DOUBLINGS: u32 = 7;
+
+/// Losses that a record tells.
+const LOSSES_KEPT: usize = 16;
 
 /// So often in a row a gang may meet again without having got on, and without anybody to blame.
 const MOST_STUCK: u32 = 5;
@@ -153,7 +156,7 @@ impl State {
         let leader = joins.values().next().map(|(_, join)| join.worker.clone());
         let step = joins.values().filter_map(|(_, j)| j.left.as_ref()).map(|left| left.step).max().unwrap_or(0);
         let gone: Vec<u32> = std::mem::take(&mut gang.gone).into_iter().collect();
-        let (next_rank, generation, finished) = (before.next_rank, before.generation + 1, before.finished.clone());
+        let before = before.clone();
         let ranks: Vec<u32> = joins.keys().copied().collect();
         gang.seen.retain(|rank, _| joins.contains_key(rank));
         gang.phase = Phase::Seating { joins };
@@ -166,7 +169,8 @@ impl State {
         task.fence = None;
         task.state = TaskState::Running;
         task.worker = leader;
-        task.gang = Some(Gang { generation, members: members.into_values().collect(), next_rank, finished });
+        let generation = before.generation + 1;
+        task.gang = Some(Gang { generation, members: members.into_values().collect(), ..before });
         let attempt = task.attempt;
         entry.dirty = true;
         let world_size = ranks.len() as u32;
@@ -213,6 +217,13 @@ impl State {
         let (Some(worker), false) = (worker, gang.gone.contains(&rank)) else { return };
         gang.losses += 1;
         gang.grow_after = now + (first_pause_ms << (gang.losses - 1).min(MOST_DOUBLINGS));
+        if let Some(record) = entry.record.task_mut(id).and_then(|task| task.gang.as_mut()) {
+            let message = error.message.lines().next().unwrap_or_default().to_owned();
+            let error = WireError { message, ..error.clone() };
+            record.losses.push(RankLoss { attempt, rank, worker: worker.clone(), at: now, error });
+            let old = record.losses.len().saturating_sub(LOSSES_KEPT);
+            record.losses.drain(..old);
+        }
         let event = Event::RankLost { task: id.clone(), attempt, rank, worker: worker.clone(), error: error.clone() };
         entry.after.push(After::Emit { id: format!("rank_lost.{id}.{attempt}.{rank}"), event });
         entry.dirty = true;

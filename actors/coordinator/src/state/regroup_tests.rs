@@ -3,7 +3,7 @@
 use messages::error::{Class, Code};
 use messages::event::Event;
 use messages::gang::{Join, Joined, Left, Offer, OfferAnswer, RegroupWhen};
-use messages::job::{JobRecord, Role, TaskRecord, TaskState};
+use messages::job::{JobRecord, RankLoss, Role, TaskRecord, TaskState};
 use messages::rpc::{Report, ReportAnswer, ReportBody};
 use messages::timings::Timings;
 use messages::work::TaskOutput;
@@ -307,6 +307,11 @@ fn the_others_go_on_without_a_rank_that_was_killed_and_a_new_one_joins() {
     assert!(second.token.is_some() && second.token != first.token);
     let lost = desk.heard("rank_lost");
     assert!(matches!(lost[..], [Event::RankLost { rank: 2, error, .. }] if *error == died(2)), "{lost:?}");
+    let recorded = desk.task().gang.map(|gang| gang.losses).unwrap_or_default();
+    assert!(
+        matches!(&recorded[..], [RankLoss { attempt: 1, rank: 2, error, .. }] if *error == died(2)),
+        "{recorded:?}"
+    );
     let regrouped = desk.heard("regrouped");
     assert!(
         matches!(regrouped[..], [Event::Regrouped { generation: 2, ranks, gone, step: 5, .. }]
