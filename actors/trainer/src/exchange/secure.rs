@@ -206,9 +206,10 @@ pub(super) fn begin(
 impl Secure {
     /// Sends what there is, or else waits for what comes.
     fn turn(&mut self, go_on: &impl Fn() -> bool) -> std::io::Result<()> {
-        let moved = match self.session.wants_write() {
-            true => self.session.write_tls(&mut self.stream),
-            false => self.session.read_tls(&mut self.stream),
+        let moved = if self.session.wants_write() {
+            self.session.write_tls(&mut self.stream)
+        } else {
+            self.session.read_tls(&mut self.stream)
         };
         match moved {
             Ok(0) => Err(IoKind::UnexpectedEof.into()),
