@@ -70,10 +70,10 @@ mod tests {
         assert_eq!(best.admit(2.0, "d"), Admission { kept: false, best: false, evicted: None });
         assert!(!best.admit(f64::NAN, "e").kept);
         assert_eq!(best.admit(0.5, "f"), Admission { kept: true, best: true, evicted: Some("c".into()) });
-        best.withdraw("f");
-        assert_eq!(best.admit(2.0, "c"), Admission { kept: true, best: false, evicted: None });
         assert_eq!(best.held().collect::<Vec<_>>(), [(0.5, "f"), (1.0, "a")]);
         let mut most = BestK::new(1, Direction::Max);
         assert!(most.admit(1.0, "a").best && most.admit(2.0, "b").best && !most.admit(1.5, "c").kept);
+        best.withdraw("f");
+        assert_eq!(best.admit(2.0, "c"), Admission { kept: true, best: false, evicted: None });
     }
 }
