@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Cluster, Model, TIMINGS, number, ranks_in, reaches, reference, run};
+use super::{Cluster, Model, TIMINGS, changes, number, ranks_in, reaches, reference, run};
 use crate::fault::pass;
 use crate::harness::{Proxy, Running, Worker, text, wait_for};
 
@@ -193,7 +193,7 @@ fn a_link_that_stays_cut() {
     assert!(text(&lost, "/error/message").contains("host-1"), "{lost}");
     let ended = spread.cluster.succeeded(job, &expected);
     let gone: Vec<_> = ended.events("rank_lost").iter().map(|event| number(event, "/rank") as u64).collect();
-    let shrunk = ended.events("regrouped").pop().unwrap_or_default();
+    let shrunk = changes(&ended).pop().unwrap_or_default();
     assert_eq!((gone, number(&shrunk, "/world_size")), (ranks_in(&shrunk, "gone"), 2.0), "{}", ended.stdout);
     assert!(ended.events("task_retried").is_empty(), "{}", ended.stdout);
     spread.net.heal(1);

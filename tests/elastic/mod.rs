@@ -235,6 +235,13 @@ impl Cluster {
     }
 }
 
+/// Generations that ranks left or joined. A call to meet that comes late costs one more meeting of the same ranks.
+fn changes(ended: &Ended) -> Vec<Value> {
+    let mut regrouped = ended.events("regrouped");
+    regrouped.retain(|event| !ranks_in(event, "gone").is_empty() || !ranks_in(event, "joined").is_empty());
+    regrouped
+}
+
 /// Waits until the job has done so many steps.
 fn reaches(job: &mut Running, step: u64) {
     job.line("step", |line| {

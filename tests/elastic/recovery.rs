@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::{Cluster, Model, TIMINGS, between, ranks_in, reaches, reference};
+use super::{Cluster, Model, TIMINGS, between, changes, ranks_in, reaches, reference};
 use crate::harness::{number, text};
 
 /// Beyond detection, and from the arrival of the joiner: declared deadlines.
@@ -27,7 +27,7 @@ fn a_killed_rank_is_missed_and_replaced_in_time() {
     for part in ["SIGKILL".to_owned(), format!("rank {}", lost["rank"]), "step".to_owned()] {
         assert!(message.contains(&part), "{part}: {message}");
     }
-    let regrouped = ended.events("regrouped");
+    let regrouped = changes(&ended);
     let [shrunk, grown] = &regrouped[..] else { panic!("{regrouped:#?}") };
     assert_eq!((number(shrunk, "/world_size"), number(grown, "/world_size")), (3.0, 4.0));
     assert_eq!((ranks_in(shrunk, "gone"), ranks_in(grown, "joined")), (vec![number(lost, "/rank") as u64], vec![4]));
