@@ -16,6 +16,10 @@ pub enum ErrorKind {
     Weights,
     /// Memory could not be had.
     OutOfMemory,
+    /// A library of the machine is missing, broken or too old.
+    Library,
+    /// A kernel's source that its compiler refuses.
+    Compile,
 }
 
 /// Every failure of this crate.
@@ -40,6 +44,16 @@ pub enum Error {
     /// Memory could not be had.
     #[error("{op}: out of memory, {bytes} bytes asked for")]
     OutOfMemory { op: &'static str, bytes: usize },
+    /// A library that is opened at run time cannot be used. `sought`: where it was looked for.
+    #[error("{library}: {error}{}", places(.sought))]
+    Library { library: &'static str, error: String, sought: Vec<String> },
+    /// A compiler's first objection to a kernel's source, and all that it said. Line 0: it named none.
+    #[error("{file}({line}): {what} (compiled for {arch})")]
+    Compile { file: String, line: u32, arch: String, what: String, log: String },
+}
+
+fn places(sought: &[String]) -> String {
+    if sought.is_empty() { String::new() } else { format!("; sought in {}", sought.join(", ")) }
 }
 
 /// How many sample ids a numeric error names.
@@ -55,6 +69,8 @@ impl Error {
             Error::Numeric { .. } => ErrorKind::Numeric,
             Error::Weights { .. } => ErrorKind::Weights,
             Error::OutOfMemory { .. } => ErrorKind::OutOfMemory,
+            Error::Library { .. } => ErrorKind::Library,
+            Error::Compile { .. } => ErrorKind::Compile,
         }
     }
 

@@ -89,6 +89,7 @@ fn ports() -> Finding {
 fn cuda() -> Finding {
     let variable = |name: &str| std::env::var(name).ok();
     let report = probe(&CudaEnvironment {
+        folder: std::env::var_os("WITHIN_CUDA_LIBRARIES").map(PathBuf::from),
         library_path: variable("LD_LIBRARY_PATH"),
         cuda_home: variable("CUDA_HOME").or_else(|| variable("CUDA_PATH")).map(PathBuf::from),
         site_packages: std::env::var_os("WITHIN_SITE_PACKAGES")

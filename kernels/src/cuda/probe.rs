@@ -5,9 +5,13 @@ use libloading::{Library, Symbol};
 use std::ffi::{c_char, c_int, c_uint};
 use std::path::{Path, PathBuf};
 
+use crate::error::{Error, Result};
+
 /// What the caller read from its environment; nothing here reads it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CudaEnvironment {
+    /// A configured folder of libraries, which comes before all others.
+    pub folder: Option<PathBuf>,
     /// `LD_LIBRARY_PATH`, entries separated by `:`.
     pub library_path: Option<String>,
     /// `CUDA_HOME` or `CUDA_PATH`.
@@ -97,9 +101,45 @@ pub fn probe(environment: &CudaEnvironment) -> CudaReport {
     CudaReport { libraries, devices, device_error }
 }
 
-/// Folders in the order of preference: the library path, the toolkit, its usual place, wheels.
+/// Opens a library for good, by its name here; where it was found. Later openings under any of its names find it.
+///
+/// # Errors
+/// [`Error::Library`]: where it was sought, or why it did not open.
+pub(super) fn require(name: &'static str, environment: &CudaEnvironment) -> Result<String> {
+    let wanted = WANTED.iter().find(|wanted| wanted.name == name).expect("invariant: a name of the table");
+    let (library, report) = open(wanted, &folders(environment));
+    let (Some(library), Some(found)) = (library, report.found) else {
+        let files = wanted.files.join(", ");
+        let error = report.error.map_or_else(
+            || format!("none of {files} was found"),
+            |error| format!("none of {files} could be used; the last: {error}"),
+        );
+        return Err(Error::Library { library: wanted.name, error, sought: report.sought });
+    };
+    // Unloading a CUDA library runs its destructors at a time it does not expect.
+    std::mem::forget(library);
+    open_parts(name, Path::new(&found));
+    Ok(found)
+}
+
+/// Libraries that lie beside another and that it opens by their bare names.
+fn open_parts(name: &str, found: &Path) {
+    let Some(folder) = found.parent().filter(|_| name == "nvrtc") else { return };
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    for path in entries.map(|entry| entry.path()) {
+        let file = path.file_name().and_then(|file| file.to_str()).unwrap_or_default();
+        if file.starts_with("libnvrtc-builtins.so.") {
+            // SAFETY: NVIDIA's libraries have no initializers that depend on the state of this process.
+            if let Ok(part) = unsafe { Library::new(&path) } {
+                std::mem::forget(part);
+            }
+        }
+    }
+}
+
+/// Folders in the order of preference: the configured one, the library path, the toolkit, its usual place, wheels.
 fn folders(environment: &CudaEnvironment) -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> = Vec::new();
+    let mut folders: Vec<PathBuf> = environment.folder.iter().cloned().collect();
     let listed = environment.library_path.iter().flat_map(|path| path.split(':'));
     folders.extend(listed.filter(|entry| !entry.is_empty()).map(PathBuf::from));
     if let Some(home) = &environment.cuda_home {
@@ -197,7 +237,7 @@ fn nccl_version(library: &Library) -> Option<String> {
 }
 
 /// The devices that the driver lists.
-fn list_devices(library: &Library) -> Result<Vec<CudaDevice>, String> {
+fn list_devices(library: &Library) -> std::result::Result<Vec<CudaDevice>, String> {
     let missing = |name: &str| format!("the CUDA driver has no {name}");
     let failed = |name: &str, status: c_int| format!("{name} failed with CUresult {status}");
     // SAFETY: signatures of cuda.h.
@@ -254,6 +294,7 @@ mod tests {
     #[test]
     fn reports_every_library_whatever_the_host_has() {
         let environment = CudaEnvironment {
+            folder: None,
             library_path: Some("/nowhere::/nor/here".into()),
             cuda_home: Some("/no/toolkit".into()),
             site_packages: vec!["/no/python".into()],
