@@ -4,6 +4,9 @@
 //! `scripts/provision-nvrtc` puts it. Without it these tests say so and pass, unless `REQUIRE_NVRTC` is set, as `make test` does.
 
 mod compile;
+mod ops;
+mod shim;
+mod simt;
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;

@@ -1,0 +1,211 @@
+//! Kernels on the CPU: a source is compiled by the host's C++ compiler with `simt.h` in place of CUDA, and its kernels
+//! are called as a device would call them, in each order of blocks and threads. Buffers end where memory does.
+//!
+//! `CXX`, else g++ or clang++. Without one these tests say so and pass, unless `REQUIRE_NVRTC` is set.
+
+use std::ffi::{c_char, c_void};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use kernels::cuda::{Launch, Source};
+use libloading::Library;
+
+/// Whose turn it is among blocks, and among the threads of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    Forward,
+    Reverse,
+    Random,
+}
+
+pub const ORDERS: [Order; 3] = [Order::Forward, Order::Reverse, Order::Random];
+
+/// A source's kernels.
+pub struct Shim {
+    library: Library,
+}
+
+/// What a kernel is given.
+pub enum Argument<'a> {
+    /// Read and written; copied there and back.
+    Floats(&'a mut [f32]),
+    Words64(&'a [u64]),
+    Float(f32),
+    Word(u32),
+    Word64(u64),
+}
+
+/// As `simt.h` declares it.
+type Kernel =
+    unsafe extern "C" fn(*const u32, usize, u32, u64, *mut c_char, usize, *mut *mut c_void) -> std::ffi::c_int;
+
+fn compiler() -> Option<String> {
+    let runs = |name: &str| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success());
+    let found = std::env::var("CXX").ok().into_iter().chain(["g++".into(), "clang++".into()]).find(|name| runs(name));
+    assert!(found.is_some() || std::env::var_os("REQUIRE_NVRTC").is_none(), "no C++ compiler: install g++, or set CXX");
+    if found.is_none() {
+        println!("skipped: no C++ compiler (install g++, or set CXX)");
+    }
+    found
+}
+
+/// Names of a source's kernels.
+pub fn kernels_of(text: &str) -> Vec<String> {
+    let after = |rest: &str| {
+        let rest = rest.split("extern").next().unwrap_or(rest);
+        let mut words = rest.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
+        words
+            .find(|word| !["__launch_bounds__", "void"].contains(word) && !word.starts_with(char::is_numeric))
+            .map(str::to_owned)
+    };
+    text.split("extern \"C\" __global__").skip(1).filter_map(after).collect()
+}
+
+impl Shim {
+    /// None where there is no compiler. Made once for each content, and kept in the build folder.
+    pub fn new(source: Source) -> Option<Shim> {
+        let compiler = compiler()?;
+        let header = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/simt/simt.h");
+        let exports =
+            kernels_of(source.text).iter().map(|kernel| format!("SIMT_EXPORT({kernel})\n")).collect::<String>();
+        let text = format!("{}\n{exports}", source.text);
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&std::fs::read(&header).expect("the header")).update(text.as_bytes()).update(compiler.as_bytes());
+        let name = format!("{}-{}", source.file.trim_end_matches(".cu"), &hasher.finalize().to_hex()[..16]);
+        let library = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.so"));
+        // One test makes what several need.
+        static MAKING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        let making = MAKING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !library.exists() {
+            let aside = library.with_extension(format!("{}", std::process::id()));
+            let (code, made) = (aside.with_extension("cpp"), aside.with_extension("made"));
+            std::fs::write(&code, text).expect("written");
+            let output = Command::new(&compiler)
+                .args(["-std=c++20", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"])
+                .args(["-shared", "-fPIC", "-include"])
+                .args([&header, &code])
+                .arg("-o")
+                .arg(&made)
+                .output()
+                .expect("the compiler runs");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            std::fs::rename(&made, &library).expect("placed");
+            std::fs::remove_file(&code).expect("removed");
+        }
+        drop(making);
+        // SAFETY: it has just been made from the header and the source, which run nothing when they are loaded.
+        Some(Shim { library: unsafe { Library::new(&library) }.expect("loads") })
+    }
+
+    /// Calls a kernel; what `simt.h` says went wrong.
+    pub fn run(
+        &self,
+        kernel: &str,
+        launch: Launch,
+        order: Order,
+        arguments: &mut [Argument<'_>],
+    ) -> Result<(), String> {
+        // SAFETY: every export has this signature.
+        let function = unsafe { self.library.get::<Kernel>(format!("simt_{kernel}").as_bytes()) }.expect("a kernel");
+        let size: Vec<u32> = [launch.grid, launch.block].concat();
+        let mut buffers: Vec<Option<Guarded>> = arguments.iter().map(Guarded::of).collect();
+        let mut places: Vec<u64> = buffers
+            .iter()
+            .zip(arguments.iter())
+            .map(|(buffer, argument)| match (buffer, argument) {
+                (Some(buffer), _) => buffer.place() as u64,
+                (None, Argument::Float(value)) => u64::from(value.to_bits()),
+                (None, Argument::Word(value)) => u64::from(*value),
+                (None, Argument::Word64(value)) => *value,
+                (None, _) => unreachable!("slices have buffers"),
+            })
+            .collect();
+        let mut pointers: Vec<*mut c_void> = places.iter_mut().map(|place| std::ptr::from_mut(place).cast()).collect();
+        let mut message = [0 as c_char; 256];
+        // A source's kernels share the place where they stand.
+        static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // SAFETY: the arguments are of the kernel's types, which is the caller's business, and outlive the call.
+        let status = unsafe {
+            let (text, length) = (message.as_mut_ptr(), message.len());
+            function(size.as_ptr(), launch.shared as usize, order as u32, 7, text, length, pointers.as_mut_ptr())
+        };
+        for (buffer, argument) in buffers.iter_mut().zip(arguments) {
+            if let (Some(buffer), Argument::Floats(values)) = (buffer, argument) {
+                buffer.check();
+                values.copy_from_slice(buffer.floats());
+            }
+        }
+        if status == 0 {
+            return Ok(());
+        }
+        let text: Vec<u8> = message.iter().map(|&c| c as u8).take_while(|&c| c != 0).collect();
+        Err(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+/// A copy that ends where readable memory ends, to 16 bytes; what lies before it must stay as it is.
+struct Guarded {
+    base: std::ptr::NonNull<c_void>,
+    mapped: usize,
+    /// Of the copy, from the base.
+    at: usize,
+    bytes: usize,
+}
+
+const PAGE: usize = 4096;
+const CANARY: u8 = 0xc5;
+
+impl Guarded {
+    fn of(argument: &Argument<'_>) -> Option<Guarded> {
+        match argument {
+            Argument::Floats(values) => Some(Guarded::new(values.as_ptr().cast(), size_of_val(&**values))),
+            Argument::Words64(values) => Some(Guarded::new(values.as_ptr().cast(), size_of_val(*values))),
+            _ => None,
+        }
+    }
+
+    fn new(from: *const u8, bytes: usize) -> Guarded {
+        use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect};
+        let mapped = (bytes.div_ceil(PAGE) + 2) * PAGE;
+        let length = NonZeroUsize::new(mapped).expect("more than nothing");
+        let both = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a fresh mapping; its last page is then closed, and `at` leaves room for all bytes before it.
+        unsafe {
+            let base = mmap_anonymous(None, length, both, MapFlags::MAP_PRIVATE).expect("memory");
+            base.cast::<u8>().write_bytes(CANARY, mapped - PAGE);
+            let last = base.byte_add(mapped - PAGE);
+            mprotect(last, PAGE, ProtFlags::PROT_NONE).expect("closed");
+            // Aligned as device memory is, for vectors.
+            let at = (mapped - PAGE - bytes) / 16 * 16;
+            std::ptr::copy_nonoverlapping(from, base.cast::<u8>().as_ptr().add(at), bytes);
+            Guarded { base, mapped, at, bytes }
+        }
+    }
+
+    fn place(&self) -> *mut c_void {
+        // SAFETY: within the mapping.
+        unsafe { self.base.as_ptr().byte_add(self.at) }
+    }
+
+    fn floats(&self) -> &[f32] {
+        // SAFETY: written in `new`, and aligned to 16 bytes.
+        unsafe { std::slice::from_raw_parts(self.place().cast(), self.bytes / 4) }
+    }
+
+    /// Nothing was written before it, or between it and the end.
+    fn check(&self) {
+        // SAFETY: all but the last page can be read.
+        let all = unsafe { std::slice::from_raw_parts(self.base.as_ptr().cast::<u8>(), self.mapped - PAGE) };
+        let around = all[..self.at].iter().chain(&all[self.at + self.bytes..]);
+        assert!(around.copied().all(|byte| byte == CANARY), "a kernel wrote beside a buffer");
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `new`, and nobody keeps a pointer into it.
+        unsafe { nix::sys::mman::munmap(self.base, self.mapped) }.expect("unmapped");
+    }
+}
