@@ -5,6 +5,7 @@ pub mod compile;
 pub mod dropout;
 pub mod launch;
 pub mod layernorm;
+pub mod optimizer;
 mod probe;
 
 pub use cache::{Cache, Loaded};
@@ -31,4 +32,4 @@ macro_rules! source {
 use source;
 
 /// Every file of kernels.
-pub const SOURCES: [Source; 2] = [dropout::SOURCE, layernorm::SOURCE];
+pub const SOURCES: [Source; 3] = [dropout::SOURCE, layernorm::SOURCE, optimizer::SOURCE];

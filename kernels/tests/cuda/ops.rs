@@ -1,7 +1,7 @@
 //! Every kernel: through NVRTC for every kind of device, and on the CPU at odd shapes in three orders of its threads,
 //! with the same bits in each and the values that the definitions give.
 
-use kernels::cuda::{Arch, Launch, SOURCES, dropout, layernorm};
+use kernels::cuda::{Arch, Launch, SOURCES, dropout, layernorm, optimizer};
 use kernels::philox::{Key, Stream};
 
 use super::compiler;
@@ -240,5 +240,121 @@ fn dropout_drops_what_the_cpu_drops() {
             drop(arguments);
             assert!(out.iter().zip(&expected).all(|(out, e)| *out == 1.0 + e), "{rows} x {columns}, {order:?}");
         }
+    }
+}
+
+/// Gradients with both ends of the bound, zero, and what is not finite.
+fn gradients(count: usize) -> Vec<f32> {
+    let mut grad: Vec<f32> = numbers(7, count).iter().map(|v| v * 40.0).collect();
+    for (at, odd) in [(0, 0.0), (3, f32::INFINITY), (4, f32::NAN)] {
+        if let Some(place) = grad.get_mut(at).filter(|_| count > 4) {
+            *place = odd;
+        }
+    }
+    grad
+}
+
+fn scaled(g: f32, factor: f32, most: f32) -> f32 {
+    let g = g * factor;
+    let g = if g > most { most } else { g };
+    if g < -most { -most } else { g }
+}
+
+/// The same bits; one NaN is as good as another.
+fn same(what: &str, got: &[f32], expected: &[f32]) {
+    assert_eq!(got.len(), expected.len());
+    for (at, (got, expected)) in got.iter().zip(expected).enumerate() {
+        assert!(
+            got.to_bits() == expected.to_bits() || (got.is_nan() && expected.is_nan()),
+            "{what} at {at}: {got}, {expected}"
+        );
+    }
+}
+
+#[test]
+fn adam_steps_to_the_bits_of_the_cpu() {
+    let Some(shim) = Shim::new(optimizer::SOURCE) else { return };
+    let (factor, most, rate, correction, beta1, beta2) = (0.03f32, 1.0f32, 0.01f32, 1.7f32, 0.9f32, 0.999f32);
+    for (count, shrink, l2) in [(1, 1.0f32, 0.0f32), (255, 0.999, 0.0), (1_000, 1.0, 0.01)] {
+        let buffers =
+            [numbers(6, count), gradients(count), numbers(8, count), numbers(9, count).iter().map(|v| v * v).collect()];
+        let (fresh1, fresh2, epsilon) = (1.0 - beta1, 1.0 - beta2, 1e-8);
+        let rest = || {
+            let numbers = [factor, most, rate, correction, beta1, beta2, fresh1, fresh2, epsilon, shrink, l2];
+            std::iter::once(Argument::Word64(count as u64)).chain(numbers.map(Argument::Float)).collect()
+        };
+        let launch = optimizer::elements(count as u64).expect("fits").expect("some");
+        let after = in_all_orders(&shim, "adam", launch, &buffers, &rest);
+        let mut expected = buffers.clone();
+        for i in 0..count {
+            let (w, g) = (buffers[0][i], l2.mul_add(buffers[0][i], scaled(buffers[1][i], factor, most)));
+            let m = beta1.mul_add(buffers[2][i], fresh1 * g);
+            let v = beta2.mul_add(buffers[3][i], fresh2 * (g * g));
+            (expected[2][i], expected[3][i]) = (m, v);
+            expected[0][i] = w * shrink - rate * m / v.sqrt().mul_add(correction, epsilon);
+        }
+        for (what, got, expected) in
+            [("weights", &after[0], &expected[0]), ("m", &after[2], &expected[2]), ("v", &after[3], &expected[3])]
+        {
+            same(&format!("{what} of {count}"), got, expected);
+        }
+    }
+}
+
+#[test]
+fn sgd_steps_to_the_bits_of_the_cpu() {
+    let Some(shim) = Shim::new(optimizer::SOURCE) else { return };
+    let (factor, most, rate, momentum, l2, count) = (0.03f32, f32::INFINITY, 0.1f32, 0.9f32, 0.001f32, 777);
+    for nesterov in [0, 1] {
+        let buffers = [numbers(6, count), gradients(count), numbers(8, count)];
+        let rest = || {
+            let numbers = [factor, most, rate, momentum, l2];
+            let last = std::iter::once(Argument::Word(nesterov));
+            std::iter::once(Argument::Word64(count as u64)).chain(numbers.map(Argument::Float)).chain(last).collect()
+        };
+        let launch = optimizer::elements(count as u64).expect("fits").expect("some");
+        let after = in_all_orders(&shim, "sgd", launch, &buffers, &rest);
+        let mut expected = buffers.clone();
+        for i in 0..count {
+            let g = l2.mul_add(buffers[0][i], scaled(buffers[1][i], factor, most));
+            let b = momentum.mul_add(buffers[2][i], g);
+            expected[2][i] = b;
+            expected[0][i] -= rate * if nesterov == 1 { momentum.mul_add(b, g) } else { b };
+        }
+        same("weights", &after[0], &expected[0]);
+        same("buffer", &after[2], &expected[2]);
+    }
+}
+
+#[test]
+fn the_norm_is_summed_in_one_order_and_shows_what_is_not_finite() {
+    let Some(shim) = Shim::new(optimizer::SOURCE) else { return };
+    for count in [1, 5, 4_096, 4_097, 20_001] {
+        let (of_chunk, chunks) = optimizer::chunks(count as u64);
+        let of = |values: &[f32], order| {
+            let (mut x, mut partial, mut sum) = (values.to_vec(), vec![f64::NAN; chunks as usize], vec![f64::NAN]);
+            let launch = optimizer::squares(count as u64).expect("fits").expect("some");
+            let mut arguments = [
+                Argument::Floats(&mut x),
+                Argument::Doubles(&mut partial),
+                Argument::Word64(count as u64),
+                Argument::Word64(of_chunk),
+            ];
+            shim.run("squares", launch, order, &mut arguments).unwrap_or_else(|what| panic!("{what}"));
+            let launch = optimizer::squares_sum().expect("fits").expect("some");
+            let mut arguments = [Argument::Doubles(&mut partial), Argument::Doubles(&mut sum), Argument::Word(chunks)];
+            shim.run("squares_sum", launch, order, &mut arguments).unwrap_or_else(|what| panic!("{what}"));
+            sum[0]
+        };
+        let x = numbers(10, count);
+        let expected: f64 = x.iter().map(|v| f64::from(*v).powi(2)).sum();
+        let sums = ORDERS.map(|order| of(&x, order));
+        assert!(sums.iter().all(|sum| sum.to_bits() == sums[0].to_bits()), "{sums:?}");
+        assert!((sums[0] - expected).abs() <= 1e-12 * expected, "{} for {expected}", sums[0]);
+        let mut broken = x.clone();
+        broken[count - 1] = f32::INFINITY;
+        assert!(of(&broken, ORDERS[0]).is_infinite());
+        broken[count / 2] = f32::NAN;
+        assert!(of(&broken, ORDERS[0]).is_nan());
     }
 }

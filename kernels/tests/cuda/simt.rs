@@ -30,6 +30,7 @@ pub struct Shim {
 pub enum Argument<'a> {
     /// Read and written; copied there and back.
     Floats(&'a mut [f32]),
+    Doubles(&'a mut [f64]),
     Words64(&'a [u64]),
     Float(f32),
     Word(u32),
@@ -132,9 +133,14 @@ impl Shim {
             function(size.as_ptr(), launch.shared as usize, order as u32, 7, text, length, pointers.as_mut_ptr())
         };
         for (buffer, argument) in buffers.iter_mut().zip(arguments) {
-            if let (Some(buffer), Argument::Floats(values)) = (buffer, argument) {
-                buffer.check();
-                values.copy_from_slice(buffer.floats());
+            let Some(buffer) = buffer else { continue };
+            buffer.check();
+            match argument {
+                // SAFETY: written as such in `new`, and aligned to 16 bytes.
+                Argument::Floats(values) => values.copy_from_slice(unsafe { buffer.values() }),
+                // SAFETY: as above.
+                Argument::Doubles(values) => values.copy_from_slice(unsafe { buffer.values() }),
+                _ => {}
             }
         }
         if status == 0 {
@@ -161,6 +167,7 @@ impl Guarded {
     fn of(argument: &Argument<'_>) -> Option<Guarded> {
         match argument {
             Argument::Floats(values) => Some(Guarded::new(values.as_ptr().cast(), size_of_val(&**values))),
+            Argument::Doubles(values) => Some(Guarded::new(values.as_ptr().cast(), size_of_val(&**values))),
             Argument::Words64(values) => Some(Guarded::new(values.as_ptr().cast(), size_of_val(*values))),
             _ => None,
         }
@@ -189,9 +196,11 @@ impl Guarded {
         unsafe { self.base.as_ptr().byte_add(self.at) }
     }
 
-    fn floats(&self) -> &[f32] {
-        // SAFETY: written in `new`, and aligned to 16 bytes.
-        unsafe { std::slice::from_raw_parts(self.place().cast(), self.bytes / 4) }
+    /// # Safety
+    /// It was made of values of this type.
+    unsafe fn values<T>(&self) -> &[T] {
+        // SAFETY: the caller's promise; the place is aligned to 16 bytes.
+        unsafe { std::slice::from_raw_parts(self.place().cast(), self.bytes / size_of::<T>()) }
     }
 
     /// Nothing was written before it, or between it and the end.

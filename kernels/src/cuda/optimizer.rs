@@ -1,0 +1,61 @@
+//! Launches of optimizer steps and of the gradients' norm; the kernels are in `optimizer.cu`.
+
+use super::compile::Source;
+use super::launch::Launch;
+use crate::error::Result;
+
+/// The kernels.
+pub const SOURCE: Source = super::source!("optimizer.cu");
+
+const OP: &str = "optimizer";
+const THREADS: u32 = 256;
+/// Most chunks of a norm: their sums are added one after the other.
+const MOST_CHUNKS: u64 = 1_024;
+/// Shortest chunk, in elements.
+const SHORTEST: u64 = 4_096;
+
+/// `adam` and `sgd`.
+///
+/// # Errors
+/// None for sizes that fit a device's memory.
+pub fn elements(count: u64) -> Result<Option<Launch>> {
+    Launch::over(OP, count, THREADS)
+}
+
+/// Elements of a chunk of `squares`, and how many chunks there are: `partial` needs a double each.
+pub fn chunks(count: u64) -> (u64, u32) {
+    let of_chunk = count.div_ceil(MOST_CHUNKS).max(SHORTEST);
+    (of_chunk, count.div_ceil(of_chunk) as u32)
+}
+
+/// `squares`.
+///
+/// # Errors
+/// As [`elements`].
+pub fn squares(count: u64) -> Result<Option<Launch>> {
+    Launch::new(OP, [u64::from(chunks(count).1), 1, 1], [THREADS, 1, 1], THREADS * 8)
+}
+
+/// `squares_sum`.
+///
+/// # Errors
+/// As [`elements`].
+pub fn squares_sum() -> Result<Option<Launch>> {
+    Launch::new(OP, [1, 1, 1], [1, 1, 1], 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn launches_fit_devices_at_any_size() {
+        assert_eq!((elements(0), squares(0)), (Ok(None), Ok(None)));
+        for count in [1, 4_096, 4_097, 1 << 33, u64::MAX / 2] {
+            let (of_chunk, chunks) = chunks(count);
+            assert!(u128::from(of_chunk) * u128::from(chunks) >= u128::from(count) && chunks <= 1_024, "{count}");
+            assert!(elements(count).expect("fits").is_some() && squares(count).expect("fits").is_some());
+        }
+        assert!(squares_sum().expect("fits").is_some());
+    }
+}
