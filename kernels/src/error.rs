@@ -20,6 +20,8 @@ pub enum ErrorKind {
     Library,
     /// A kernel's source that its compiler refuses.
     Compile,
+    /// A device that failed, or is lost.
+    Device,
 }
 
 /// Every failure of this crate.
@@ -50,6 +52,10 @@ pub enum Error {
     /// A compiler's first objection to a kernel's source, and all that it said. Line 0: it named none.
     #[error("{file}({line}): {what} (compiled for {arch})")]
     Compile { file: String, line: u32, arch: String, what: String, log: String },
+    /// A device refused or failed. `op` is what was asked of it then; what fails in the middle of a step is told by the
+    /// next that waits for it.
+    #[error("{device}: {op}: {what}")]
+    Device { device: String, op: String, what: String },
 }
 
 fn places(sought: &[String]) -> String {
@@ -71,6 +77,7 @@ impl Error {
             Error::OutOfMemory { .. } => ErrorKind::OutOfMemory,
             Error::Library { .. } => ErrorKind::Library,
             Error::Compile { .. } => ErrorKind::Compile,
+            Error::Device { .. } => ErrorKind::Device,
         }
     }
 

@@ -6,6 +6,7 @@ use crate::cpu::gemm::{pack_transposed, packed_len};
 use crate::dtype::Precision;
 use crate::error::{Error, Result};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Which parameter of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +67,13 @@ pub struct ParamStore {
     entries: Vec<Param>,
     values: AlignedBuf,
     packed: AlignedBuf,
+    version: u64,
+}
+
+/// A number that no other state of any parameters has had in this process.
+fn next_version() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Collects parameters in canonical order.
@@ -101,7 +109,7 @@ impl ParamBuilder {
     /// The store, all zero.
     pub fn build(self) -> Result<ParamStore> {
         let (values, packed) = (AlignedBuf::zeroed(self.flat)?, AlignedBuf::zeroed(self.packed)?);
-        Ok(ParamStore { entries: self.entries, values, packed })
+        Ok(ParamStore { entries: self.entries, values, packed, version: next_version() })
     }
 }
 
@@ -153,8 +161,14 @@ impl ParamStore {
             return Err(Error::shape("set parameter", format!("{} values", range.len()), values.len().to_string()));
         }
         self.values[range].copy_from_slice(values);
+        self.version = next_version();
         self.repack(id);
         Ok(())
+    }
+
+    /// Changes whenever a value may have changed; the same for a copy.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
     }
 
     /// Whether there are running averages.
@@ -165,6 +179,7 @@ impl ParamStore {
     /// Moves running averages towards what a step saw of them, by `momentum` of the way, and clears their
     /// part of the gradient: see [`Layout::Statistic`].
     pub fn absorb_statistics(&mut self, gradient: &mut [f32], momentum: f32) {
+        self.version = next_version();
         for group in 0..self.entries.len() {
             let is_count = |e: &Param| e.layout == Layout::Statistic && e.shape == [1] && e.name.ends_with(ROWS_SEEN);
             if !is_count(&self.entries[group]) {
@@ -202,6 +217,7 @@ impl ParamStore {
     /// Replaces all values by those of a flat run, rounded where they are trained.
     pub(crate) fn set_flat(&mut self, values: &[f32], precision: Precision) {
         assert_eq!(values.len(), self.values.len(), "invariant: one layout");
+        self.version = next_version();
         precision.round_to(values, &mut self.values);
         for entry in self.entries.iter().filter(|e| e.is_statistic()) {
             self.values[entry.range.clone()].copy_from_slice(&values[entry.range.clone()]);
@@ -230,6 +246,7 @@ impl ParamStore {
 
     /// Views for an update that writes disjoint blocks on several threads.
     pub(crate) fn shared(&mut self) -> SharedParams<'_> {
+        self.version = next_version();
         SharedParams { values: self.values.shared(), packed: self.packed.shared(), entries: &self.entries }
     }
 }

@@ -40,6 +40,11 @@ impl Activation {
         Activation::Silu,
     ];
 
+    /// Its number in `math.cuh`.
+    pub(crate) fn code(self) -> u32 {
+        self as u32
+    }
+
     /// Whether the derivative needs the input (else the output is enough).
     pub(crate) fn needs_input(self) -> bool {
         matches!(self, Activation::Gelu | Activation::GeluTanh | Activation::Silu)

@@ -1,6 +1,9 @@
 //! Loops of convolutions and window pooling over pixels with contiguous channels.
 
 use super::simd;
+use crate::cuda::Argument;
+use crate::cuda::machine::word;
+use crate::error::{Error, Result};
 use crate::ops::image::Grid;
 use std::ops::Range;
 
@@ -16,6 +19,22 @@ pub(crate) struct Windows {
 }
 
 impl Windows {
+    /// As kernels of a device take it. Their places are counted in 32 bits with a sign.
+    pub(crate) fn argument(&self) -> Result<Argument> {
+        let Grid { height, width, channels } = self.input;
+        let [rows, columns] = self.kernel;
+        let sizes = [height, width, channels, rows, columns, self.stride, self.padding, self.output[0], self.output[1]];
+        let reach = [height, width].into_iter().map(|size| size.saturating_add(2 * self.padding)).max().unwrap_or(0);
+        if reach > i32::MAX as usize {
+            return Err(Error::value("windows", "an image side below 2^31 on a device", reach));
+        }
+        let mut words = [0; 9];
+        for (to, size) in words.iter_mut().zip(sizes) {
+            *to = word("windows", size)?;
+        }
+        Ok(Argument::Words(words))
+    }
+
     /// Windows per image.
     pub(crate) fn count(&self) -> usize {
         self.output[0] * self.output[1]

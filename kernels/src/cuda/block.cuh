@@ -11,6 +11,8 @@
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
+#define MINUS_INFINITY __uint_as_float(0xff800000u)
+
 constexpr u32 WARP = 32;
 constexpr u32 ALL_LANES = 0xffffffffu;
 

@@ -53,6 +53,35 @@ impl Launch {
     pub fn over(op: &'static str, elements: u64, threads: u32) -> Result<Option<Launch>> {
         Launch::new(op, [elements.div_ceil(u64::from(threads.max(1))).min(MANY_BLOCKS), 1, 1], [threads, 1, 1], 0)
     }
+
+    /// Rows that take turns, a warp each.
+    ///
+    /// # Errors
+    /// Those of [`Launch::new`].
+    pub fn over_rows(op: &'static str, rows: u64) -> Result<Option<Launch>> {
+        const THREADS: u32 = 256;
+        Launch::new(op, [rows.div_ceil(u64::from(THREADS / WARP)).min(MANY_BLOCKS), 1, 1], [THREADS, 1, 1], 0)
+    }
+
+    /// Samples that take turns along y, each with at most so many elements.
+    ///
+    /// # Errors
+    /// Those of [`Launch::new`].
+    pub fn over_samples(op: &'static str, samples: u64, elements: u64) -> Result<Option<Launch>> {
+        const THREADS: u32 = 256;
+        let across = elements.div_ceil(u64::from(THREADS)).min(MANY_BLOCKS);
+        Launch::new(op, [across, samples.min(u64::from(MOST_BLOCKS[1])), 1], [THREADS, 1, 1], 0)
+    }
+
+    /// Sums down the columns of each of some runs of rows: 32 columns by 8 rows at a time, with `bytes` of shared memory a
+    /// thread.
+    ///
+    /// # Errors
+    /// Those of [`Launch::new`].
+    pub fn down_columns(op: &'static str, columns: u64, runs: u64, bytes: u32) -> Result<Option<Launch>> {
+        const ROWS: u32 = 8;
+        Launch::new(op, [columns.div_ceil(u64::from(WARP)), runs, 1], [WARP, ROWS, 1], WARP * ROWS * bytes)
+    }
 }
 
 #[cfg(test)]

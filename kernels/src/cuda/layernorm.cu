@@ -49,46 +49,22 @@ extern "C" __global__ void __launch_bounds__(1024)
   }
 }
 
-// Sums of grad * xhat and of grad over the rows of a chunk, for each column: partial[chunk][2][columns]. A block has 32
-// columns (x) and several rows at a time (y); which rows a thread has, only the numbers of rows and chunks decide.
+// partial[shard][column] = the sum of grad * xhat over the rows of a shard. A block has 32 columns (x) and 8 rows at a time
+// (y); which rows a thread has, only the number of rows decides.
 extern "C" __global__ void __launch_bounds__(256)
-    layer_norm_parameters(const float* __restrict__ grad, const float* __restrict__ x, const float2* __restrict__ statistics,
-                          float* __restrict__ partial, u64 rows, u32 columns, u32 rows_of_chunk) {
-  DYNAMIC_SHARED(float2, sums);
+    layer_norm_gains(const float* __restrict__ grad, const float* __restrict__ x, const float2* __restrict__ statistics,
+                     const u64* __restrict__ bounds, float* __restrict__ partial, u32 columns) {
+  DYNAMIC_SHARED(float, sums);
   const u64 column = blockIdx.x * static_cast<u64>(WARP) + threadIdx.x;
-  const u64 chunk = blockIdx.y, begin = chunk * rows_of_chunk;
-  const u64 end = begin + rows_of_chunk < rows ? begin + rows_of_chunk : rows;
-  float gains = 0.0f, biases = 0.0f;
-  if (column < columns) {
-    for (u64 row = begin + threadIdx.y; row < end; row += blockDim.y) {
-      const float g = grad[row * columns + column];
-      gains += g * ((x[row * columns + column] - statistics[row].x) * statistics[row].y);
-      biases += g;
-    }
-  }
-  sums[threadIdx.y * WARP + threadIdx.x] = make_float2(gains, biases);
+  const u64 begin = bounds[blockIdx.y], end = bounds[blockIdx.y + 1];
+  float sum = 0.0f;
+  if (column < columns)
+    for (u64 row = begin + threadIdx.y; row < end; row += blockDim.y)
+      sum += grad[row * columns + column] * ((x[row * columns + column] - statistics[row].x) * statistics[row].y);
+  sums[threadIdx.y * WARP + threadIdx.x] = sum;
   __syncthreads();
   if (threadIdx.y == 0 && column < columns) {
-    for (u32 y = 1; y < blockDim.y; y++) {
-      gains += sums[y * WARP + threadIdx.x].x;
-      biases += sums[y * WARP + threadIdx.x].y;
-    }
-    partial[(chunk * 2) * columns + column] = gains;
-    partial[(chunk * 2 + 1) * columns + column] = biases;
+    for (u32 y = 1; y < blockDim.y; y++) sum += sums[y * WARP + threadIdx.x];
+    partial[static_cast<u64>(blockIdx.y) * columns + column] = sum;
   }
-}
-
-// gain and bias (+)= the sums of all chunks, in their order.
-extern "C" __global__ void __launch_bounds__(256)
-    layer_norm_parameters_sum(const float* __restrict__ partial, float* __restrict__ gain, float* __restrict__ bias,
-                              u32 chunks, u32 columns, u32 add) {
-  const u64 column = blockIdx.x * static_cast<u64>(blockDim.x) + threadIdx.x;
-  if (column >= columns) return;
-  float gains = 0.0f, biases = 0.0f;
-  for (u64 chunk = 0; chunk < chunks; chunk++) {
-    gains += partial[(chunk * 2) * columns + column];
-    biases += partial[(chunk * 2 + 1) * columns + column];
-  }
-  gain[column] = add ? gain[column] + gains : gains;
-  bias[column] = add ? bias[column] + biases : biases;
 }

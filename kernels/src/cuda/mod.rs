@@ -1,26 +1,31 @@
-//! CUDA, found at run time: what is there, and kernels compiled for it.
+//! CUDA, found at run time: what is there, kernels compiled for it, and a machine that runs them. What a kernel computes is
+//! in its `.cu`; which ones an operation starts is in `ops`.
 
 pub mod cache;
 pub mod compile;
 pub mod dropout;
 pub mod launch;
 pub mod layernorm;
+pub mod machine;
 pub mod optimizer;
 mod probe;
+pub mod product;
 
 pub use cache::{Cache, Loaded};
 pub use compile::{Arch, Compiled, Compiler, Resources, Source};
 pub use launch::Launch;
+pub use machine::{Argument, Kernel, Machine};
 pub use probe::{CudaDevice, CudaEnvironment, CudaReport, LibraryReport, probe};
 
-/// A file of kernels with what all of them share before it; lines are counted from its own beginning.
+/// A file of kernels with what it shares with others before it; lines are counted from its own beginning.
 macro_rules! source {
-    ($file:literal) => {
-        $crate::cuda::Source {
+    ($file:literal $(, $shared:literal)*) => {
+        Source {
             file: $file,
             text: concat!(
                 "#line 1 \"block.cuh\"\n",
                 include_str!("block.cuh"),
+                $("\n#line 1 \"", $shared, "\"\n", include_str!($shared),)*
                 "\n#line 1 \"",
                 $file,
                 "\"\n",
@@ -29,7 +34,34 @@ macro_rules! source {
         }
     };
 }
-use source;
+
+pub const ATTENTION: Source = source!("attention.cu", "math.cuh");
+pub const BATCH_NORM: Source = source!("batchnorm.cu");
+pub const CONV: Source = source!("conv.cu", "math.cuh", "windows.cuh", "product.cuh");
+pub const DROPOUT: Source = source!("dropout.cu");
+pub const ELEMENTWISE: Source = source!("elementwise.cu", "math.cuh");
+pub const EMBEDDING: Source = source!("embedding.cu");
+pub const ITEMS: Source = source!("items.cu", "windows.cuh");
+pub const LAYER_NORM: Source = source!("layernorm.cu");
+pub const LSTM: Source = source!("lstm.cu", "math.cuh");
+pub const OPTIMIZER: Source = source!("optimizer.cu");
+pub const PRODUCT: Source = source!("product.cu", "math.cuh", "product.cuh");
+pub const ROWS: Source = source!("rows.cu", "math.cuh");
+pub const SHARDS: Source = source!("shards.cu");
 
 /// Every file of kernels.
-pub const SOURCES: [Source; 3] = [dropout::SOURCE, layernorm::SOURCE, optimizer::SOURCE];
+pub const SOURCES: [Source; 13] = [
+    ATTENTION,
+    BATCH_NORM,
+    CONV,
+    DROPOUT,
+    ELEMENTWISE,
+    EMBEDDING,
+    ITEMS,
+    LAYER_NORM,
+    LSTM,
+    OPTIMIZER,
+    PRODUCT,
+    ROWS,
+    SHARDS,
+];

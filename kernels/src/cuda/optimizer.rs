@@ -1,11 +1,7 @@
 //! Launches of optimizer steps and of the gradients' norm; the kernels are in `optimizer.cu`.
 
-use super::compile::Source;
 use super::launch::Launch;
 use crate::error::Result;
-
-/// The kernels.
-pub const SOURCE: Source = super::source!("optimizer.cu");
 
 const OP: &str = "optimizer";
 const THREADS: u32 = 256;

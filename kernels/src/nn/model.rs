@@ -233,7 +233,7 @@ impl Model {
             let part = feed.part(range.clone());
             let mut tape = Tape::new(&mut ws, &self.params, rows)?;
             let y = graph(&mut tape, &part)?;
-            tape.forward(pool);
+            tape.forward(pool, y)?;
             // SAFETY: blocks are disjoint.
             unsafe { out.get_mut(range.start * width..range.end * width) }.copy_from_slice(tape.value(y));
             Ok(())

@@ -4,13 +4,18 @@
 //!
 //! Items are packed, so a padding mask is the number of items of a sample: nothing is computed for padding.
 
-use super::{Env, GradStore, Op, Var};
+use super::{DeviceEnv, Env, GradStore, Op, Var};
 use crate::cpu::attention::{self as loops, padded};
 use crate::cpu::gemm::{Matrix, Right, Scratch, Target, pack_matrix, packed_len, product_to, product_transposed};
+use crate::cuda::launch::MANY_BLOCKS;
+use crate::cuda::machine::word;
+use crate::cuda::{ATTENTION, Argument, Launch};
 use crate::error::{Error, Result};
 use crate::philox::{Key, Stream, fill_words};
-use crate::tape::Tape;
+use crate::tape::{Scratch as DeviceScratch, Tape};
 use std::ops::Range;
+
+const OP: &str = "attention";
 
 /// One recorded attention.
 #[derive(Clone, Copy, Debug)]
@@ -208,5 +213,138 @@ impl Attention {
             product_to(slopes, Right::Rows(own.part(1, 0..items)), queries, edge);
             product_transposed(slopes, own.part(0, block), Target { data: &mut dx[model..], stride, add: later }, edge);
         }
+    }
+}
+
+impl Attention {
+    pub(super) fn forward_on(&self, env: &mut DeviceEnv<'_>) -> Result<()> {
+        let widths = Widths::of(self.width)?;
+        let mut arguments = vec![env.data(self.input), env.data(self.output), env.data(self.log_sums)];
+        arguments.extend(self.shape(env)?);
+        let launch = self.launch(env, widths.queries, widths.forward_rows);
+        env.start(OP, ATTENTION, widths.names[0], launch, &arguments)
+    }
+
+    pub(super) fn backward_on(&self, env: &mut DeviceEnv<'_>, stores: [GradStore; 2]) -> Result<()> {
+        if stores[0] == GradStore::Skip {
+            return Ok(());
+        }
+        let (widths, pairs) = (Widths::of(self.width)?, env.count(self.log_sums));
+        let dots = Argument::Address(env.scratch(DeviceScratch::First, pairs as usize * 4)?);
+        let width = Argument::Word(word(OP, self.width)?);
+        let of_dots = [env.data(self.output), env.grad(self.output), dots, Argument::Word64(pairs), width];
+        let blocks = pairs.div_ceil(4).min(MANY_BLOCKS);
+        let launch = Launch::new(OP, [blocks, 1, 1], [THREADS, 1, 1], 0);
+        env.start(OP, ATTENTION, "attention_dots", launch, &of_dots)?;
+        let mut arguments =
+            vec![env.data(self.input), env.grad(self.output), env.data(self.log_sums), dots, env.grad(self.input)];
+        arguments.extend(self.shape(env)?);
+        arguments.push(stores[0].argument());
+        for name in [widths.names[1], widths.names[2]] {
+            let launch = self.launch(env, widths.own, widths.backward_rows);
+            env.start(OP, ATTENTION, name, launch, &arguments)?;
+        }
+        Ok(())
+    }
+
+    /// A block for each sample, head and tile of the longest sample's items; `rows` of the width in shared memory.
+    fn launch(&self, env: &DeviceEnv<'_>, tile: usize, rows: usize) -> Result<Option<Launch>> {
+        let grid = [env.samples, self.heads, env.longest(self.input).div_ceil(tile)].map(|n| n as u64);
+        Launch::new(OP, grid, [THREADS, 1, 1], (rows * (self.width + 1) * 4) as u32)
+    }
+
+    /// What all kernels are told of the shape and the dropout: `SHAPE` of `attention.cu`.
+    fn shape(&self, env: &DeviceEnv<'_>) -> Result<[Argument; 12]> {
+        let random = env.randomness;
+        let (below, up) = if self.rate > 0.0 { self.dropped() } else { (0, 1.0) };
+        Ok([
+            env.offsets(self.input),
+            env.sample_ids(),
+            Argument::Word(word(OP, self.heads)?),
+            Argument::Word(word(OP, self.width)?),
+            Argument::Float(self.scale()),
+            Argument::Word64(random.seed),
+            Argument::Word64(random.epoch),
+            Argument::Word(Stream::Dropout as u32),
+            Argument::Word(self.lane),
+            Argument::Word(random.step),
+            Argument::Word(below),
+            Argument::Float(up),
+        ])
+    }
+}
+
+/// Threads of a block: four warps.
+const THREADS: u32 = 128;
+
+/// The kernels for heads of up to so many columns, and their tiles: the template arguments in `attention.cu`.
+struct Widths {
+    most: usize,
+    names: [&'static str; 3],
+    /// Queries of a block, forward.
+    queries: usize,
+    /// Rows in shared memory, forward: queries, keys and values.
+    forward_rows: usize,
+    /// Rows that a block owns on the way back.
+    own: usize,
+    backward_rows: usize,
+}
+
+const WIDTHS: [Widths; 4] = [
+    Widths {
+        most: 32,
+        names: ["attention_forward_32", "attention_queries_32", "attention_keys_32"],
+        queries: 32,
+        forward_rows: 32 + 2 * 32,
+        own: 32,
+        backward_rows: 2 * 32 + 2 * 32,
+    },
+    Widths {
+        most: 64,
+        names: ["attention_forward_64", "attention_queries_64", "attention_keys_64"],
+        queries: 32,
+        forward_rows: 32 + 2 * 32,
+        own: 16,
+        backward_rows: 2 * 16 + 2 * 32,
+    },
+    Widths {
+        most: 128,
+        names: ["attention_forward_128", "attention_queries_128", "attention_keys_128"],
+        queries: 16,
+        forward_rows: 16 + 2 * 32,
+        own: 16,
+        backward_rows: 2 * 16 + 2 * 16,
+    },
+    Widths {
+        most: 256,
+        names: ["attention_forward_256", "attention_queries_256", "attention_keys_256"],
+        queries: 8,
+        forward_rows: 8 + 2 * 16,
+        own: 8,
+        backward_rows: 2 * 8 + 2 * 8,
+    },
+];
+
+impl Widths {
+    fn of(width: usize) -> Result<&'static Widths> {
+        let found = WIDTHS.iter().find(|widths| width <= widths.most);
+        found.ok_or_else(|| Error::value(OP, "heads of at most 256 columns on a device", width))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_fit_the_shared_memory_of_every_device() {
+        for width in 1..=256 {
+            let widths = Widths::of(width).expect("fits");
+            for rows in [widths.forward_rows, widths.backward_rows] {
+                let shared = (rows * (width + 1) * 4) as u32;
+                Launch::new(OP, [1 << 20, 64, 512], [THREADS, 1, 1], shared).expect("fits");
+            }
+        }
+        assert!(Widths::of(257).is_err());
     }
 }

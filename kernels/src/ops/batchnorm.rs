@@ -6,14 +6,19 @@
 //! any gradient, and the training step averages it in instead of descending
 //! ([`crate::params::ParamStore::absorb_statistics`]). Otherwise the running statistics are used.
 
-use super::{Env, GradStore, MAX_PARAMS, Op, ParamTask, Var};
+use super::{DeviceEnv, DeviceTask, Env, GradStore, MAX_PARAMS, Op, ParamTask, Var};
 use crate::cpu::gemm::{MAX_LEAF, Scratch};
+use crate::cuda::launch::MANY_BLOCKS;
+use crate::cuda::machine::word;
+use crate::cuda::{Argument, BATCH_NORM, Launch};
 use crate::error::{Error, Result};
 use crate::params::ParamId;
 use crate::pool::Pool;
 use crate::tape::Tape;
 use std::ops::Range;
 use std::sync::Mutex;
+
+const OP: &str = "batch_norm";
 
 /// Added to the variance.
 pub const EPSILON: f64 = 1e-5;
@@ -260,5 +265,72 @@ impl BatchNorm {
             }
             out.copy_from_slice(stack.finish(out.len()));
         }
+    }
+}
+
+impl BatchNorm {
+    /// Starts a sum down the columns of every shard.
+    fn over_shards_on(&self, env: &mut DeviceEnv<'_>, name: &'static str, arguments: &[Argument]) -> Result<()> {
+        let launch = Launch::down_columns(OP, self.columns as u64, env.shards as u64, 8);
+        env.start(OP, BATCH_NORM, name, launch, arguments)
+    }
+
+    pub(super) fn forward_on(&self, env: &mut DeviceEnv<'_>) -> Result<()> {
+        let columns = Argument::Word(word(OP, self.columns)?);
+        let (gain, bias) = (env.param(self.params.gain), env.param(self.params.bias));
+        let Some(statistics) = self.statistics else {
+            let (mean, variance) = (env.param(self.params.mean), env.param(self.params.variance));
+            let (x, y, count) = (env.data(self.input), env.data(self.output), env.count(self.output));
+            let arguments = [x, mean, variance, gain, bias, y, Argument::Word64(count), columns];
+            return env.start(OP, BATCH_NORM, "batch_norm_running", Launch::over(OP, count, 256), &arguments);
+        };
+        let (x, bounds, statistics) = (env.data(self.input), env.bounds(self.input), env.data(statistics));
+        self.over_shards_on(env, "batch_norm_statistics", &[x, bounds, statistics, columns])?;
+        let arguments = [x, bounds, statistics, gain, bias, env.data(self.output), columns];
+        env.start(OP, BATCH_NORM, "batch_norm_forward", self.elements(env), &arguments)
+    }
+
+    /// The elements of every shard: shards along y.
+    fn elements(&self, env: &DeviceEnv<'_>) -> Result<Option<Launch>> {
+        let fair = env.count(self.output).div_ceil(env.shards.max(1) as u64);
+        Launch::new(OP, [fair.div_ceil(256).min(MANY_BLOCKS), env.shards as u64, 1], [256, 1, 1], 0)
+    }
+
+    pub(super) fn backward_on(&self, env: &mut DeviceEnv<'_>, stores: [GradStore; 2]) -> Result<()> {
+        let Some(statistics) = self.statistics else {
+            return Err(Error::value(OP, "a training step on a device", "a gradient through running statistics"));
+        };
+        let columns = Argument::Word(word(OP, self.columns)?);
+        let (x, grad) = (env.data(self.input), env.grad(self.output));
+        let (bounds, statistics) = (env.bounds(self.input), env.data(statistics));
+        self.over_shards_on(env, "batch_norm_sums", &[x, grad, bounds, statistics, columns])?;
+        if stores[0] == GradStore::Skip {
+            return Ok(());
+        }
+        let (gain, out) = (env.param(self.params.gain), env.grad(self.input));
+        let arguments = [x, grad, bounds, statistics, gain, out, columns, stores[0].argument()];
+        env.start(OP, BATCH_NORM, "batch_norm_backward", self.elements(env), &arguments)
+    }
+
+    pub(super) fn param_gradient_on(&self, env: &mut DeviceEnv<'_>, task: &DeviceTask) -> Result<()> {
+        let Some(statistics) = self.statistics else {
+            return Err(Error::value(OP, "a training step on a device", "a gradient through running statistics"));
+        };
+        let (part, wide) = match task.which {
+            0 => (PRODUCTS, self.columns),
+            1 => (GRADS, self.columns),
+            2 => (MEAN, self.columns),
+            3 => (VARIANCE, self.columns),
+            _ => (PARTS, 1),
+        };
+        let partial = env.partial(task, wide)?;
+        // Statistics are of all shards of the tape, in order.
+        let Argument::Address(all) = env.data(statistics) else { unreachable!("invariant: an address") };
+        let own = Argument::Address(all + (task.node.first * PARTS * self.columns * 4) as u64);
+        let columns = Argument::Word(word(OP, self.columns)?);
+        let arguments = [own, env.bounds_of(self.input, task), partial, columns, Argument::Word(part as u32)];
+        let launch = Launch::new(OP, [wide.div_ceil(256) as u64, task.node.span() as u64, 1], [256, 1, 1], 0);
+        env.start(OP, BATCH_NORM, "batch_norm_leaves", launch, &arguments)?;
+        env.join(OP, task, partial, wide)
     }
 }

@@ -1,8 +1,9 @@
 //! Arithmetic of two values of one shape, element by element: residual connections, gates, fusions.
 
-use super::{Env, GradStore, Op, Var, pass};
+use super::{DeviceEnv, Env, GradStore, Op, Var, pass};
 use crate::cpu::gemm::Scratch;
 use crate::cpu::reduce::add_assign;
+use crate::cuda::{Argument, ELEMENTWISE, Launch};
 use crate::error::{Error, Result};
 use crate::tape::Tape;
 use std::ops::Range;
@@ -98,5 +99,41 @@ fn hand_on(store: GradStore, out: &mut [f32], grad: &[f32]) {
         GradStore::Skip => {}
         GradStore::Set => out.copy_from_slice(grad),
         GradStore::Add => add_assign(out, grad),
+    }
+}
+
+impl Binary {
+    pub(super) fn forward_on(&self, env: &mut DeviceEnv<'_>) -> Result<()> {
+        let (op, count) = (self.kind.name(), env.count(self.output));
+        let arguments = [
+            env.data(self.left),
+            env.data(self.right),
+            env.data(self.output),
+            Argument::Word64(count),
+            Argument::Word(self.kind as u32),
+        ];
+        env.start(op, ELEMENTWISE, "arithmetic_forward", Launch::over(op, count, 256), &arguments)
+    }
+
+    pub(super) fn backward_on(&self, env: &mut DeviceEnv<'_>, stores: [GradStore; 2]) -> Result<()> {
+        let (op, count) = (self.kind.name(), env.count(self.output));
+        for (second, (side, store)) in [self.left, self.right].into_iter().zip(stores).enumerate() {
+            if store == GradStore::Skip {
+                continue;
+            }
+            let arguments = [
+                env.grad(self.output),
+                env.data(self.left),
+                env.data(self.right),
+                env.data(self.output),
+                env.grad(side),
+                Argument::Word64(count),
+                Argument::Word(self.kind as u32),
+                Argument::Word(second as u32),
+                store.argument(),
+            ];
+            env.start(op, ELEMENTWISE, "arithmetic_backward", Launch::over(op, count, 256), &arguments)?;
+        }
+        Ok(())
     }
 }

@@ -1,7 +1,9 @@
 //! A run of columns copied from one value to another: slices, and the parts of a concatenation.
 
-use super::{Env, GradStore, Op, Var};
+use super::{DeviceEnv, Env, GradStore, Op, Var};
 use crate::cpu::gemm::Scratch;
+use crate::cuda::machine::word;
+use crate::cuda::{Argument, ELEMENTWISE, Launch};
 use crate::error::{Error, Result};
 use crate::tape::{Space, Tape};
 use std::ops::Range;
@@ -92,5 +94,49 @@ impl Columns {
                 _ => o.iter_mut().zip(g).for_each(|(o, g)| *o += g),
             }
         }
+    }
+}
+
+impl Columns {
+    pub(super) fn forward_on(&self, env: &mut DeviceEnv<'_>) -> Result<()> {
+        let sides = (env.data(self.input), env.data(self.output));
+        self.start(env, sides, (self.input, self.output), (self.from, self.to), [0, 0])
+    }
+
+    pub(super) fn backward_on(&self, env: &mut DeviceEnv<'_>, stores: [GradStore; 2]) -> Result<()> {
+        if stores[0] == GradStore::Skip {
+            return Ok(());
+        }
+        let sides = (env.grad(self.output), env.grad(self.input));
+        let set = stores[0] == GradStore::Set;
+        self.start(env, sides, (self.output, self.input), (self.to, self.from), [u32::from(!set), u32::from(set)])
+    }
+
+    fn start(
+        &self,
+        env: &mut DeviceEnv<'_>,
+        (x, y): (Argument, Argument),
+        (from, to): (Var, Var),
+        (first, second): (usize, usize),
+        [add, fill]: [u32; 2],
+    ) -> Result<()> {
+        let (rows, wide) = (env.rows(to) as u64, env.columns(to));
+        let across = if fill == 1 { wide } else { self.width };
+        let sizes = [env.columns(from), wide, first, second, self.width];
+        let [a, b, c, d, e] = sizes.map(|size| word("concat", size));
+        let arguments = [
+            x,
+            y,
+            Argument::Word64(rows),
+            Argument::Word(a?),
+            Argument::Word(b?),
+            Argument::Word(c?),
+            Argument::Word(d?),
+            Argument::Word(e?),
+            Argument::Word(add),
+            Argument::Word(fill),
+        ];
+        let launch = Launch::over("concat", rows * across as u64, 256);
+        env.start("concat", ELEMENTWISE, "columns_copy", launch, &arguments)
     }
 }

@@ -9,15 +9,19 @@
 //! of [`RUN`], each a chain, added in order; shards meet in the tree.
 
 use super::image::Grid;
-use super::{Env, GradStore, Op, ParamTask, Var};
+use super::{DeviceEnv, DeviceTask, Env, GradStore, Op, ParamTask, Var};
 use crate::cpu::activation::{self, Activation};
 use crate::cpu::conv::{Windows, each_channel, each_channel_back, each_channel_weights, fold, pick_group, unfold};
 use crate::cpu::gemm::{Matrix, Right, Scratch, Target, pack_matrix, packed_len, product_to, product_transposed};
 use crate::cpu::reduce::{Summand, column_sums};
+use crate::cuda::machine::word;
+use crate::cuda::{Argument, CONV, product};
 use crate::error::{Error, Result};
 use crate::params::ParamId;
 use crate::tape::Tape;
 use std::ops::Range;
+
+const OP: &str = "conv2d";
 
 /// Windows that are unfolded at a time.
 const RUN: usize = 128;
@@ -286,5 +290,67 @@ impl Conv {
         // SAFETY: as above.
         let out = unsafe { task.out.get_mut(task.block.start * terms..task.block.end * terms) };
         out.copy_from_slice(tree.finish(len));
+    }
+}
+
+impl Conv {
+    pub(super) fn forward_on(&self, env: &mut DeviceEnv<'_>) -> Result<()> {
+        let (rows, of_group) = (env.rows(self.output) as u64, (self.outputs / self.groups) as u64);
+        let large = product::is_large(rows, of_group);
+        let arguments = [
+            env.data(self.input),
+            env.param(self.weight),
+            env.param_or_none(self.bias),
+            env.data(self.output),
+            env.data_or_none(self.kept),
+            Argument::Word64(rows),
+            self.windows.argument()?,
+            Argument::Word(word(OP, self.outputs)?),
+            Argument::Word(word(OP, self.groups)?),
+            Argument::Word(self.act.code()),
+        ];
+        let name = if large { "conv_forward_large" } else { "conv_forward" };
+        env.start(OP, CONV, name, product::tiles(large, rows, of_group, [self.groups as u64, 1]), &arguments)
+    }
+
+    pub(super) fn backward_on(&self, env: &mut DeviceEnv<'_>, stores: [GradStore; 2]) -> Result<()> {
+        super::activation::backward_on(env, self.act, self.output, self.kept.unwrap_or(self.output))?;
+        if stores[0] == GradStore::Skip {
+            return Ok(());
+        }
+        let (pixels, channels) = (env.rows(self.input) as u64, (self.windows.input.channels / self.groups) as u64);
+        let arguments = [
+            env.grad(self.output),
+            env.param(self.weight),
+            env.grad(self.input),
+            Argument::Word64(pixels),
+            self.windows.argument()?,
+            Argument::Word(word(OP, self.outputs)?),
+            Argument::Word(word(OP, self.groups)?),
+            stores[0].argument(),
+        ];
+        let launch = product::tiles(false, pixels, channels, [self.groups as u64, 1]);
+        env.start(OP, CONV, "conv_backward", launch, &arguments)
+    }
+
+    pub(super) fn param_gradient_on(&self, env: &mut DeviceEnv<'_>, task: &DeviceTask) -> Result<()> {
+        if task.which == 1 {
+            return env.column_sums(OP, self.output, task);
+        }
+        let (of_group, terms) = ((self.outputs / self.groups) as u64, self.terms());
+        word(OP, terms * self.groups)?;
+        let partial = env.partial(task, self.outputs * terms)?;
+        let arguments = [
+            env.grad(self.output),
+            env.data(self.input),
+            env.bounds_of(self.output, task),
+            partial,
+            self.windows.argument()?,
+            Argument::Word(word(OP, self.outputs)?),
+            Argument::Word(word(OP, self.groups)?),
+        ];
+        let batch = [self.groups as u64, task.node.span() as u64];
+        env.start(OP, CONV, "conv_weight", product::tiles(false, of_group, terms as u64, batch), &arguments)?;
+        env.join(OP, task, partial, self.outputs * terms)
     }
 }

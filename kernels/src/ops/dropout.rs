@@ -1,9 +1,11 @@
 //! Inverted dropout (Srivastava et al. 2014): during training an element is zero with probability p, else
 //! scaled by 1 / (1 - p). Which ones is addressed by (seed, layer, epoch, sample id, step).
 
-use super::{Env, GradStore, Op, Var};
+use super::{DeviceEnv, Env, GradStore, Op, Var};
 use crate::cpu;
 use crate::cpu::gemm::Scratch;
+use crate::cuda::machine::word;
+use crate::cuda::{self, Argument, Launch};
 use crate::error::{Error, Result};
 use crate::philox::{Key, Stream};
 use crate::tape::Tape;
@@ -56,5 +58,42 @@ impl Dropout {
             GradStore::Set => cpu::dropout::set_masked(grad, mask, env.grad_mut(self.input, &rows)),
             GradStore::Add => cpu::dropout::add_masked(grad, mask, env.grad_mut(self.input, &rows)),
         }
+    }
+}
+
+impl Dropout {
+    pub(super) fn forward_on(&self, env: &mut DeviceEnv<'_>) -> Result<()> {
+        self.start(env, env.data(self.input), env.data(self.output), Argument::Word(0))
+    }
+
+    pub(super) fn backward_on(&self, env: &mut DeviceEnv<'_>, stores: [GradStore; 2]) -> Result<()> {
+        if stores[0] == GradStore::Skip {
+            return Ok(());
+        }
+        self.start(env, env.grad(self.output), env.grad(self.input), stores[0].argument())
+    }
+
+    /// The words are asked for again on the way back; the mask stays unused.
+    fn start(&self, env: &mut DeviceEnv<'_>, from: Argument, to: Argument, add: Argument) -> Result<()> {
+        let (random, columns) = (env.randomness, env.columns(self.output));
+        let [low, high] = Key::new(random.seed, Stream::Dropout).lane(self.lane).epoch(random.epoch).words();
+        let (below, scale) = cuda::dropout::threshold(self.rate);
+        let arguments = [
+            from,
+            to,
+            env.offsets(self.output),
+            env.sample_ids(),
+            Argument::Word64(env.samples as u64),
+            Argument::Word(word("dropout", columns)?),
+            Argument::Word(low),
+            Argument::Word(high),
+            Argument::Word(random.step),
+            Argument::Word(below),
+            Argument::Float(scale),
+            add,
+        ];
+        let blocks = (env.longest(self.output) * columns).div_ceil(4);
+        let launch = Launch::over_samples("dropout", env.samples as u64, blocks as u64);
+        env.start("dropout", cuda::DROPOUT, "dropout", launch, &arguments)
     }
 }

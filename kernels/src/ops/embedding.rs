@@ -6,13 +6,18 @@
 //! shard without the id would add +0, which changes no sum that began at +0, so it is left out.
 
 use super::linear::pair_sum;
-use super::{Env, GradStore, MAX_PARAMS, Op, ParamTask, Raw, RawId, Var};
+use super::{DeviceEnv, DeviceTask, Env, GradStore, MAX_PARAMS, Op, ParamTask, Raw, RawId, Var};
 use crate::cpu::gemm::{MAX_LEAF, Scratch, TileStack, dot};
 use crate::cpu::reduce::add_assign;
+use crate::cuda::launch::{MANY_BLOCKS, WARP};
+use crate::cuda::machine::word;
+use crate::cuda::{Argument, EMBEDDING, Launch};
 use crate::error::{Error, Result};
 use crate::params::ParamId;
-use crate::tape::{Space, Tape};
+use crate::tape::{Scratch as DeviceScratch, Space, Tape};
 use std::ops::Range;
+
+const OP: &str = "embedding";
 
 /// Ids as an input: rows of a space, each of `columns` ids.
 #[derive(Clone, Copy, Debug)]
@@ -220,5 +225,96 @@ fn sum_run(run: &[u64], grad: &[f32], bounds: &[usize], out: &mut [f32], stack: 
             stack.settle(out.len());
         }
         out.copy_from_slice(stack.finish(out.len()));
+    }
+}
+
+impl Embedding {
+    pub(super) fn forward_on(&self, env: &mut DeviceEnv<'_>) -> Result<()> {
+        let (mut kinds, mut ats, mut ids, mut columns) = (0, [0; 3], Argument::Address(0), 1);
+        for (n, (source, _)) in self.tables.iter().enumerate().filter_map(|(n, table)| Some((n, (*table)?))) {
+            kinds |= match source {
+                Source::Ids { raw, columns: wide, at } => {
+                    (ids, columns, ats[n]) = (env.raw(raw), wide, at);
+                    1
+                }
+                Source::Position => 2,
+                Source::Zero => 3,
+            } << (2 * n);
+        }
+        let [first, second, third] = self.tables.map(|table| env.param_or_none(table.map(|(_, id)| id)));
+        let arguments = [
+            first,
+            second,
+            third,
+            ids,
+            env.offsets(self.output),
+            env.data(self.output),
+            Argument::Word64(env.samples as u64),
+            Argument::Word(word(OP, self.columns)?),
+            Argument::Word(word(OP, columns)?),
+            Argument::Word(word(OP, ats[0])?),
+            Argument::Word(word(OP, ats[2])?),
+            Argument::Word(kinds),
+        ];
+        let each = (env.longest(self.output) * self.columns) as u64;
+        env.start(OP, EMBEDDING, "embedding_forward", Launch::over_samples(OP, env.samples as u64, each), &arguments)
+    }
+
+    pub(super) fn backward_on(&self, _: &mut DeviceEnv<'_>, _: [GradStore; 2]) -> Result<()> {
+        Ok(())
+    }
+
+    /// Items sorted by (id, item) go up; each id's run of them is summed by one block.
+    pub(super) fn param_gradient_on(&self, env: &mut DeviceEnv<'_>, task: &DeviceTask) -> Result<()> {
+        let (source, _) = self.tables[task.which].expect("invariant: planned for a table");
+        let (first, last) = (env.shard_start(task.node.first), env.shard_start(task.node.end));
+        let items = env.items(self.output);
+        word(OP, items.at(last))?;
+        let mut pairs = Vec::with_capacity(items.at(last) - items.at(first));
+        for sample in first..last {
+            let begin = items.at(sample);
+            for row in begin..items.at(sample + 1) {
+                let id = match (source, source.ids(env)) {
+                    (Source::Ids { columns, at, .. }, Some(ids)) => u64::from(ids[row * columns + at]),
+                    (Source::Position, _) => (row - begin) as u64,
+                    _ => 0,
+                };
+                pairs.push(id << 32 | row as u64);
+            }
+        }
+        pairs.sort_unstable();
+        let (mut rows, mut starts, mut ids) = (Vec::with_capacity(pairs.len()), vec![], vec![]);
+        for run in pairs.chunk_by(|a, b| a >> 32 == b >> 32) {
+            starts.push(rows.len() as u32);
+            ids.push((run[0] >> 32) as u32);
+            rows.extend(run.iter().map(|pair| *pair as u32));
+        }
+        starts.push(rows.len() as u32);
+        let runs = ids.len();
+        let arguments = [
+            env.grad(self.output),
+            env.scratch_of(DeviceScratch::First, &rows)?,
+            env.scratch_of(DeviceScratch::Second, &starts)?,
+            env.scratch_of(DeviceScratch::Third, &ids)?,
+            env.bounds_of(self.output, task),
+            env.out(task),
+            Argument::Word(word(OP, runs)?),
+            Argument::Word(word(OP, self.columns)?),
+            Argument::Word(word(OP, task.node.span())?),
+            Argument::Word(u32::from(task.add)),
+        ];
+        let threads = (self.columns as u32).clamp(1, 256).next_multiple_of(WARP);
+        let launch = Launch::new(OP, [(runs as u64).min(MANY_BLOCKS), 1, 1], [threads, 1, 1], 0);
+        env.start(OP, EMBEDDING, "embedding_backward", launch, &arguments)
+    }
+}
+
+impl Source {
+    fn ids<'e>(self, env: &'e DeviceEnv<'_>) -> Option<&'e [u32]> {
+        let Source::Ids { raw, .. } = self else { return None };
+        match env.host_raw(raw) {
+            Raw::Ids(ids) => Some(ids),
+            _ => unreachable!("invariant: held as ids"),
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! Rows of each sample picked by index: row i of the output is row `ids[i]` of the same sample's input.
 
 use super::embedding::Ids;
-use super::{Env, GradStore, Op, RawId, Var};
+use super::{DeviceEnv, Env, GradStore, Op, RawId, Var};
 use crate::cpu::gemm::Scratch;
 use crate::cpu::reduce::add_assign;
+use crate::cuda::machine::word;
+use crate::cuda::{Argument, ITEMS, Launch};
 use crate::error::{Error, Result};
 use crate::tape::Tape;
 use std::ops::Range;
@@ -60,5 +62,42 @@ impl Gather {
         for (row, from) in self.pairs(env, samples) {
             add_assign(env.grad_mut(self.input, &(from..from + 1)), env.grad(self.output, &(row..row + 1)));
         }
+    }
+}
+
+impl Gather {
+    pub(super) fn forward_on(&self, env: &mut DeviceEnv<'_>) -> Result<()> {
+        let columns = env.columns(self.output);
+        let arguments = [
+            env.data(self.input),
+            env.raw(self.ids),
+            env.offsets(self.input),
+            env.offsets(self.output),
+            env.data(self.output),
+            Argument::Word64(env.samples as u64),
+            Argument::Word(word("gather", columns)?),
+        ];
+        let each = (env.longest(self.output) * columns) as u64;
+        let launch = Launch::over_samples("gather", env.samples as u64, each);
+        env.start("gather", ITEMS, "gather_forward", launch, &arguments)
+    }
+
+    pub(super) fn backward_on(&self, env: &mut DeviceEnv<'_>, stores: [GradStore; 2]) -> Result<()> {
+        if stores[0] == GradStore::Skip {
+            return Ok(());
+        }
+        let columns = env.columns(self.output);
+        let arguments = [
+            env.grad(self.output),
+            env.raw(self.ids),
+            env.offsets(self.input),
+            env.offsets(self.output),
+            env.grad(self.input),
+            Argument::Word64(env.samples as u64),
+            Argument::Word(word("gather", columns)?),
+            stores[0].argument(),
+        ];
+        let launch = Launch::over("gather", (env.samples * columns) as u64, 256);
+        env.start("gather", ITEMS, "gather_backward", launch, &arguments)
     }
 }

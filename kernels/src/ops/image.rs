@@ -2,8 +2,10 @@
 //! a row per pixel, a column per channel, so that convolutions and poolings see contiguous channels and
 //! everything that works on items works on pixels.
 
-use super::{Env, GradStore, Op, Raw, RawId, Var};
+use super::{DeviceEnv, Env, GradStore, Op, Raw, RawId, Var};
 use crate::cpu::gemm::Scratch;
+use crate::cuda::machine::word;
+use crate::cuda::{Argument, ITEMS, Launch};
 use crate::error::{Error, Result};
 use crate::tape::Tape;
 use std::ops::Range;
@@ -85,4 +87,28 @@ impl Image {
     }
 
     pub(super) fn backward(&self, _: &Env<'_>, _: Range<usize>, _: [GradStore; 2], _: &mut Scratch) {}
+}
+
+impl Image {
+    pub(super) fn forward_on(&self, env: &mut DeviceEnv<'_>) -> Result<()> {
+        let count = env.count(self.output);
+        let name = match env.host_raw(self.raw) {
+            Raw::Bytes(_) => "image_of_bytes",
+            _ => "image_of_floats",
+        };
+        let arguments = [
+            env.raw(self.raw),
+            env.data(self.output),
+            Argument::Word64(count),
+            Argument::Word(word("image", self.channels)?),
+            Argument::Word(word("image", self.pixels)?),
+            Argument::Float(self.factor),
+            Argument::Float(self.shift),
+        ];
+        env.start("image", ITEMS, name, Launch::over("image", count, 256), &arguments)
+    }
+
+    pub(super) fn backward_on(&self, _: &mut DeviceEnv<'_>, _: [GradStore; 2]) -> Result<()> {
+        Ok(())
+    }
 }

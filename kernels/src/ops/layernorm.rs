@@ -1,14 +1,18 @@
 //! Layer normalization over the columns of each row, with gain and bias; a residual is added before it in
 //! the same pass (post-norm transformers).
 
-use super::{Env, GradStore, Op, ParamTask, Var};
+use super::{DeviceEnv, DeviceTask, Env, GradStore, Op, ParamTask, Var};
 use crate::cpu;
 use crate::cpu::gemm::{Matrix, Scratch};
 use crate::cpu::reduce::{Summand, add_assign, column_sums};
+use crate::cuda::machine::word;
+use crate::cuda::{self, Argument, ELEMENTWISE, LAYER_NORM, Launch};
 use crate::error::{Error, Result};
 use crate::params::ParamId;
 use crate::tape::Tape;
 use std::ops::Range;
+
+const OP: &str = "layer_norm";
 
 /// Added to the variance unless told otherwise.
 pub const EPSILON: f32 = 1e-5;
@@ -128,5 +132,65 @@ impl LayerNorm {
         // SAFETY: blocks of parameter gradients are disjoint.
         let out = unsafe { task.out.get_mut(task.block.clone()) };
         column_sums(grad, summand, task.bounds, out, &mut scratch.stack);
+    }
+}
+
+impl LayerNorm {
+    pub(super) fn forward_on(&self, env: &mut DeviceEnv<'_>) -> Result<()> {
+        let (rows, columns) = (env.rows(self.output) as u64, word(OP, self.columns)?);
+        if let (Some(sum), Some(residual)) = (self.sum, self.residual) {
+            let count = env.count(sum);
+            let sides = [env.data(self.input), env.data(residual), env.data(sum)];
+            let arguments = [sides[0], sides[1], sides[2], Argument::Word64(count), Argument::Word(0)];
+            env.start(OP, ELEMENTWISE, "arithmetic_forward", Launch::over(OP, count, 256), &arguments)?;
+        }
+        let arguments = [
+            env.data(self.normalized()),
+            env.param(self.gain),
+            env.param(self.bias),
+            Argument::Float(self.epsilon),
+            env.data(self.output),
+            env.data(self.statistics),
+            Argument::Word64(rows),
+            Argument::Word(columns),
+        ];
+        env.start(OP, LAYER_NORM, "layer_norm_forward", cuda::layernorm::rows(rows, columns), &arguments)
+    }
+
+    pub(super) fn backward_on(&self, env: &mut DeviceEnv<'_>, stores: [GradStore; 2]) -> Result<()> {
+        let (rows, columns) = (env.rows(self.output) as u64, word(OP, self.columns)?);
+        for (var, store) in [Some(self.input), self.residual].into_iter().zip(stores) {
+            let Some(var) = var.filter(|_| store != GradStore::Skip) else { continue };
+            let arguments = [
+                env.grad(self.output),
+                env.data(self.normalized()),
+                env.param(self.gain),
+                env.data(self.statistics),
+                env.grad(var),
+                Argument::Word64(rows),
+                Argument::Word(columns),
+                store.argument(),
+            ];
+            env.start(OP, LAYER_NORM, "layer_norm_backward", cuda::layernorm::rows(rows, columns), &arguments)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn param_gradient_on(&self, env: &mut DeviceEnv<'_>, task: &DeviceTask) -> Result<()> {
+        if task.which == 1 {
+            return env.column_sums(OP, self.output, task);
+        }
+        let partial = env.partial(task, self.columns)?;
+        let arguments = [
+            env.grad(self.output),
+            env.data(self.normalized()),
+            env.data(self.statistics),
+            env.bounds_of(self.output, task),
+            partial,
+            Argument::Word(word(OP, self.columns)?),
+        ];
+        let launch = Launch::down_columns(OP, self.columns as u64, task.node.span() as u64, 4);
+        env.start(OP, LAYER_NORM, "layer_norm_gains", launch, &arguments)?;
+        env.join(OP, task, partial, self.columns)
     }
 }

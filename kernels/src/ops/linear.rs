@@ -1,9 +1,11 @@
 //! y = act(x W^T + b), W [out, in]: the product, bias and activation in one operation.
 
-use super::{Env, GradStore, ParamTask, Var};
-use crate::cpu::activation::{self, Activation};
+use super::{DeviceEnv, DeviceTask, Env, GradStore, ParamTask, Var, activation};
+use crate::cpu::activation::{self as loops, Activation};
 use crate::cpu::gemm::{DOT_BELOW, Matrix, Right, Scratch, ShardProduct, dot, product, product_by_dots, shard_product};
 use crate::cpu::reduce::{Summand, add_assign, column_sums};
+use crate::cuda::machine::word;
+use crate::cuda::{Argument, PRODUCT, product};
 use crate::error::{Error, Result};
 use crate::params::{ParamId, ParamStore};
 use crate::tape::Tape;
@@ -68,13 +70,13 @@ impl Linear {
             product(x, b, y, &mut scratch.edge);
         }
         let kept = self.kept.map(|var| env.rows_mut(var, &rows));
-        activation::forward(self.act, y, self.bias.map(|b| env.params.values(b)), kept);
+        loops::forward(self.act, y, self.bias.map(|b| env.params.values(b)), kept);
     }
 
     pub(super) fn backward(&self, env: &Env<'_>, samples: Range<usize>, stores: [GradStore; 2], scratch: &mut Scratch) {
         let rows = env.rows_of(self.input, &samples);
         let grad = env.grad_mut(self.output, &rows);
-        activation::backward(self.act, grad, env.rows(self.kept.unwrap_or(self.output), &rows));
+        loops::backward(self.act, grad, env.rows(self.kept.unwrap_or(self.output), &rows));
         if stores[0] == GradStore::Skip {
             return;
         }
@@ -132,4 +134,71 @@ pub(super) fn pair_sum(rows: Range<usize>, term: impl Fn(usize, usize) -> f64) -
         sum += term(i, i) + 2.0 * (rows.start..i).map(|j| term(i, j)).sum::<f64>();
     }
     sum
+}
+
+impl Linear {
+    pub(super) fn forward_on(&self, env: &mut DeviceEnv<'_>) -> Result<()> {
+        let (rows, columns) = (env.rows(self.input) as u64, self.outputs as u64);
+        let large = product::is_large(rows, columns);
+        let arguments = [
+            env.data(self.input),
+            env.param(self.weight),
+            env.param_or_none(self.bias),
+            env.data(self.output),
+            env.data_or_none(self.kept),
+            Argument::Word64(rows),
+            Argument::Word(word("linear", self.outputs)?),
+            Argument::Word(word("linear", self.inputs)?),
+            Argument::Word(self.act.code()),
+        ];
+        let name = if large { "linear_forward_large" } else { "linear_forward" };
+        env.start("linear", PRODUCT, name, product::tiles(large, rows, columns, [1, 1]), &arguments)
+    }
+
+    pub(super) fn backward_on(&self, env: &mut DeviceEnv<'_>, stores: [GradStore; 2]) -> Result<()> {
+        activation::backward_on(env, self.act, self.output, self.kept.unwrap_or(self.output))?;
+        if stores[0] == GradStore::Skip {
+            return Ok(());
+        }
+        let (rows, columns) = (env.rows(self.input) as u64, self.inputs as u64);
+        let large = product::is_large(rows, columns);
+        let arguments = [
+            env.grad(self.output),
+            env.param(self.weight),
+            env.grad(self.input),
+            Argument::Word64(rows),
+            Argument::Word(word("linear", self.outputs)?),
+            Argument::Word(word("linear", self.inputs)?),
+            stores[0].argument(),
+        ];
+        let name = if large { "linear_backward_large" } else { "linear_backward" };
+        env.start("linear", PRODUCT, name, product::tiles(large, rows, columns, [1, 1]), &arguments)
+    }
+
+    pub(super) fn param_gradient_on(&self, env: &mut DeviceEnv<'_>, task: &DeviceTask) -> Result<()> {
+        if task.which == 1 {
+            return env.column_sums("linear", self.output, task);
+        }
+        let (grad, x) = (env.grad(self.output), env.data(self.input));
+        weight_gradient_on("linear", env, task, self.output, (grad, self.outputs), (x, self.inputs))
+    }
+}
+
+/// The sum over a node's shards of grad^T x, [outputs, inputs]; both have the rows of `space`.
+pub(super) fn weight_gradient_on(
+    op: &'static str,
+    env: &mut DeviceEnv<'_>,
+    task: &DeviceTask,
+    space: Var,
+    (grad, outputs): (Argument, usize),
+    (x, inputs): (Argument, usize),
+) -> Result<()> {
+    let large = product::is_large(outputs as u64, inputs as u64);
+    let partial = env.partial(task, outputs * inputs)?;
+    let bounds = env.bounds_of(space, task);
+    let arguments = [grad, x, bounds, partial, Argument::Word(word(op, outputs)?), Argument::Word(word(op, inputs)?)];
+    let name = if large { "linear_weight_large" } else { "linear_weight" };
+    let launch = product::tiles(large, outputs as u64, inputs as u64, [task.node.span() as u64, 1]);
+    env.start(op, PRODUCT, name, launch, &arguments)?;
+    env.join(op, task, partial, outputs * inputs)
 }

@@ -2,15 +2,20 @@
 //! over all items; here the samples of a task go step by step together, one product with the recurrent
 //! weight per step. Sequences differ in length: longer ones come first, and those that have ended drop out.
 
-use super::linear::{pair_sum, pairs_cost_more};
-use super::{Activation, Env, GradStore, Op, ParamTask, Var};
+use super::linear::{pair_sum, pairs_cost_more, weight_gradient_on};
+use super::{Activation, DeviceEnv, DeviceTask, Env, GradStore, Op, ParamTask, Var};
 use crate::cpu;
 use crate::cpu::gemm::{Matrix, Right, Scratch, ShardProduct, Target, dot, product_to, shard_product};
 use crate::cpu::reduce::{Summand, column_sums};
+use crate::cuda::launch::SHARED_BYTES;
+use crate::cuda::machine::word;
+use crate::cuda::{Argument, LSTM, Launch};
 use crate::error::{Error, Result};
 use crate::params::ParamId;
-use crate::tape::Tape;
+use crate::tape::{Scratch as DeviceScratch, Tape};
 use std::ops::Range;
+
+const OP: &str = "lstm";
 
 /// The direction in which a sequence is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,5 +237,74 @@ impl Lstm {
             f64::from(dot(env.grad(self.input, &one(i)), env.grad(self.input, &one(j)))) * f64::from(states)
         };
         Some(pair_sum(rows, both))
+    }
+}
+
+impl Lstm {
+    /// Sequences that a block takes together, and its shared memory for so many floats a state of each.
+    fn launch(&self, samples: usize, floats: usize) -> Result<(u32, Result<Option<Launch>>)> {
+        const MOST_TOGETHER: usize = 4;
+        let fits = SHARED_BYTES as usize / (4 * floats * self.hidden);
+        let together = fits.min(MOST_TOGETHER);
+        if together == 0 {
+            let most = SHARED_BYTES as usize / (4 * floats);
+            return Err(Error::value(OP, format!("at most {most} hidden units on a device"), self.hidden));
+        }
+        let blocks = samples.div_ceil(together) as u64;
+        let shared = (together * floats * self.hidden * 4) as u32;
+        Ok((together as u32, Launch::new(OP, [blocks, 1, 1], [256, 1, 1], shared)))
+    }
+
+    pub(super) fn forward_on(&self, env: &mut DeviceEnv<'_>) -> Result<()> {
+        let wide = 4 * self.hidden * self.hidden;
+        let turned = Argument::Address(env.scratch(DeviceScratch::First, wide * 4)?);
+        let hidden = Argument::Word(word(OP, self.hidden)?);
+        let of_turn = [env.param(self.weight), turned, Argument::Word(word(OP, 4 * self.hidden)?), hidden];
+        env.start(OP, LSTM, "turn", Launch::over(OP, wide as u64, 256), &of_turn)?;
+        // States, cells and four gates.
+        let (together, launch) = self.launch(env.samples, 6)?;
+        let arguments = [
+            env.data(self.input),
+            turned,
+            env.param_or_none(self.bias),
+            env.offsets(self.output),
+            env.data(self.output),
+            env.data_or_none(self.kept.map(|kept| kept.gates)),
+            env.data_or_none(self.kept.map(|kept| kept.cells)),
+            env.data_or_none(self.kept.map(|kept| kept.before)),
+            Argument::Word64(env.samples as u64),
+            hidden,
+            Argument::Word(together),
+            Argument::Word(u32::from(self.direction == Direction::Backward)),
+        ];
+        env.start(OP, LSTM, "lstm_forward", launch, &arguments)
+    }
+
+    pub(super) fn backward_on(&self, env: &mut DeviceEnv<'_>, stores: [GradStore; 2]) -> Result<()> {
+        let Some(kept) = self.kept.filter(|_| stores[0] != GradStore::Skip) else { return Ok(()) };
+        // Four parts of the states' gradients, those of the cells, and four gates.
+        let (together, launch) = self.launch(env.samples, 9)?;
+        let arguments = [
+            env.grad(self.output),
+            env.param(self.weight),
+            env.data(kept.gates),
+            env.data(kept.cells),
+            env.offsets(self.output),
+            env.grad(self.input),
+            Argument::Word64(env.samples as u64),
+            Argument::Word(word(OP, self.hidden)?),
+            Argument::Word(together),
+            Argument::Word(u32::from(self.direction == Direction::Backward)),
+        ];
+        env.start(OP, LSTM, "lstm_backward", launch, &arguments)
+    }
+
+    pub(super) fn param_gradient_on(&self, env: &mut DeviceEnv<'_>, task: &DeviceTask) -> Result<()> {
+        if task.which == 1 {
+            return env.column_sums(OP, self.input, task);
+        }
+        let kept = self.kept.expect("invariant: gradients are wanted");
+        let (grad, before) = (env.grad(self.input), env.data(kept.before));
+        weight_gradient_on(OP, env, task, self.output, (grad, 4 * self.hidden), (before, self.hidden))
     }
 }

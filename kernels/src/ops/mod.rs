@@ -30,6 +30,8 @@ pub mod window;
 
 use crate::buffer::Shared;
 use crate::cpu::gemm::Scratch;
+use crate::cuda::Argument;
+use crate::error::Result;
 use crate::params::{ParamId, ParamStore};
 use crate::pool::Pool;
 use crate::shard::Node;
@@ -38,6 +40,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 pub use crate::cpu::activation::Activation;
+pub(crate) use crate::tape::{DeviceEnv, DeviceTask};
 pub use binary::Arithmetic;
 pub use pool::Pooling;
 pub use window::WindowPooling;
@@ -71,6 +74,13 @@ pub(crate) enum GradStore {
     Set,
     /// Another has written: add.
     Add,
+}
+
+impl GradStore {
+    /// What a device's kernels are told: whether to add.
+    pub(crate) fn argument(self) -> Argument {
+        Argument::Word(u32::from(self == GradStore::Add))
+    }
 }
 
 /// Storage of one value while the tape runs: rows of `columns`, and the gradient in the same layout
@@ -364,6 +374,29 @@ impl Op {
             Op::Embedding(_) => (WORTH / shape[1].max(1)).max(1),
             _ if shape.len() < 2 => shape[0],
             _ => (WORTH / (shape[1] * rows + 1)).clamp(1, 1 << 20).next_multiple_of(12),
+        }
+    }
+
+    /// [`Op::forward`] of all samples on a device, coupled or not.
+    pub(crate) fn forward_on(&self, env: &mut DeviceEnv<'_>) -> Result<()> {
+        each!(self, op => op.forward_on(env))
+    }
+
+    /// [`Op::backward`] of all samples on a device, coupled or not.
+    pub(crate) fn backward_on(&self, env: &mut DeviceEnv<'_>, stores: [GradStore; 2]) -> Result<()> {
+        each!(self, op => op.backward_on(env, stores))
+    }
+
+    /// The whole of one parameter's gradient on a device, summed over the node's shards.
+    pub(crate) fn param_gradient_on(&self, env: &mut DeviceEnv<'_>, task: &DeviceTask) -> Result<()> {
+        match self {
+            Op::Linear(op) => op.param_gradient_on(env, task),
+            Op::LayerNorm(op) => op.param_gradient_on(env, task),
+            Op::BatchNorm(op) => op.param_gradient_on(env, task),
+            Op::Embedding(op) => op.param_gradient_on(env, task),
+            Op::Conv(op) => op.param_gradient_on(env, task),
+            Op::Lstm(op) => op.param_gradient_on(env, task),
+            _ => unreachable!("invariant: an operation with parameters"),
         }
     }
 

@@ -1,9 +1,11 @@
 //! Items of a sample pooled to one row: the first (a class token), the last (a sequence's end), sum, mean,
 //! largest. A sample without items gives zeros.
 
-use super::{Env, GradStore, Op, Var};
+use super::{DeviceEnv, Env, GradStore, Op, Var};
 use crate::cpu::gemm::Scratch;
 use crate::cpu::reduce::add_assign;
+use crate::cuda::machine::word;
+use crate::cuda::{Argument, ITEMS, Launch};
 use crate::error::Result;
 use crate::tape::{Space, Tape};
 use std::ops::Range;
@@ -104,5 +106,37 @@ impl Pool {
                 }
             }
         }
+    }
+}
+
+impl Pool {
+    pub(super) fn forward_on(&self, env: &mut DeviceEnv<'_>) -> Result<()> {
+        let arguments = [
+            env.data(self.input),
+            env.offsets(self.input),
+            env.data(self.output),
+            Argument::Word64(env.samples as u64),
+            Argument::Word(word("pool", env.columns(self.output))?),
+            Argument::Word(self.kind as u32),
+        ];
+        env.start("pool", ITEMS, "pool_forward", Launch::over("pool", env.count(self.output), 256), &arguments)
+    }
+
+    pub(super) fn backward_on(&self, env: &mut DeviceEnv<'_>, stores: [GradStore; 2]) -> Result<()> {
+        if stores[0] == GradStore::Skip {
+            return Ok(());
+        }
+        let arguments = [
+            env.grad(self.output),
+            env.data(self.input),
+            env.data(self.output),
+            env.offsets(self.input),
+            env.grad(self.input),
+            Argument::Word64(env.samples as u64),
+            Argument::Word(word("pool", env.columns(self.output))?),
+            Argument::Word(self.kind as u32),
+            stores[0].argument(),
+        ];
+        env.start("pool", ITEMS, "pool_backward", Launch::over("pool", env.count(self.output), 256), &arguments)
     }
 }

@@ -1,7 +1,9 @@
 //! Sum or mean over the columns of each row.
 
-use super::{Env, GradStore, Op, Var};
+use super::{DeviceEnv, Env, GradStore, Op, Var};
 use crate::cpu::gemm::Scratch;
+use crate::cuda::machine::word;
+use crate::cuda::{Argument, Launch, ROWS};
 use crate::error::Result;
 use crate::tape::Tape;
 use std::ops::Range;
@@ -50,5 +52,35 @@ impl Reduce {
                 GradStore::Add => env.grad_mut(self.input, &one).iter_mut().for_each(|g| *g += grad),
             }
         }
+    }
+}
+
+impl Reduce {
+    pub(super) fn forward_on(&self, env: &mut DeviceEnv<'_>) -> Result<()> {
+        let rows = env.rows(self.input) as u64;
+        let arguments = [
+            env.data(self.input),
+            env.data(self.output),
+            Argument::Word64(rows),
+            Argument::Word(word("reduce", env.columns(self.input))?),
+            Argument::Float(self.factor),
+        ];
+        env.start("reduce", ROWS, "reduce_forward", Launch::over_rows("reduce", rows), &arguments)
+    }
+
+    pub(super) fn backward_on(&self, env: &mut DeviceEnv<'_>, stores: [GradStore; 2]) -> Result<()> {
+        if stores[0] == GradStore::Skip {
+            return Ok(());
+        }
+        let rows = env.rows(self.input) as u64;
+        let arguments = [
+            env.grad(self.output),
+            env.grad(self.input),
+            Argument::Word64(rows),
+            Argument::Word(word("reduce", env.columns(self.input))?),
+            Argument::Float(self.factor),
+            stores[0].argument(),
+        ];
+        env.start("reduce", ROWS, "reduce_backward", Launch::over_rows("reduce", rows), &arguments)
     }
 }

@@ -1,6 +1,6 @@
 //! The numbers of each sample under another shape: [n, c] becomes [m, d] with n c = m d.
 
-use super::{Env, GradStore, Op, Var, pass};
+use super::{DeviceEnv, Env, GradStore, Op, Var, pass};
 use crate::cpu::gemm::Scratch;
 use crate::error::{Error, Result};
 use crate::tape::{Space, Tape};
@@ -44,5 +44,20 @@ impl Reshape {
         }
         let (from, to) = (env.rows_of(self.input, &samples), env.rows_of(self.output, &samples));
         pass(stores[0], env.grad_mut(self.input, &from), env.grad(self.output, &to).iter().copied());
+    }
+}
+
+impl Reshape {
+    pub(super) fn forward_on(&self, env: &mut DeviceEnv<'_>) -> Result<()> {
+        let count = env.count(self.output);
+        env.hand_on("reshape", env.data(self.input), env.data(self.output), count, 1.0, false)
+    }
+
+    pub(super) fn backward_on(&self, env: &mut DeviceEnv<'_>, stores: [GradStore; 2]) -> Result<()> {
+        if stores[0] == GradStore::Skip {
+            return Ok(());
+        }
+        let (count, add) = (env.count(self.output), stores[0] == GradStore::Add);
+        env.hand_on("reshape", env.grad(self.output), env.grad(self.input), count, 1.0, add)
     }
 }

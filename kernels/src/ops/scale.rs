@@ -1,7 +1,7 @@
 //! y = factor x with a gradient factor of its own: scaling, gradient reversal (Ganin and Lempitsky 2015),
 //! stop-gradient.
 
-use super::{Env, GradStore, Op, Var, pass};
+use super::{DeviceEnv, Env, GradStore, Op, Var, pass};
 use crate::cpu::gemm::Scratch;
 use crate::error::Result;
 use crate::tape::Tape;
@@ -55,5 +55,20 @@ impl Scale {
         let rows = env.rows_of(self.output, &samples);
         let terms = env.grad(self.output, &rows).iter().map(|g| self.backward * g);
         pass(stores[0], env.grad_mut(self.input, &rows), terms);
+    }
+}
+
+impl Scale {
+    pub(super) fn forward_on(&self, env: &mut DeviceEnv<'_>) -> Result<()> {
+        let count = env.count(self.output);
+        env.hand_on("scale", env.data(self.input), env.data(self.output), count, self.forward, false)
+    }
+
+    pub(super) fn backward_on(&self, env: &mut DeviceEnv<'_>, stores: [GradStore; 2]) -> Result<()> {
+        if stores[0] == GradStore::Skip {
+            return Ok(());
+        }
+        let (count, add) = (env.count(self.output), stores[0] == GradStore::Add);
+        env.hand_on("scale", env.grad(self.output), env.grad(self.input), count, self.backward, add)
     }
 }

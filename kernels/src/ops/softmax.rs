@@ -1,8 +1,10 @@
 //! Softmax over the columns of each row, on its own (inside attention it is fused).
 
-use super::{Env, GradStore, Op, Var, pass};
+use super::{DeviceEnv, Env, GradStore, Op, Var, pass};
 use crate::cpu::gemm::Scratch;
 use crate::cpu::loss::softmax_row;
+use crate::cuda::machine::word;
+use crate::cuda::{Argument, Launch, ROWS};
 use crate::error::Result;
 use crate::tape::Tape;
 use std::ops::Range;
@@ -41,5 +43,29 @@ impl Softmax {
             let dot: f32 = grad.iter().zip(y).map(|(g, y)| g * y).sum();
             pass(stores[0], env.grad_mut(self.input, &one), grad.iter().zip(y).map(|(g, y)| y * (g - dot)));
         }
+    }
+}
+
+impl Softmax {
+    pub(super) fn forward_on(&self, env: &mut DeviceEnv<'_>) -> Result<()> {
+        let (rows, columns) = (env.rows(self.output) as u64, word("softmax", env.columns(self.output))?);
+        let arguments = [env.data(self.input), env.data(self.output), Argument::Word64(rows), Argument::Word(columns)];
+        env.start("softmax", ROWS, "softmax_forward", Launch::over_rows("softmax", rows), &arguments)
+    }
+
+    pub(super) fn backward_on(&self, env: &mut DeviceEnv<'_>, stores: [GradStore; 2]) -> Result<()> {
+        if stores[0] == GradStore::Skip {
+            return Ok(());
+        }
+        let (rows, columns) = (env.rows(self.output) as u64, word("softmax", env.columns(self.output))?);
+        let arguments = [
+            env.grad(self.output),
+            env.data(self.output),
+            env.grad(self.input),
+            Argument::Word64(rows),
+            Argument::Word(columns),
+            stores[0].argument(),
+        ];
+        env.start("softmax", ROWS, "softmax_backward", Launch::over_rows("softmax", rows), &arguments)
     }
 }

@@ -1,7 +1,9 @@
 //! Rows and columns of each sample exchanged: [n, c] becomes [c, n]; n is fixed.
 
-use super::{Env, GradStore, Op, Var};
+use super::{DeviceEnv, Env, GradStore, Op, Var};
 use crate::cpu::gemm::Scratch;
+use crate::cuda::machine::word;
+use crate::cuda::{Argument, ITEMS, Launch};
 use crate::error::{Error, Result};
 use crate::tape::Tape;
 use std::ops::Range;
@@ -62,5 +64,33 @@ impl Transpose {
                 }
             }
         }
+    }
+}
+
+impl Transpose {
+    pub(super) fn forward_on(&self, env: &mut DeviceEnv<'_>) -> Result<()> {
+        self.start(env, env.data(self.input), env.data(self.output), [0, 0])
+    }
+
+    pub(super) fn backward_on(&self, env: &mut DeviceEnv<'_>, stores: [GradStore; 2]) -> Result<()> {
+        if stores[0] == GradStore::Skip {
+            return Ok(());
+        }
+        let add = u32::from(stores[0] == GradStore::Add);
+        self.start(env, env.grad(self.output), env.grad(self.input), [1, add])
+    }
+
+    fn start(&self, env: &mut DeviceEnv<'_>, x: Argument, y: Argument, [back, add]: [u32; 2]) -> Result<()> {
+        let count = env.count(self.input);
+        let arguments = [
+            x,
+            y,
+            Argument::Word64(count),
+            Argument::Word(word("transpose", self.rows)?),
+            Argument::Word(word("transpose", env.columns(self.input))?),
+            Argument::Word(back),
+            Argument::Word(add),
+        ];
+        env.start("transpose", ITEMS, "transpose_items", Launch::over("transpose", count, 256), &arguments)
     }
 }

@@ -3,9 +3,10 @@
 
 use super::conv::windows;
 use super::image::Grid;
-use super::{Env, GradStore, Op, Var};
+use super::{DeviceEnv, Env, GradStore, Op, Var};
 use crate::cpu::conv::Windows;
 use crate::cpu::gemm::Scratch;
+use crate::cuda::{Argument, ITEMS, Launch};
 use crate::error::{Error, Result};
 use crate::tape::Tape;
 use std::ops::Range;
@@ -118,5 +119,37 @@ impl WindowPool {
                 }
             }
         }
+    }
+}
+
+impl WindowPool {
+    pub(super) fn forward_on(&self, env: &mut DeviceEnv<'_>) -> Result<()> {
+        let count = env.count(self.output);
+        let arguments = [
+            env.data(self.input),
+            env.data(self.output),
+            Argument::Word64(count),
+            self.windows.argument()?,
+            Argument::Word(u32::from(self.kind == WindowPooling::Max)),
+        ];
+        env.start("pool2d", ITEMS, "window_forward", Launch::over("pool2d", count, 256), &arguments)
+    }
+
+    pub(super) fn backward_on(&self, env: &mut DeviceEnv<'_>, stores: [GradStore; 2]) -> Result<()> {
+        if stores[0] == GradStore::Skip {
+            return Ok(());
+        }
+        let count = env.count(self.input);
+        let arguments = [
+            env.grad(self.output),
+            env.data(self.input),
+            env.data(self.output),
+            env.grad(self.input),
+            Argument::Word64(count),
+            self.windows.argument()?,
+            Argument::Word(u32::from(self.kind == WindowPooling::Max)),
+            stores[0].argument(),
+        ];
+        env.start("pool2d", ITEMS, "window_backward", Launch::over("pool2d", count, 256), &arguments)
     }
 }

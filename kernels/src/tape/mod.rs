@@ -22,18 +22,20 @@
 //! samples), `culprit` the search for a value that is not finite.
 
 mod culprit;
+mod device;
 mod parameters;
 mod run;
 mod space;
 
 use crate::buffer::{AlignedBuf, Shared};
-use crate::cpu::gemm::Scratch;
+use crate::cpu::gemm::Scratch as CpuScratch;
 use crate::error::{Error, Result};
 use crate::ops::{GradStore, MAX_PARAMS, Op, Randomness, Raw, RawId, Slot, Var};
 use crate::params::ParamStore;
 use crate::tensor::Shape;
 use std::sync::{Mutex, PoisonError};
 
+pub(crate) use device::{DeviceEnv, DeviceTask, Scratch};
 pub use parameters::HeldShards;
 use parameters::TaskSpec;
 pub use space::Space;
@@ -127,7 +129,7 @@ pub struct Workspace {
     ops: Vec<Recorded>,
     spaces: Spaces,
     slots: Vec<Slot>,
-    scratch: Vec<Mutex<Scratch>>,
+    scratch: Vec<Mutex<CpuScratch>>,
     tasks: Vec<TaskSpec>,
     used: Vec<bool>,
     /// Parameters that several operations use.
@@ -142,12 +144,14 @@ pub struct Workspace {
     row_sums: Vec<[f64; 2]>,
     /// For predictions that run as many small tapes: one workspace per thread.
     children: Vec<Mutex<Workspace>>,
+    /// What tapes run on in place of the CPU.
+    device: Option<Box<device::OnDevice>>,
 }
 
 impl Workspace {
     /// How many buffers were ever allocated: constant while steps of one size repeat.
     pub fn allocations(&self) -> u64 {
-        self.allocations
+        self.allocations + self.device.as_ref().map_or(0, |device| device.allocations())
     }
 
     /// One workspace for each of `threads` threads.
@@ -263,7 +267,13 @@ impl<'a> Tape<'a> {
             });
         }
         let value = &mut ws.values[ws.live];
-        ws.allocations += u64::from(value.renew(shape)?);
+        if ws.device.is_some() {
+            // Only inputs are on the host as well.
+            value.shape = shape;
+            value.data.renew(0)?;
+        } else {
+            ws.allocations += u64::from(value.renew(shape)?);
+        }
         (value.has_grad, value.needs_grad, value.is_input, value.space) = (false, false, false, space);
         ws.live += 1;
         Ok(Var(ws.live - 1))
@@ -273,7 +283,11 @@ impl<'a> Tape<'a> {
     pub(crate) fn fresh_per_shard(&mut self, columns: usize) -> Result<Var> {
         let var = self.fresh_in(Space::SAMPLES, 0)?;
         let (shape, ws) = (Shape::new(&[self.ws.shards.len() - 1, columns])?, &mut *self.ws);
-        ws.allocations += u64::from(ws.values[var.0].renew(shape)?);
+        if ws.device.is_some() {
+            ws.values[var.0].shape = shape;
+        } else {
+            ws.allocations += u64::from(ws.values[var.0].renew(shape)?);
+        }
         Ok(var)
     }
 
@@ -296,6 +310,9 @@ impl<'a> Tape<'a> {
         }
         let var = self.fresh_in(space, columns)?;
         let value = &mut self.ws.values[var.0];
+        if value.data.len() != values.len() {
+            value.data.renew(values.len())?;
+        }
         value.data.copy_from_slice(values);
         (value.is_input, value.needs_grad) = (true, grad == InputGrad::Wanted);
         Ok(var)

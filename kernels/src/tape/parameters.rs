@@ -49,19 +49,26 @@ impl HeldShards {
 impl Tape<'_> {
     /// The parameters' gradients after [`Tape::forward_backward`]: for each held node its sum over shards,
     /// in the layout of the parameter store.
-    pub fn param_gradients(&mut self, pool: &Pool, held: &HeldShards, outs: &mut [AlignedBuf]) {
+    pub fn param_gradients(&mut self, pool: &Pool, held: &HeldShards, outs: &mut [AlignedBuf]) -> Result<()> {
         assert_eq!(held.nodes.len(), outs.len(), "invariant: one gradient per node");
+        if self.is_on_device() {
+            let cuts = [0, self.params.flat_len()];
+            return self.param_gradients_on_device(held, &cuts, |_, fetch| {
+                outs.iter_mut().enumerate().try_for_each(|(node, out)| fetch(node, out))
+            });
+        }
         self.plan_tasks(held);
         self.plan_bounds(held);
         self.ws.views.clear();
         self.ws.views.extend(outs.iter_mut().map(AlignedBuf::shared));
         self.run_tasks(pool, held, 0..self.ws.tasks.len(), &(0..self.params.flat_len()));
+        Ok(())
     }
 
     /// The same in buckets: `cuts` rise from 0 to the length of a gradient and fall between parameters. The last
     /// bucket is computed first, because the last layers' parameters usually stand there, and each is handed to
     /// `done` as soon as it is whole: its number from the end and its part of every out. Changes no bits.
-    pub fn param_gradients_in_buckets<'o, E>(
+    pub fn param_gradients_in_buckets<'o, E: From<Error>>(
         &mut self,
         pool: &Pool,
         held: &HeldShards,
@@ -70,6 +77,14 @@ impl Tape<'_> {
         mut done: impl FnMut(usize, Vec<&'o mut [f32]>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         assert_eq!(held.nodes.len(), outs.len(), "invariant: one gradient per node");
+        if self.is_on_device() {
+            let ranges: Vec<_> = cuts.windows(2).rev().map(|cut| cut[0]..cut[1]).collect();
+            return self.param_gradients_on_device(held, cuts, |number, fetch| {
+                let mut parts = split_off(&mut outs, ranges[number].start);
+                parts.iter_mut().enumerate().try_for_each(|(node, part)| fetch(node, part))?;
+                done(number, parts)
+            });
+        }
         self.plan_tasks(held);
         self.plan_bounds(held);
         let ws = &mut *self.ws;
@@ -83,12 +98,7 @@ impl Tape<'_> {
             (1..cuts.len()).rev().map(|bucket| ws.tasks.iter().filter(|t| bucket_of(t) == bucket).count()).collect();
         let mut first = 0;
         for (number, bucket) in cuts.windows(2).rev().enumerate() {
-            let (range, mut parts) = (bucket[0]..bucket[1], Vec::with_capacity(outs.len()));
-            for out in &mut outs {
-                let (before, part) = std::mem::take(out).split_at_mut(range.start);
-                *out = before;
-                parts.push(part);
-            }
+            let (range, mut parts) = (bucket[0]..bucket[1], split_off(&mut outs, bucket[0]));
             self.ws.views.clear();
             self.ws.views.extend(parts.iter_mut().map(|part| Shared::of(part)));
             self.run_tasks(pool, held, first..first + counts[number], &range);
@@ -318,6 +328,16 @@ impl Tape<'_> {
             }
         });
     }
+}
+
+/// Takes what lies from `at` on from each.
+fn split_off<'o>(outs: &mut [&'o mut [f32]], at: usize) -> Vec<&'o mut [f32]> {
+    let cut = |out: &mut &'o mut [f32]| {
+        let (before, part) = std::mem::take(out).split_at_mut(at);
+        *out = before;
+        part
+    };
+    outs.iter_mut().map(cut).collect()
 }
 
 /// Which of an operation's parameters are this one.

@@ -16,6 +16,7 @@ type Head<'h> = dyn Fn(Range<usize>, usize, &[f32], &mut [f32], &mut [[f64; 2]])
 impl Tape<'_> {
     /// Reserves gradients from `output` backwards and decides who writes and who adds.
     fn plan_backward(&mut self, output: Var) -> Result<()> {
+        let on_device = self.is_on_device();
         let Workspace { values, live, ops, allocations, .. } = &mut *self.ws;
         values[..*live].iter_mut().for_each(|v| v.has_grad = false);
         let mut reserve = |value: &mut super::Value| -> Result<GradStore> {
@@ -23,7 +24,9 @@ impl Tape<'_> {
                 return Ok(GradStore::Add);
             }
             value.has_grad = true;
-            *allocations += u64::from(value.grad.renew(value.shape.elements())?);
+            if !on_device {
+                *allocations += u64::from(value.grad.renew(value.shape.elements())?);
+            }
             Ok(GradStore::Set)
         };
         reserve(&mut values[output.0])?;
@@ -71,8 +74,11 @@ impl Tape<'_> {
         (from + 1..ops.len()).find(|&i| ops[i].op.couples()).unwrap_or(ops.len())
     }
 
-    /// Runs forward only.
-    pub fn forward(&mut self, pool: &Pool) {
+    /// Runs forward only, for [`Tape::value`] of `output`: on a device no other comes to the host.
+    pub fn forward(&mut self, pool: &Pool, output: Var) -> Result<()> {
+        if self.is_on_device() {
+            return self.forward_on_device(output);
+        }
         self.prepare(pool.threads());
         let (env, ws) = (self.env(), &*self.ws);
         let mut from = 0;
@@ -88,12 +94,17 @@ impl Tape<'_> {
             });
             from = end;
         }
+        Ok(())
     }
 
     /// Runs forward to `output`, the loss, and backward to every value; gradients are of the *sum* over
     /// samples. The parameters' gradients are a second call.
     pub fn forward_backward(&mut self, pool: &Pool, output: Var, loss: &Loss<'_>) -> Result<()> {
         loss.check(self.rows.count, self.columns(output), self.rows.sample_ids)?;
+        if self.is_on_device() {
+            self.plan_backward(output)?;
+            return self.forward_backward_on_device(output, loss);
+        }
         self.run(pool, output, &|samples, columns, outputs, grad, sums| {
             loss.rows(samples, columns, outputs, grad, sums);
         })

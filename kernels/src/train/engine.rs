@@ -4,6 +4,7 @@ use super::batch::{Batch, RankBatch};
 use super::partial::{Handed, Partial, total};
 use crate::buffer::AlignedBuf;
 use crate::cpu::reduce::add_assign;
+use crate::cuda::Machine;
 use crate::dtype::{LossScaleConfig, LossScaler, Precision};
 use crate::error::{Error, Result};
 use crate::nn::Model;
@@ -158,6 +159,12 @@ impl Trainer {
             handed: Handed::default(),
             squares: Vec::new(),
         })
+    }
+
+    /// Computes gradients on this machine from now on; the step from them stays on the CPU.
+    pub fn on_machine(mut self, machine: Arc<dyn Machine>) -> Trainer {
+        self.ws = Workspace::on(machine);
+        self
     }
 
     /// The model as it stands.
@@ -358,7 +365,7 @@ impl Trainer {
     /// Forward, backward, the held nodes' gradients and the losses of the held shards.
     fn compute(&mut self, part: &RankBatch<'_>) -> Result<()> {
         let (mut tape, held, workings) = self.begin_part(part)?;
-        tape.param_gradients(workings.pool, held, workings.gradients);
+        tape.param_gradients(workings.pool, held, workings.gradients)?;
         workings.losses.clear();
         workings.losses.extend(held.bounds.windows(2).map(|w| tape.loss_sum(w[0]..w[1])));
         Ok(())
@@ -420,7 +427,10 @@ impl Trainer {
         self.set_geometry(part)?;
         let loss = Loss { config: &self.config.loss, targets: &batch.targets, weights: batch.weights.as_deref() };
         let (_, _, held) = self.geometry.as_ref().expect("invariant: set above");
-        let (mut tape, output) = record(&self.model, &mut self.ws, batch, &held.bounds, randomness)?;
+        // Values are looked at one by one: on the CPU, whatever this trains on.
+        let mut aside = self.ws.machine().map(|_| Workspace::default());
+        let ws = aside.as_mut().unwrap_or(&mut self.ws);
+        let (mut tape, output) = record(&self.model, ws, batch, &held.bounds, randomness)?;
         tape.forward_backward(&self.pool, output, &loss)?;
         Ok(tape.find_not_finite(output, &loss))
     }

@@ -34,6 +34,12 @@ pub enum Interrupted<E> {
     Submit(E),
 }
 
+impl<E> From<Error> for Interrupted<E> {
+    fn from(error: Error) -> Interrupted<E> {
+        Interrupted::Compute(error)
+    }
+}
+
 /// Where a training stands between two steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
@@ -134,9 +140,9 @@ impl Trainer {
         let outs = workings.gradients.iter_mut().map(|gradient| &mut **gradient).collect();
         let hand_over = |bucket: usize, parts: Vec<&'t mut [f32]>| {
             let nodes = held.nodes.iter().copied().zip(parts).collect();
-            submit(bucket as u32 + 1, Op::AllReduce { nodes })
+            submit(bucket as u32 + 1, Op::AllReduce { nodes }).map_err(Interrupted::Submit)
         };
-        tape.param_gradients_in_buckets(workings.pool, held, &cuts, outs, hand_over).map_err(Interrupted::Submit)?;
+        tape.param_gradients_in_buckets(workings.pool, held, &cuts, outs, hand_over)?;
         workings.handed.whole = true;
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! tests/golden/make_op_goldens.py), run over odd shapes, and compared to the last bit over threads and over splits
 //! of the batch at the bounds of logical shards. Tolerance 2e-5, relative above 1.
 
+mod device;
 mod table;
 
 use crate::support::{RANDOMNESS, bits, close, random, store};
@@ -59,6 +60,11 @@ impl Whole<'_> {
 
     /// Runs the samples of some shards.
     fn run(&self, held: Range<usize>, threads: usize) -> Outcome {
+        self.run_in(&mut Workspace::default(), held, threads)
+    }
+
+    /// The same in this workspace, which may be on a device.
+    fn run_in(&self, ws: &mut Workspace, held: Range<usize>, threads: usize) -> Outcome {
         let samples = self.at(held.start)..self.at(held.end);
         let offsets = &self.offsets[samples.start..=samples.end];
         let items = offsets[0] as usize..offsets[samples.len()] as usize;
@@ -66,10 +72,10 @@ impl Whole<'_> {
         let (x, ids) = (&self.x[items.start * columns..items.end * columns], self.ids(&samples, &items));
         let sample_ids: Vec<u64> = samples.clone().map(|s| s as u64 * 7 + 1).collect();
         let bounds: Vec<usize> = (held.start..=held.end).map(|s| self.at(s) - samples.start).collect();
-        let (mut ws, pool) = (Workspace::default(), Pool::new(threads));
+        let (on_device, pool) = (ws.machine().is_some(), Pool::new(threads));
         let mode = self.variant.mode;
         let rows = Rows { count: samples.len(), sample_ids: &sample_ids, mode, randomness: RANDOMNESS };
-        let mut tape = Tape::new(&mut ws, self.params, rows).expect("valid");
+        let mut tape = Tape::new(ws, self.params, rows).expect("valid");
         tape.set_shards(&bounds);
         let space = match self.variant.items {
             Some(items) => tape.items(items),
@@ -86,9 +92,13 @@ impl Whole<'_> {
         let held = HeldShards { nodes: nodes_of(held.clone(), self.shards), bounds, first: held.start };
         let zero = || AlignedBuf::zeroed(self.params.flat_len()).expect("small");
         let mut gradients: Vec<AlignedBuf> = held.nodes.iter().map(|_| zero()).collect();
-        tape.param_gradients(&pool, &held, &mut gradients);
+        tape.param_gradients(&pool, &held, &mut gradients).expect("computes");
         let mut squares = vec![0.0; samples.len()];
-        let squares = tape.sample_grad_squares(&pool, &mut squares).ok().map(|()| squares);
+        let of_samples = if on_device { None } else { Some(tape.sample_grad_squares(&pool, &mut squares)) };
+        let squares = of_samples.and_then(Result::ok).map(|()| squares);
+        for var in [input, output] {
+            tape.fetch(var).expect("there");
+        }
         Outcome {
             squares,
             output: tape.value(output).to_vec(),
@@ -100,9 +110,13 @@ impl Whole<'_> {
     /// The bits of outputs, of the input's gradient and of the root of the parameters' gradients, of a batch that is
     /// run in parts.
     fn bits(&self, parts: &[Range<usize>], threads: usize) -> [Vec<u32>; 3] {
+        self.bits_in(&mut Workspace::default(), parts, threads)
+    }
+
+    fn bits_in(&self, ws: &mut Workspace, parts: &[Range<usize>], threads: usize) -> [Vec<u32>; 3] {
         let (mut output, mut input_grad, mut nodes) = (Vec::new(), Vec::new(), Vec::new());
         for part in parts {
-            let mut got = self.run(part.clone(), threads);
+            let mut got = self.run_in(ws, part.clone(), threads);
             output.append(&mut got.output);
             input_grad.append(&mut got.input_grad);
             nodes.append(&mut got.nodes);

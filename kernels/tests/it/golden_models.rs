@@ -97,7 +97,7 @@ fn outputs_and_gradients_of_every_model() {
         close(&what, tape.value(y), &numbers(&case["outputs"]), TOLERANCE);
         let held = HeldShards { nodes: vec![Node::root(1)], bounds: vec![0, batch.rows], first: 0 };
         let mut gradient = [AlignedBuf::zeroed(model.params().flat_len()).expect("small")];
-        tape.param_gradients(&pool, &held, &mut gradient);
+        tape.param_gradients(&pool, &held, &mut gradient).expect("computes");
         let grads = case["grads"].as_object().expect("by name");
         for (name, want) in grads {
             let id = model.params().find(name).unwrap_or_else(|| panic!("{what}: no parameter {name}"));

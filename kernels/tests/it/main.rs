@@ -3,6 +3,7 @@
 mod allocator;
 mod bits;
 mod coverage;
+mod cuda;
 mod exchanged;
 mod files;
 mod golden;

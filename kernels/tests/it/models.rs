@@ -177,7 +177,7 @@ pub fn part(batch: &Batch, range: std::ops::Range<usize>) -> Batch {
     }
 }
 
-fn trainer(config: &ModelConfig, shards: usize, threads: usize) -> Trainer {
+pub fn trainer(config: &ModelConfig, shards: usize, threads: usize) -> Trainer {
     let optimizer = OptimizerConfig::AdamW(AdamWConfig { learning_rate: 3e-3, ..Default::default() });
     let plan = TrainConfig { optimizer, logical_shards: shards, ..TrainConfig::default() };
     Trainer::new(model(config), plan, Arc::new(Pool::new(threads))).expect("valid")
@@ -401,7 +401,7 @@ fn one_by_one(model: &Model, batch: &Batch) -> Vec<Vec<f32>> {
         let y = model.forward(&mut tape, &own.feed(), InputGrad::Skip).expect("valid");
         let loss = Loss { config: &LossConfig::Mse, targets: &own.targets, weights: None };
         tape.forward_backward(&pool, y, &loss).expect("valid");
-        tape.param_gradients(&pool, &held, &mut gradient);
+        tape.param_gradients(&pool, &held, &mut gradient).expect("computes");
         gradient[0].to_vec()
     };
     (0..batch.rows).map(one).collect()
@@ -434,7 +434,7 @@ fn norms_and_clipped_sums_of_the_gradients_of_single_samples() {
         tape.scale_sample_grads(&pool, &factors);
         let held = HeldShards { nodes: vec![Node::root(1)], bounds: vec![0, 9], first: 0 };
         let mut gradient = [AlignedBuf::zeroed(model.params().flat_len()).expect("small")];
-        tape.param_gradients(&pool, &held, &mut gradient);
+        tape.param_gradients(&pool, &held, &mut gradient).expect("computes");
         for (got, want) in gradient[0].iter().zip(&want) {
             assert!((f64::from(*got) - want).abs() < 1e-5, "{config:?}: {got}, not {want}");
         }

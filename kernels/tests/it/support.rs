@@ -83,7 +83,7 @@ pub fn run_graph(
     tape.forward_backward(&pool, output, loss)?;
     let held = HeldShards { nodes: vec![Node::root(shards)], bounds, first: 0 };
     let mut gradient = [AlignedBuf::zeroed(params.flat_len())?];
-    tape.param_gradients(&pool, &held, &mut gradient);
+    tape.param_gradients(&pool, &held, &mut gradient).expect("computes");
     Ok(Run {
         output: tape.value(output).to_vec(),
         loss: tape.loss_sum(0..rows),

@@ -89,8 +89,9 @@ struct Block {
   void (*body)(void*) = nullptr; void* argument = nullptr;
   const char* wrong = nullptr; int wrong_at = 0;
 };
-inline Block* here = nullptr;
-inline Fiber* self = nullptr;
+// A host thread runs one kernel at a time.
+inline thread_local Block* here = nullptr;
+inline thread_local Fiber* self = nullptr;
 
 inline void wait() { change(self->place, here->scheduler); }
 [[noreturn]] inline void fail(const char* what, int line) {
@@ -153,6 +154,17 @@ template <class T> void arrange(std::vector<T>& items, Order order, Random& rand
   if (order == Order::Random) for (size_t i = items.size(); i > 1; i--) std::swap(items[i - 1], items[random.next() % i]);
 }
 
+// For the largest block, made once.
+inline char* stacks_of_this_thread() {
+  static thread_local char* stacks = nullptr;
+  if (stacks) return stacks;
+  void* made = mmap(nullptr, 1024 * (STACK + GUARD), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (made == MAP_FAILED) return nullptr;
+  stacks = static_cast<char*>(made);
+  for (unsigned i = 0; i < 1024; i++) mprotect(stacks + i * (STACK + GUARD), GUARD, PROT_NONE);
+  return stacks;
+}
+
 // Runs all blocks; what went wrong goes into `message`. Zero if nothing did.
 inline int run(dim3 grid, dim3 threads, size_t shared_bytes, unsigned order_number, uint64_t seed, char* message, size_t length,
                void (*body)(void*), void* argument) {
@@ -161,9 +173,8 @@ inline int run(dim3 grid, dim3 threads, size_t shared_bytes, unsigned order_numb
   Block b;
   b.grid = grid; b.threads = threads; b.count = threads.x * threads.y * threads.z; b.body = body; b.argument = argument;
   b.fibers.resize(b.count);
-  char* stacks = static_cast<char*>(mmap(nullptr, b.count * (STACK + GUARD), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-  if (stacks == MAP_FAILED) { snprintf(message, length, "no memory for stacks"); return 1; }
-  for (unsigned i = 0; i < b.count; i++) mprotect(stacks + i * (STACK + GUARD), GUARD, PROT_NONE);
+  char* stacks = stacks_of_this_thread();
+  if (!stacks) { snprintf(message, length, "no memory for stacks"); return 1; }
   size_t room = (shared_bytes + 127) / 128 * 128 + 128;
   b.shared = static_cast<unsigned char*>(aligned_alloc(128, room));
   std::vector<size_t> blocks(size_t(grid.x) * grid.y * grid.z);
@@ -199,7 +210,6 @@ inline int run(dim3 grid, dim3 threads, size_t shared_bytes, unsigned order_numb
   }
   if (b.wrong) snprintf(message, length, "%s (line %d, block %u,%u,%u)", b.wrong, b.wrong_at, b.block.x, b.block.y, b.block.z);
   free(b.shared);
-  munmap(stacks, b.count * (STACK + GUARD));
   here = nullptr;
   return b.wrong != nullptr;
 }
@@ -231,4 +241,6 @@ int call(void (*kernel)(A...), dim3 grid, dim3 threads, size_t shared_bytes, uns
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline unsigned __float_as_uint(float f) { return std::bit_cast<unsigned>(f); }
 inline float __uint_as_float(unsigned u) { return std::bit_cast<float>(u); }
+inline long long __double_as_longlong(double d) { return std::bit_cast<long long>(d); }
+inline double __longlong_as_double(long long l) { return std::bit_cast<double>(l); }
 inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned(uint64_t(a) * b >> 32); }

@@ -5,7 +5,11 @@ mod classification;
 mod regression;
 
 use crate::cpu::loss;
+use crate::cuda::machine::word;
+use crate::cuda::{Argument, Launch, ROWS};
 use crate::error::{Error, Result};
+use crate::ops::Var;
+use crate::tape::DeviceEnv;
 use std::ops::Range;
 
 /// Which loss; what the job calls it.
@@ -195,5 +199,44 @@ impl Loss<'_> {
                 Targets::Class(t) => classification::row(self.config, &outputs[span], t[row] as usize, weight, grad),
             };
         }
+    }
+}
+
+/// Where a device has what a loss reads, and where its sums go.
+pub(crate) struct OnDevice {
+    pub targets: Argument,
+    pub weights: Argument,
+    pub classes: Argument,
+    pub sums: Argument,
+}
+
+impl LossConfig {
+    /// Weights of the classes, where there are some.
+    pub(crate) fn class_weights(&self) -> Option<&[f32]> {
+        match self {
+            LossConfig::CrossEntropy { class_weights, .. } => class_weights.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// As [`Loss::rows`], on a device.
+    pub(crate) fn start_on(&self, env: &mut DeviceEnv<'_>, output: Var, at: &OnDevice) -> Result<()> {
+        let (op, rows, columns) = (self.name(), env.rows(output) as u64, word(self.name(), env.columns(output))?);
+        let (y, grad) = (env.data(output), env.grad(output));
+        let (rows_of, wide, launch) = (Argument::Word64(rows), Argument::Word(columns), Launch::over_rows(op, rows));
+        let (kind, parameter) = match self {
+            LossConfig::Mse => (0, 0.0),
+            LossConfig::Mae => (1, 0.0),
+            LossConfig::Huber { delta } => (2, *delta as f32),
+            LossConfig::BceWithLogits { pos_weight } => (3, pos_weight.unwrap_or(1.0) as f32),
+            LossConfig::CrossEntropy { label_smoothing, .. } => {
+                let smoothing = Argument::Float(*label_smoothing as f32);
+                let arguments = [y, at.targets, at.weights, at.classes, grad, at.sums, rows_of, wide, smoothing];
+                return env.start(op, ROWS, "loss_class", launch, &arguments);
+            }
+        };
+        let last = [Argument::Word(kind), Argument::Float(parameter)];
+        let arguments = [y, at.targets, at.weights, grad, at.sums, rows_of, wide, last[0], last[1]];
+        env.start(op, ROWS, "loss_real", launch, &arguments)
     }
 }

@@ -84,7 +84,7 @@ impl Shim {
             std::fs::write(&code, text).expect("written");
             let output = Command::new(&compiler)
                 .args(["-std=c++20", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"])
-                .args(["-shared", "-fPIC", "-include"])
+                .args(["-shared", "-fPIC", "-ftls-model=initial-exec", "-include"])
                 .args([&header, &code])
                 .arg("-o")
                 .arg(&made)
@@ -107,9 +107,6 @@ impl Shim {
         order: Order,
         arguments: &mut [Argument<'_>],
     ) -> Result<(), String> {
-        // SAFETY: every export has this signature.
-        let function = unsafe { self.library.get::<Kernel>(format!("simt_{kernel}").as_bytes()) }.expect("a kernel");
-        let size: Vec<u32> = [launch.grid, launch.block].concat();
         let mut buffers: Vec<Option<Guarded>> = arguments.iter().map(Guarded::of).collect();
         let mut places: Vec<u64> = buffers
             .iter()
@@ -122,16 +119,8 @@ impl Shim {
                 (None, _) => unreachable!("slices have buffers"),
             })
             .collect();
-        let mut pointers: Vec<*mut c_void> = places.iter_mut().map(|place| std::ptr::from_mut(place).cast()).collect();
-        let mut message = [0 as c_char; 256];
-        // A source's kernels share the place where they stand.
-        static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
-        let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // SAFETY: the arguments are of the kernel's types, which is the caller's business, and outlive the call.
-        let status = unsafe {
-            let (text, length) = (message.as_mut_ptr(), message.len());
-            function(size.as_ptr(), launch.shared as usize, order as u32, 7, text, length, pointers.as_mut_ptr())
-        };
+        let pointers = places.iter_mut().map(|place| std::ptr::from_mut(place).cast()).collect();
+        let outcome = self.call(kernel, launch, order, pointers);
         for (buffer, argument) in buffers.iter_mut().zip(arguments) {
             let Some(buffer) = buffer else { continue };
             buffer.check();
@@ -143,6 +132,26 @@ impl Shim {
                 _ => {}
             }
         }
+        outcome
+    }
+
+    /// Calls a kernel with pointers to its arguments, which are of its types: what `simt.h` says went wrong.
+    pub fn call(
+        &self,
+        kernel: &str,
+        launch: Launch,
+        order: Order,
+        mut pointers: Vec<*mut c_void>,
+    ) -> Result<(), String> {
+        // SAFETY: every export has this signature.
+        let function = unsafe { self.library.get::<Kernel>(format!("simt_{kernel}").as_bytes()) }.expect("a kernel");
+        let size: Vec<u32> = [launch.grid, launch.block].concat();
+        let mut message = [0 as c_char; 256];
+        // SAFETY: the arguments are of the kernel's types, which is the caller's business, and outlive the call.
+        let status = unsafe {
+            let (text, length) = (message.as_mut_ptr(), message.len());
+            function(size.as_ptr(), launch.shared as usize, order as u32, 7, text, length, pointers.as_mut_ptr())
+        };
         if status == 0 {
             return Ok(());
         }
@@ -152,13 +161,16 @@ impl Shim {
 }
 
 /// A copy that ends where readable memory ends, to 16 bytes; what lies before it must stay as it is.
-struct Guarded {
+pub struct Guarded {
     base: std::ptr::NonNull<c_void>,
     mapped: usize,
     /// Of the copy, from the base.
     at: usize,
     bytes: usize,
 }
+
+// SAFETY: a mapping that one owner has.
+unsafe impl Send for Guarded {}
 
 const PAGE: usize = 4096;
 const CANARY: u8 = 0xc5;
@@ -171,6 +183,12 @@ impl Guarded {
             Argument::Words64(values) => Some(Guarded::new(values.as_ptr().cast(), size_of_val(*values))),
             _ => None,
         }
+    }
+
+    /// Memory that a kernel has yet to write: not a number, whatever is read there.
+    pub fn unwritten(bytes: usize) -> Guarded {
+        let values = vec![0xff; bytes];
+        Guarded::new(values.as_ptr(), bytes)
     }
 
     fn new(from: *const u8, bytes: usize) -> Guarded {
@@ -191,7 +209,12 @@ impl Guarded {
         }
     }
 
-    fn place(&self) -> *mut c_void {
+    /// Its size.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn place(&self) -> *mut c_void {
         // SAFETY: within the mapping.
         unsafe { self.base.as_ptr().byte_add(self.at) }
     }
@@ -204,7 +227,7 @@ impl Guarded {
     }
 
     /// Nothing was written before it, or between it and the end.
-    fn check(&self) {
+    pub fn check(&self) {
         // SAFETY: all but the last page can be read.
         let all = unsafe { std::slice::from_raw_parts(self.base.as_ptr().cast::<u8>(), self.mapped - PAGE) };
         let around = all[..self.at].iter().chain(&all[self.at + self.bytes..]);

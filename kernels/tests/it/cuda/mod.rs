@@ -4,9 +4,11 @@
 //! `scripts/provision-nvrtc` puts it. Without it these tests say so and pass, unless `REQUIRE_NVRTC` is set, as `make test` does.
 
 mod compile;
+pub mod machine;
 mod ops;
 mod shim;
-mod simt;
+pub mod simt;
+mod train;
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;

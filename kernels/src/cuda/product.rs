@@ -1,0 +1,50 @@
+//! Launches of the products; the kernels are in `product.cu` and `conv.cu`.
+
+use super::launch::Launch;
+use crate::error::Result;
+
+/// Threads of every product.
+const THREADS: u32 = 256;
+/// Results from this many elements on are cut into large tiles: there are then enough of them for a large device. An
+/// element's bits do not depend on it.
+const LARGE: u64 = 128 * 128 * 128;
+
+/// Rows and columns of a tile, and its shared memory: `Tile` of `product.cuh`.
+struct Tile {
+    side: u64,
+    shared: u32,
+}
+
+const SMALL_TILE: Tile = Tile { side: 64, shared: 2 * 16 * 2 * (64 + 4) * 4 };
+const LARGE_TILE: Tile = Tile { side: 128, shared: 2 * 8 * 2 * (128 + 4) * 4 };
+
+/// Whether a result is worth the kernel whose name ends in `_large`.
+pub fn is_large(rows: u64, columns: u64) -> bool {
+    rows >= LARGE_TILE.side && columns >= LARGE_TILE.side && rows.saturating_mul(columns) >= LARGE
+}
+
+/// A product with a result of so many rows and columns, `batch` times: along y and z.
+///
+/// # Errors
+/// [`crate::Error::Value`] where there are more tiles than a device starts.
+pub fn tiles(large: bool, rows: u64, columns: u64, batch: [u64; 2]) -> Result<Option<Launch>> {
+    let tile = if large { LARGE_TILE } else { SMALL_TILE };
+    let count = rows.div_ceil(tile.side).saturating_mul(columns.div_ceil(tile.side));
+    Launch::new("product", [count, batch[0], batch[1]], [THREADS, 1, 1], tile.shared)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn launches_fit_devices_at_any_size() {
+        for (rows, columns) in [(1, 1), (65, 64), (1 << 24, 512), (1 << 32, 64), (1 << 20, 1 << 14)] {
+            let launch = tiles(is_large(rows, columns), rows, columns, [8, 1]).expect("fits").expect("something to do");
+            assert_eq!(launch.grid[1], 8);
+        }
+        assert_eq!(tiles(false, 0, 5, [1, 1]), Ok(None));
+        assert!(tiles(false, 1 << 40, 1 << 20, [1, 1]).is_err());
+        assert!(!is_large(64, 1 << 30) && !is_large(127, 1 << 20) && is_large(1 << 14, 128));
+    }
+}

@@ -1,0 +1,510 @@
+//! A tape on a device: the same operations in the same order, each over all samples at once. Values, gradients and
+//! parameters live there; inputs go up before a run, losses and parameters' gradients come down after it.
+//!
+//! What an operation computes for a sample depends on that sample only, and parameters' gradients are sums by logical
+//! shard in the order of the tree, as on the CPU: a device's bits do not depend on the number of ranks either. They are not
+//! the CPU's bits, as sums of columns and products have another order.
+
+use super::{Items, Tape, Workspace};
+use crate::cuda::machine::{Memory, bytes_of, bytes_of_mut, word};
+use crate::cuda::{Argument, ELEMENTWISE, Kernel, Launch, Machine, SHARDS, Source};
+use crate::error::{Error, Result};
+use crate::ops::loss::Loss;
+use crate::ops::{Randomness, Raw, RawId, Var};
+use crate::params::{ParamId, ParamStore};
+use crate::shard::Node;
+use crate::tape::HeldShards;
+use std::sync::Arc;
+
+/// Storage on a device that steps reuse.
+#[derive(Debug)]
+pub(super) struct OnDevice {
+    machine: Arc<dyn Machine>,
+    /// Data and gradient of each value.
+    values: Vec<[Memory; 2]>,
+    weights: Memory,
+    /// Which state of which parameters `weights` holds.
+    version: Option<u64>,
+    raws: Vec<Memory>,
+    /// First row of each sample, by space.
+    offsets: Vec<Memory>,
+    /// First row of each shard, by space.
+    bounds: Vec<Memory>,
+    sample_ids: Memory,
+    targets: Memory,
+    row_weights: Memory,
+    class_weights: Memory,
+    sums: Memory,
+    gradients: Vec<Memory>,
+    scratch: [Memory; SCRATCHES],
+    words: Vec<u64>,
+    allocations: u64,
+}
+
+/// Kinds of scratch, of which an operation may use each at the same time.
+const SCRATCHES: usize = 4;
+
+/// What an operation uses scratch for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Scratch {
+    /// Sums of shards that the tree has yet to join.
+    Partial,
+    First,
+    Second,
+    Third,
+}
+
+/// Where one value is.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    data: u64,
+    grad: u64,
+    columns: usize,
+    space: usize,
+    rows: usize,
+}
+
+/// What operations see while the tape runs on a device.
+pub(crate) struct DeviceEnv<'a> {
+    device: &'a mut OnDevice,
+    slots: Vec<Slot>,
+    spaces: &'a [Items],
+    pub params: &'a ParamStore,
+    raws: &'a [Raw<'a>],
+    pub samples: usize,
+    pub shards: usize,
+    shard_starts: &'a [usize],
+    pub randomness: Randomness,
+}
+
+/// One parameter's gradient to compute, for one node.
+pub(crate) struct DeviceTask {
+    /// Which of [`crate::ops::Op::params`].
+    pub which: usize,
+    /// First and last shard of the node, among the held ones.
+    pub node: Node,
+    out: u64,
+    /// Another operation has written it.
+    pub add: bool,
+}
+
+impl OnDevice {
+    fn new(machine: Arc<dyn Machine>) -> OnDevice {
+        let one = || Memory::new(&machine);
+        OnDevice {
+            values: Vec::new(),
+            weights: one(),
+            version: None,
+            raws: Vec::new(),
+            offsets: Vec::new(),
+            bounds: Vec::new(),
+            sample_ids: one(),
+            targets: one(),
+            row_weights: one(),
+            class_weights: one(),
+            sums: one(),
+            gradients: Vec::new(),
+            scratch: std::array::from_fn(|_| one()),
+            words: Vec::new(),
+            allocations: 0,
+            machine,
+        }
+    }
+
+    pub(super) fn allocations(&self) -> u64 {
+        self.allocations
+    }
+
+    fn grow(machine: &Arc<dyn Machine>, list: &mut Vec<Memory>, count: usize) {
+        while list.len() < count {
+            list.push(Memory::new(machine));
+        }
+    }
+}
+
+impl Workspace {
+    /// A workspace whose tapes run on this machine.
+    pub fn on(machine: Arc<dyn Machine>) -> Workspace {
+        Workspace { device: Some(Box::new(OnDevice::new(machine))), ..Workspace::default() }
+    }
+
+    /// What its tapes run on; none: the CPU.
+    pub fn machine(&self) -> Option<&Arc<dyn Machine>> {
+        self.device.as_ref().map(|device| &device.machine)
+    }
+}
+
+impl Tape<'_> {
+    pub(super) fn is_on_device(&self) -> bool {
+        self.ws.device.is_some()
+    }
+
+    fn env_on<'e>(&'e self, device: &'e mut OnDevice) -> Result<DeviceEnv<'e>> {
+        let ws = &*self.ws;
+        let mut slots = Vec::with_capacity(ws.live);
+        while device.values.len() < ws.live {
+            device.values.push([Memory::new(&device.machine), Memory::new(&device.machine)]);
+        }
+        for (value, [data, grad]) in ws.values().iter().zip(&mut device.values) {
+            let bytes = value.shape.elements() * 4;
+            device.allocations += u64::from(data.renew(bytes)?);
+            if value.has_grad {
+                device.allocations += u64::from(grad.renew(bytes)?);
+            }
+            let columns = value.shape.columns();
+            slots.push(Slot {
+                data: data.address(),
+                grad: if value.has_grad { grad.address() } else { 0 },
+                columns,
+                space: value.space.0,
+                rows: value.shape.rows(),
+            });
+        }
+        Ok(DeviceEnv {
+            device,
+            slots,
+            spaces: ws.spaces.all(),
+            params: self.params,
+            raws: &self.raws[..self.raw_count],
+            samples: self.rows.count,
+            shards: ws.shards.len() - 1,
+            shard_starts: &ws.shards,
+            randomness: self.rows.randomness,
+        })
+    }
+
+    /// Inputs, ids, offsets, bounds and, where they have changed, parameters.
+    fn send(&self, env: &mut DeviceEnv<'_>) -> Result<()> {
+        let (ws, machine) = (&*self.ws, env.device.machine.clone());
+        let device = &mut *env.device;
+        for (value, slot) in ws.values().iter().zip(&env.slots).filter(|(value, _)| value.is_input) {
+            if !value.data.is_empty() {
+                machine.upload(bytes_of(&value.data[..]), slot.data)?;
+            }
+        }
+        OnDevice::grow(&machine, &mut device.raws, env.raws.len());
+        for (raw, to) in env.raws.iter().zip(&mut device.raws) {
+            device.allocations += u64::from(to.set(match raw {
+                Raw::Ids(ids) => bytes_of(ids),
+                Raw::Bytes(bytes) => bytes,
+                Raw::Floats(floats) => bytes_of(floats),
+            })?);
+        }
+        OnDevice::grow(&machine, &mut device.offsets, env.spaces.len());
+        OnDevice::grow(&machine, &mut device.bounds, env.spaces.len());
+        for (at, space) in env.spaces.iter().enumerate() {
+            device.words.clear();
+            device.words.extend((0..=env.samples).map(|sample| space.at(sample) as u64));
+            device.allocations += u64::from(device.offsets[at].set(bytes_of(&device.words))?);
+            device.words.clear();
+            device.words.extend(ws.shards.iter().map(|&sample| space.at(sample) as u64));
+            device.allocations += u64::from(device.bounds[at].set(bytes_of(&device.words))?);
+        }
+        device.allocations += u64::from(device.sample_ids.set(bytes_of(self.rows.sample_ids))?);
+        if device.version != Some(self.params.version()) {
+            device.version = None;
+            device.weights.set(bytes_of(self.params.flat()))?;
+            device.version = Some(self.params.version());
+        }
+        Ok(())
+    }
+
+    /// Brings a value and, where it has one, its gradient to the host after a run on a device: for [`Tape::value`] and
+    /// [`Tape::grad`]. On the CPU they are there.
+    pub fn fetch(&mut self, var: Var) -> Result<()> {
+        let Some(device) = &self.ws.device else { return Ok(()) };
+        let ([data, grad], value) = (&device.values[var.0], &mut self.ws.values[var.0]);
+        let count = value.shape.elements();
+        value.data.renew(count)?;
+        value.grad.renew(if value.has_grad { count } else { 0 })?;
+        for (from, to) in [(data, &mut value.data), (grad, &mut value.grad)] {
+            if !to.is_empty() {
+                device.machine.download(from.address(), bytes_of_mut(to))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Tape::forward`], with the outputs of `output` on the host after it.
+    pub(super) fn forward_on_device(&mut self, output: Var) -> Result<()> {
+        self.run_on_device(|env, ws| ws.ops.iter().try_for_each(|recorded| recorded.op.forward_on(env)))?;
+        self.fetch(output)
+    }
+
+    /// Calls `act` after all that operations read has gone up.
+    fn run_on_device(&mut self, act: impl FnOnce(&mut DeviceEnv<'_>, &Workspace) -> Result<()>) -> Result<()> {
+        let mut device = self.ws.device.take().expect("invariant: a workspace on a device");
+        let outcome = self.env_on(&mut device).and_then(|mut env| {
+            self.send(&mut env)?;
+            act(&mut env, self.ws)
+        });
+        self.ws.device = Some(device);
+        outcome
+    }
+
+    /// As [`Tape::forward_backward`]; the plan is made.
+    pub(super) fn forward_backward_on_device(&mut self, output: Var, loss: &Loss<'_>) -> Result<()> {
+        let mut sums = std::mem::take(&mut self.ws.row_sums);
+        sums.resize(self.rows.count, [0.0; 2]);
+        let outcome = self.run_on_device(|env, ws| {
+            ws.ops.iter().try_for_each(|recorded| recorded.op.forward_on(env))?;
+            env.loss(output, loss)?;
+            for recorded in ws.ops.iter().rev().filter(|recorded| recorded.live) {
+                recorded.op.backward_on(env, recorded.stores)?;
+            }
+            // The losses are waited for while the device works on the way back.
+            let from = env.device.sums.address();
+            if sums.is_empty() { Ok(()) } else { env.device.machine.download(from, bytes_of_mut(&mut sums)) }
+        });
+        self.ws.row_sums = sums;
+        outcome
+    }
+
+    /// As [`Tape::param_gradients`], bucket by bucket: `cuts` as there; each range is handed to `fetched` with a way to copy
+    /// a node's part of it to the host.
+    pub(super) fn param_gradients_on_device<E: From<Error>>(
+        &mut self,
+        held: &HeldShards,
+        cuts: &[usize],
+        mut done: impl FnMut(usize, &mut dyn FnMut(usize, &mut [f32]) -> Result<()>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let mut device = self.ws.device.take().expect("invariant: a workspace on a device");
+        let outcome = self.gradients_on(&mut device, held, cuts, &mut done);
+        self.ws.device = Some(device);
+        outcome
+    }
+
+    fn gradients_on<E: From<Error>>(
+        &self,
+        device: &mut OnDevice,
+        held: &HeldShards,
+        cuts: &[usize],
+        done: &mut impl FnMut(usize, &mut dyn FnMut(usize, &mut [f32]) -> Result<()>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        assert_eq!(held.bounds, self.ws.shards, "invariant: the held shards are those of the tape");
+        let flat = self.params.flat_len();
+        let machine = device.machine.clone();
+        OnDevice::grow(&machine, &mut device.gradients, held.nodes.len());
+        for gradient in &mut device.gradients[..held.nodes.len()] {
+            device.allocations += u64::from(gradient.renew(flat * 4)?);
+            // Gaps between parameters, what no operation uses, and rows of tables that no item names.
+            machine.clear(gradient.address(), flat * 4)?;
+        }
+        let outs: Vec<u64> = device.gradients[..held.nodes.len()].iter().map(Memory::address).collect();
+        let mut env = self.env_on(device)?;
+        for (number, bucket) in cuts.windows(2).rev().enumerate() {
+            self.bucket_on(&mut env, held, bucket[0]..bucket[1], &outs)?;
+            done(number, &mut |node, to| {
+                if to.is_empty() {
+                    return Ok(());
+                }
+                machine.download(outs[node] + bucket[0] as u64 * 4, bytes_of_mut(to))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The gradients of the parameters that begin in this range.
+    fn bucket_on(
+        &self,
+        env: &mut DeviceEnv<'_>,
+        held: &HeldShards,
+        range: std::ops::Range<usize>,
+        outs: &[u64],
+    ) -> Result<()> {
+        let mut written = vec![false; self.params.len()];
+        for recorded in self.ws.ops.iter().rev().filter(|recorded| recorded.live) {
+            for (which, id) in recorded.op.params().into_iter().enumerate() {
+                let Some(id) = id.filter(|&id| range.contains(&self.params.param(id).range.start)) else { continue };
+                let add = std::mem::replace(&mut written[id.0], true);
+                for (node, out) in held.nodes.iter().zip(outs) {
+                    let node = Node { first: node.first - held.first, end: node.end - held.first };
+                    let out = out + self.params.param(id).range.start as u64 * 4;
+                    recorded.op.param_gradient_on(env, &DeviceTask { which, node, out, add })?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl DeviceEnv<'_> {
+    /// Starts a kernel; nothing where there is nothing to do.
+    pub fn start(
+        &mut self,
+        op: &'static str,
+        source: Source,
+        name: &'static str,
+        launch: Result<Option<Launch>>,
+        arguments: &[Argument],
+    ) -> Result<()> {
+        match launch? {
+            Some(launch) => self.device.machine.start(op, Kernel { source, name }, launch, arguments),
+            None => Ok(()),
+        }
+    }
+
+    pub fn data(&self, var: Var) -> Argument {
+        Argument::Address(self.slots[var.0].data)
+    }
+
+    /// None: 0.
+    pub fn data_or_none(&self, var: Option<Var>) -> Argument {
+        Argument::Address(var.map_or(0, |var| self.slots[var.0].data))
+    }
+
+    pub fn grad(&self, var: Var) -> Argument {
+        Argument::Address(self.slots[var.0].grad)
+    }
+
+    pub fn rows(&self, var: Var) -> usize {
+        self.slots[var.0].rows
+    }
+
+    pub fn columns(&self, var: Var) -> usize {
+        self.slots[var.0].columns
+    }
+
+    /// Numbers of a value.
+    pub fn count(&self, var: Var) -> u64 {
+        (self.rows(var) * self.columns(var)) as u64
+    }
+
+    pub fn param(&self, id: ParamId) -> Argument {
+        Argument::Address(self.device.weights.address() + self.params.param(id).range.start as u64 * 4)
+    }
+
+    pub fn param_or_none(&self, id: Option<ParamId>) -> Argument {
+        id.map_or(Argument::Address(0), |id| self.param(id))
+    }
+
+    pub fn raw(&self, raw: RawId) -> Argument {
+        Argument::Address(self.device.raws[raw.0].address())
+    }
+
+    /// The same on the host.
+    pub fn host_raw(&self, raw: RawId) -> &Raw<'_> {
+        &self.raws[raw.0]
+    }
+
+    pub fn items(&self, var: Var) -> &Items {
+        &self.spaces[self.slots[var.0].space]
+    }
+
+    /// The first sample of a shard; of the one after the last, the number of samples.
+    pub fn shard_start(&self, shard: usize) -> usize {
+        self.shard_starts[shard]
+    }
+
+    /// First row of each sample of a value.
+    pub fn offsets(&self, var: Var) -> Argument {
+        Argument::Address(self.device.offsets[self.slots[var.0].space].address())
+    }
+
+    /// Most rows of a sample.
+    pub fn longest(&self, var: Var) -> usize {
+        let items = self.items(var);
+        (0..self.samples).map(|sample| items.at(sample + 1) - items.at(sample)).max().unwrap_or(0)
+    }
+
+    /// First row of each shard of a value.
+    pub fn bounds(&self, var: Var) -> Argument {
+        Argument::Address(self.device.bounds[self.slots[var.0].space].address())
+    }
+
+    /// The same of a node's shards.
+    pub fn bounds_of(&self, var: Var, task: &DeviceTask) -> Argument {
+        Argument::Address(self.device.bounds[self.slots[var.0].space].address() + task.node.first as u64 * 8)
+    }
+
+    pub fn sample_ids(&self) -> Argument {
+        Argument::Address(self.device.sample_ids.address())
+    }
+
+    /// Memory of at least so many bytes, until the same kind is asked for again.
+    pub fn scratch(&mut self, which: Scratch, bytes: usize) -> Result<u64> {
+        let memory = &mut self.device.scratch[which as usize];
+        self.device.allocations += u64::from(memory.renew(bytes)?);
+        Ok(memory.address())
+    }
+
+    /// The same with these values.
+    pub fn scratch_of(&mut self, which: Scratch, values: &[u32]) -> Result<Argument> {
+        let memory = &mut self.device.scratch[which as usize];
+        self.device.allocations += u64::from(memory.set(bytes_of(values))?);
+        Ok(Argument::Address(memory.address()))
+    }
+
+    /// out (+)= factor x, element by element.
+    pub fn hand_on(
+        &mut self,
+        op: &'static str,
+        x: Argument,
+        out: Argument,
+        count: u64,
+        factor: f32,
+        add: bool,
+    ) -> Result<()> {
+        let arguments = [x, out, Argument::Word64(count), Argument::Float(factor), Argument::Word(u32::from(add))];
+        self.start(op, ELEMENTWISE, "scale", Launch::over(op, count, 256), &arguments)
+    }
+
+    /// Where the shards' sums of `len` numbers of a parameter go, one after the other; [`DeviceEnv::join`] is next.
+    pub fn partial(&mut self, task: &DeviceTask, len: usize) -> Result<Argument> {
+        if task.node.span() == 1 && !task.add {
+            return Ok(Argument::Address(task.out));
+        }
+        Ok(Argument::Address(self.scratch(Scratch::Partial, task.node.span() * len * 4)?))
+    }
+
+    /// The gradient from the shards' sums.
+    pub fn join(&mut self, op: &'static str, task: &DeviceTask, partial: Argument, len: usize) -> Result<()> {
+        if partial == Argument::Address(task.out) {
+            return Ok(());
+        }
+        let arguments = [
+            partial,
+            Argument::Address(task.out),
+            Argument::Word64(len as u64),
+            Argument::Word(task.node.span() as u32),
+            Argument::Word(u32::from(task.add)),
+        ];
+        self.start(op, SHARDS, "join_shards", Launch::over(op, len as u64, 256), &arguments)
+    }
+
+    /// The gradient of a bias: sums of the columns of a gradient.
+    pub fn column_sums(&mut self, op: &'static str, var: Var, task: &DeviceTask) -> Result<()> {
+        let columns = self.columns(var);
+        let partial = self.partial(task, columns)?;
+        let launch = Launch::down_columns(op, columns as u64, task.node.span() as u64, 4);
+        let arguments = [self.grad(var), self.bounds_of(var, task), partial, Argument::Word(word(op, columns)?)];
+        self.start(op, SHARDS, "column_sums", launch, &arguments)?;
+        self.join(op, task, partial, columns)
+    }
+
+    /// Where a task's gradient goes.
+    pub fn out(&self, task: &DeviceTask) -> Argument {
+        Argument::Address(task.out)
+    }
+
+    /// Losses and weights of all rows, and the gradient of the output.
+    fn loss(&mut self, output: Var, loss: &Loss<'_>) -> Result<()> {
+        let device = &mut *self.device;
+        device.allocations += u64::from(device.sums.renew(self.samples * 16)?);
+        let targets = match loss.targets {
+            crate::ops::loss::Targets::Real(values) => bytes_of(values),
+            crate::ops::loss::Targets::Class(classes) => bytes_of(classes),
+        };
+        device.allocations += u64::from(device.targets.set(targets)?);
+        let mut optional = |memory: &mut Memory, values: Option<&[f32]>| -> Result<Argument> {
+            let Some(values) = values else { return Ok(Argument::Address(0)) };
+            device.allocations += u64::from(memory.set(bytes_of(values))?);
+            Ok(Argument::Address(memory.address()))
+        };
+        let weights = optional(&mut device.row_weights, loss.weights)?;
+        let classes = optional(&mut device.class_weights, loss.config.class_weights())?;
+        let (targets, sums) = (Argument::Address(device.targets.address()), Argument::Address(device.sums.address()));
+        let at = crate::ops::loss::OnDevice { targets, weights, classes, sums };
+        loss.config.start_on(self, output, &at)
+    }
+}

@@ -1,0 +1,106 @@
+//! A CPU that plays a device: memory that ends where it ends, kernels by `simt.rs`. Training on it takes every path of
+//! training on a GPU but the driver's.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use kernels::cuda::{Argument, Kernel, Launch, Machine, SOURCES};
+use kernels::{Error, Result};
+
+use super::simt::{Guarded, Order, Shim};
+
+/// See the module.
+pub struct Played {
+    order: Order,
+    memory: Mutex<HashMap<u64, Guarded>>,
+    /// Kernels that were started.
+    started: Mutex<HashMap<&'static str, u64>>,
+}
+
+impl fmt::Debug for Played {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Played({:?})", self.order)
+    }
+}
+
+/// The kernels by the names of their files; none where there is no C++ compiler.
+fn shims() -> Option<&'static HashMap<&'static str, Shim>> {
+    static SHIMS: LazyLock<Option<HashMap<&'static str, Shim>>> =
+        LazyLock::new(|| SOURCES.iter().map(|source| Some((source.file, Shim::new(*source)?))).collect());
+    SHIMS.as_ref()
+}
+
+impl Played {
+    /// None where there is no C++ compiler.
+    pub fn new(order: Order) -> Option<Arc<Played>> {
+        shims()?;
+        Some(Arc::new(Played { order, memory: Mutex::default(), started: Mutex::default() }))
+    }
+
+    /// How often each kernel was started.
+    pub fn started(&self) -> HashMap<&'static str, u64> {
+        self.started.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The allocation that holds these bytes.
+    fn inside(&self, at: u64, bytes: usize) {
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let holds = |held: &Guarded| {
+            let begin = held.place() as u64;
+            begin <= at && at + bytes as u64 <= begin + held.bytes() as u64
+        };
+        assert!(memory.values().any(holds), "{bytes} bytes at {at:x} are nobody's");
+    }
+}
+
+impl Machine for Played {
+    fn describe(&self) -> String {
+        "played device".into()
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<u64> {
+        let memory = Guarded::unwritten(bytes);
+        let address = memory.place() as u64;
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).insert(address, memory);
+        Ok(address)
+    }
+
+    fn release(&self, address: u64) {
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(&address);
+        memory.expect("memory that was allocated").check();
+    }
+
+    fn upload(&self, from: &[u8], to: u64) -> Result<()> {
+        self.inside(to, from.len());
+        // SAFETY: the bytes are within an allocation, and only one thread works on it.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
+        Ok(())
+    }
+
+    fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
+        self.inside(from, to.len());
+        // SAFETY: as above.
+        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+
+    fn clear(&self, at: u64, bytes: usize) -> Result<()> {
+        self.inside(at, bytes);
+        // SAFETY: as above.
+        unsafe { std::ptr::write_bytes(at as *mut u8, 0, bytes) };
+        Ok(())
+    }
+
+    fn start(&self, op: &'static str, kernel: Kernel, launch: Launch, arguments: &[Argument]) -> Result<()> {
+        *self.started.lock().unwrap_or_else(PoisonError::into_inner).entry(kernel.name).or_default() += 1;
+        let shim = &shims().expect("checked in `new`")[kernel.source.file];
+        let mut places = vec![[0; 5]; arguments.len()];
+        places.iter_mut().zip(arguments).for_each(|(place, argument)| argument.write(place));
+        let pointers = places.iter_mut().map(|place| place.as_mut_ptr().cast()).collect();
+        shim.call(kernel.name, launch, self.order, pointers).map_err(|what| {
+            let what = format!("{}: {what}", kernel.name);
+            Error::Device { device: self.describe(), op: op.to_owned(), what }
+        })
+    }
+}
