@@ -46,6 +46,9 @@ pub enum Error {
     /// Memory could not be had.
     #[error("{op}: out of memory, {bytes} bytes asked for")]
     OutOfMemory { op: &'static str, bytes: usize },
+    /// A device's memory could not be had. `rows`: how many samples would fit, where that is known.
+    #[error("{device}: out of memory, {} needed, {} left{}", size(*.needed), size(*.had), fitting(*.rows))]
+    DeviceMemory { device: String, needed: usize, had: usize, rows: Option<[usize; 2]> },
     /// A library that is opened at run time cannot be used. `sought`: where it was looked for.
     #[error("{library}: {error}{}", places(.sought))]
     Library { library: &'static str, error: String, sought: Vec<String> },
@@ -56,6 +59,19 @@ pub enum Error {
     /// next that waits for it.
     #[error("{device}: {op}: {what}")]
     Device { device: String, op: String, what: String },
+}
+
+/// Bytes for people.
+fn size(bytes: usize) -> String {
+    let [mib, gib] = [20, 30].map(|shift| bytes as f64 / f64::from(1 << shift));
+    if gib >= 1.0 { format!("{gib:.2} GiB") } else { format!("{mib:.1} MiB") }
+}
+
+fn fitting(rows: Option<[usize; 2]>) -> String {
+    match rows {
+        Some([of, fit]) => format!(" for a part of {of} rows; one of about {fit} rows would fit"),
+        None => String::new(),
+    }
 }
 
 fn places(sought: &[String]) -> String {
@@ -74,7 +90,7 @@ impl Error {
             Error::Value { .. } => ErrorKind::Value,
             Error::Numeric { .. } => ErrorKind::Numeric,
             Error::Weights { .. } => ErrorKind::Weights,
-            Error::OutOfMemory { .. } => ErrorKind::OutOfMemory,
+            Error::OutOfMemory { .. } | Error::DeviceMemory { .. } => ErrorKind::OutOfMemory,
             Error::Library { .. } => ErrorKind::Library,
             Error::Compile { .. } => ErrorKind::Compile,
             Error::Device { .. } => ErrorKind::Device,

@@ -117,6 +117,11 @@ impl Memory {
         self.address
     }
 
+    /// Bytes that it has.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Makes it as large as these values and copies them.
     ///
     /// # Errors

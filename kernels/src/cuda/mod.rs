@@ -4,6 +4,7 @@
 pub mod cache;
 pub mod compile;
 pub mod dropout;
+mod gpu;
 pub mod launch;
 pub mod layernorm;
 pub mod machine;
@@ -13,6 +14,7 @@ pub mod product;
 
 pub use cache::{Cache, Loaded};
 pub use compile::{Arch, Compiled, Compiler, Resources, Source};
+pub use gpu::Gpu;
 pub use launch::Launch;
 pub use machine::{Argument, Kernel, Machine};
 pub use probe::{CudaDevice, CudaEnvironment, CudaReport, LibraryReport, probe};

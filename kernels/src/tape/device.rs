@@ -142,15 +142,17 @@ impl Tape<'_> {
     fn env_on<'e>(&'e self, device: &'e mut OnDevice) -> Result<DeviceEnv<'e>> {
         let ws = &*self.ws;
         let mut slots = Vec::with_capacity(ws.live);
+        let mut held = 0;
         while device.values.len() < ws.live {
             device.values.push([Memory::new(&device.machine), Memory::new(&device.machine)]);
         }
         for (value, [data, grad]) in ws.values().iter().zip(&mut device.values) {
             let bytes = value.shape.elements() * 4;
-            device.allocations += u64::from(data.renew(bytes)?);
+            device.allocations += u64::from(data.renew(bytes).map_err(|error| self.explain(error, held))?);
             if value.has_grad {
-                device.allocations += u64::from(grad.renew(bytes)?);
+                device.allocations += u64::from(grad.renew(bytes).map_err(|error| self.explain(error, held))?);
             }
+            held += data.capacity() + grad.capacity();
             let columns = value.shape.columns();
             slots.push(Slot {
                 data: data.address(),
@@ -171,6 +173,16 @@ impl Tape<'_> {
             shard_starts: &ws.shards,
             randomness: self.rows.randomness,
         })
+    }
+
+    /// What all values of this tape need, where memory for one of them could not be had, and how many samples would fit.
+    fn explain(&self, error: Error, held: usize) -> Error {
+        let Error::DeviceMemory { device, needed, had, .. } = error else { return error };
+        let sides = |value: &super::Value| value.shape.elements() * 4 * (1 + usize::from(value.has_grad));
+        let all: usize = self.ws.values().iter().map(sides).sum();
+        let (needed, had) = (all.max(needed), held + had);
+        let fit = (self.rows.count as u128 * had as u128 / needed.max(1) as u128) as usize;
+        Error::DeviceMemory { device, needed, had, rows: Some([self.rows.count, fit.min(self.rows.count)]) }
     }
 
     /// Inputs, ids, offsets, bounds and, where they have changed, parameters.

@@ -4,6 +4,7 @@
 //! `scripts/provision-nvrtc` puts it. Without it these tests say so and pass, unless `REQUIRE_NVRTC` is set, as `make test` does.
 
 mod compile;
+mod gpu;
 pub mod machine;
 mod ops;
 mod shim;
@@ -15,13 +16,13 @@ use std::sync::LazyLock;
 
 use kernels::cuda::{Compiler, CudaEnvironment};
 
-fn folder() -> PathBuf {
+pub fn folder() -> PathBuf {
     let provisioned = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/nvrtc/nvidia/cu13/lib");
     std::env::var_os("WITHIN_NVRTC").map_or_else(provisioned, PathBuf::from)
 }
 
 /// The compiler; none where the test is to be skipped.
-fn compiler() -> Option<&'static Compiler> {
+pub fn compiler() -> Option<&'static Compiler> {
     static COMPILER: LazyLock<Result<Compiler, kernels::Error>> =
         LazyLock::new(|| Compiler::load(&CudaEnvironment { folder: Some(folder()), ..CudaEnvironment::default() }));
     match &*COMPILER {

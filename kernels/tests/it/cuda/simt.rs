@@ -5,7 +5,7 @@
 
 use std::ffi::{c_char, c_void};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use kernels::cuda::{Launch, Source};
@@ -24,6 +24,74 @@ pub const ORDERS: [Order; 3] = [Order::Forward, Order::Reverse, Order::Random];
 /// A source's kernels.
 pub struct Shim {
     library: Library,
+    path: PathBuf,
+}
+
+/// What kernels on the CPU are made with.
+const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/simt");
+
+/// A library of this text, made once for each content and kept in the build folder.
+fn made(compiler: &str, name: &str, text: &str, more: &[&str]) -> PathBuf {
+    let header = std::fs::read(format!("{SOURCES}/simt.h")).expect("the header");
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&header).update(text.as_bytes()).update(compiler.as_bytes());
+    for option in more {
+        hasher.update(option.as_bytes());
+    }
+    let name = format!("{name}-{}", &hasher.finalize().to_hex()[..16]);
+    let library = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.so"));
+    // One test makes what several need.
+    static MAKING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _making = MAKING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if library.exists() {
+        return library;
+    }
+    let aside = library.with_extension(format!("{}", std::process::id()));
+    let (code, made) = (aside.with_extension("cpp"), aside.with_extension("made"));
+    std::fs::write(&code, text).expect("written");
+    let output = Command::new(compiler)
+        .args(["-std=c++20", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"])
+        .args(["-shared", "-fPIC", "-ftls-model=initial-exec"])
+        // NVRTC brings the C++ library's own symbols and must not meet those of another.
+        .args(["-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL"])
+        .args(more)
+        .arg(&code)
+        .arg("-o")
+        .arg(&made)
+        .output()
+        .expect("the compiler runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    std::fs::rename(&made, &library).expect("placed");
+    std::fs::remove_file(&code).expect("removed");
+    library
+}
+
+/// A folder with a driver that runs the kernels on the CPU (`driver.cpp`); none where there is no C++ compiler.
+pub fn driver() -> Option<PathBuf> {
+    let compiler = compiler()?;
+    let text = std::fs::read_to_string(format!("{SOURCES}/driver.cpp")).expect("the driver");
+    let driver = made(&compiler, "driver", &text, &["-Wl,-soname,libcuda.so.1"]);
+    let shims: Vec<PathBuf> =
+        kernels::cuda::SOURCES.iter().map(|source| Some(Shim::new(*source)?.path)).collect::<Option<_>>()?;
+    let mut hasher = blake3::Hasher::new();
+    for path in shims.iter().chain([&driver]) {
+        hasher.update(path.as_os_str().as_encoded_bytes());
+    }
+    let folder =
+        PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("played-{}", &hasher.finalize().to_hex()[..16]));
+    let aside = folder.with_extension(format!("{}-{:?}", std::process::id(), std::thread::current().id()));
+    if !folder.exists() {
+        std::fs::create_dir_all(aside.join("kernels")).expect("a folder");
+        std::fs::copy(&driver, aside.join("libcuda.so.1")).expect("copied");
+        for shim in &shims {
+            std::fs::copy(shim, aside.join("kernels").join(shim.file_name().expect("a name"))).expect("copied");
+        }
+        // Another may have been faster.
+        if std::fs::rename(&aside, &folder).is_err() {
+            std::fs::remove_dir_all(&aside).expect("removed");
+        }
+    }
+    Some(folder)
 }
 
 /// What a kernel is given.
@@ -67,36 +135,14 @@ impl Shim {
     /// None where there is no compiler. Made once for each content, and kept in the build folder.
     pub fn new(source: Source) -> Option<Shim> {
         let compiler = compiler()?;
-        let header = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/simt/simt.h");
+        let header = format!("{SOURCES}/simt.h");
         let exports =
             kernels_of(source.text).iter().map(|kernel| format!("SIMT_EXPORT({kernel})\n")).collect::<String>();
-        let text = format!("{}\n{exports}", source.text);
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&std::fs::read(&header).expect("the header")).update(text.as_bytes()).update(compiler.as_bytes());
-        let name = format!("{}-{}", source.file.trim_end_matches(".cu"), &hasher.finalize().to_hex()[..16]);
-        let library = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.so"));
-        // One test makes what several need.
-        static MAKING: std::sync::Mutex<()> = std::sync::Mutex::new(());
-        let making = MAKING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if !library.exists() {
-            let aside = library.with_extension(format!("{}", std::process::id()));
-            let (code, made) = (aside.with_extension("cpp"), aside.with_extension("made"));
-            std::fs::write(&code, text).expect("written");
-            let output = Command::new(&compiler)
-                .args(["-std=c++20", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"])
-                .args(["-shared", "-fPIC", "-ftls-model=initial-exec", "-include"])
-                .args([&header, &code])
-                .arg("-o")
-                .arg(&made)
-                .output()
-                .expect("the compiler runs");
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            std::fs::rename(&made, &library).expect("placed");
-            std::fs::remove_file(&code).expect("removed");
-        }
-        drop(making);
+        let names = kernels_of(source.text).join(" ");
+        let text = format!("{}\n{exports}extern \"C\" const char* const simt_names = \"{names}\";\n", source.text);
+        let library = made(&compiler, source.file.trim_end_matches(".cu"), &text, &["-include", &header]);
         // SAFETY: it has just been made from the header and the source, which run nothing when they are loaded.
-        Some(Shim { library: unsafe { Library::new(&library) }.expect("loads") })
+        Some(Shim { library: unsafe { Library::new(&library) }.expect("loads"), path: library })
     }
 
     /// Calls a kernel; what `simt.h` says went wrong.

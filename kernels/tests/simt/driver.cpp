@@ -1,0 +1,228 @@
+// A CUDA driver that runs kernels on the CPU: what `cuda/gpu.rs` calls of libcuda, and no more. Work is queued and done only
+// when somebody waits for it, so that memory that is used again too early, or read before it is there, shows as a wrong
+// result. Kernels are those of the libraries in `kernels` beside this one, found by name; what a module's image is does not
+// matter. For tests of everything around the kernels: it says nothing of a device.
+//
+// What it plays is set by the environment: SIMT_DRIVER (13000), SIMT_DEVICES (1), SIMT_CAPABILITY (90), SIMT_MEMORY (bytes,
+// 8 GiB), SIMT_BUSY (set: the device is another's), SIMT_FAIL (name:n: the n-th start of that kernel, from 1, fails, and so
+// does everything after it; name may be "*").
+#include <array>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <dirent.h>
+#include <dlfcn.h>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+extern "C" {
+typedef int CUresult;
+enum : CUresult { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, UNAVAILABLE = 46, INVALID_DEVICE = 101, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719 };
+}
+
+namespace {
+typedef int (*Simt)(const unsigned*, size_t, unsigned, uint64_t, char*, size_t, void**);
+struct Function { std::string name; Simt run; size_t starts = 0; };
+
+std::recursive_mutex all;
+std::deque<std::function<void()>> queue;
+CUresult failed = SUCCESS;
+std::map<uint64_t, std::vector<unsigned char>> memory;
+size_t used = 0, any_starts = 0;
+std::map<std::string, Function> functions;
+
+const char* text(const char* name, const char* otherwise) { const char* v = getenv(name); return v && *v ? v : otherwise; }
+int number(const char* name, int otherwise) { const char* v = getenv(name); return v && *v ? atoi(v) : otherwise; }
+size_t room() { return strtoull(text("SIMT_MEMORY", "8589934592"), nullptr, 10); }
+
+CUresult drain() {
+  while (!queue.empty()) {
+    auto next = std::move(queue.front());
+    queue.pop_front();
+    if (failed == SUCCESS) next();
+  }
+  return failed;
+}
+// The allocation that holds these bytes.
+bool inside(uint64_t at, size_t bytes) {
+  auto next = memory.upper_bound(at);
+  if (next == memory.begin()) return false;
+  auto& held = *--next;
+  return at + bytes <= held.first + held.second.size();
+}
+CUresult enqueue(std::function<void()> what) {
+  if (failed != SUCCESS) return failed;
+  queue.push_back(std::move(what));
+  return SUCCESS;
+}
+CUresult allocate(uint64_t* to, size_t bytes) {
+  if (failed != SUCCESS) return failed;
+  if (bytes == 0) return INVALID_VALUE;
+  if (used + bytes > room()) return OUT_OF_MEMORY;
+  std::vector<unsigned char> held(bytes, 0xff);
+  uint64_t at = reinterpret_cast<uint64_t>(held.data());
+  memory[at] = std::move(held);
+  used += bytes;
+  *to = at;
+  return SUCCESS;
+}
+CUresult release(uint64_t at) {
+  return enqueue([at] {
+    auto found = memory.find(at);
+    if (found == memory.end()) { failed = ILLEGAL_ADDRESS; return; }
+    used -= found->second.size();
+    memory.erase(found);
+  });
+}
+void open_kernels() {
+  static bool opened = false;
+  if (opened) return;
+  opened = true;
+  Dl_info info;
+  if (!dladdr(reinterpret_cast<void*>(&open_kernels), &info)) return;
+  std::string folder = info.dli_fname;
+  folder = folder.substr(0, folder.rfind('/')) + "/kernels";
+  DIR* entries = opendir(folder.c_str());
+  if (!entries) return;
+  while (dirent* entry = readdir(entries)) {
+    std::string file = folder + "/" + entry->d_name;
+    if (file.size() < 3 || file.substr(file.size() - 3) != ".so") continue;
+    void* library = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (!library) { fprintf(stderr, "played driver: %s\n", dlerror()); continue; }
+    // The list of its kernels stands in the library itself, separated by spaces.
+    auto names = static_cast<const char* const*>(dlsym(library, "simt_names"));
+    if (!names) continue;
+    std::string rest = *names;
+    for (size_t from = 0; from < rest.size();) {
+      size_t to = rest.find(' ', from);
+      if (to == std::string::npos) to = rest.size();
+      std::string name = rest.substr(from, to - from);
+      from = to + 1;
+      if (name.empty()) continue;
+      auto run = reinterpret_cast<Simt>(dlsym(library, ("simt_" + name).c_str()));
+      if (run) functions[name] = Function{name, run};
+    }
+  }
+  closedir(entries);
+}
+bool fails(Function& function) {
+  std::string wanted = text("SIMT_FAIL", "");
+  size_t colon = wanted.find(':');
+  if (colon == std::string::npos) return false;
+  size_t n = strtoull(wanted.c_str() + colon + 1, nullptr, 10);
+  std::string name = wanted.substr(0, colon);
+  return (name == function.name && function.starts == n) || (name == "*" && any_starts == n);
+}
+}  // namespace
+
+#define LOCKED std::lock_guard<std::recursive_mutex> locked(all)
+
+extern "C" {
+CUresult cuInit(unsigned) { return SUCCESS; }
+// NVRTC asks the driver that it finds in its process for tools.
+CUresult cuGetExportTable(const void** table, const void*) { *table = nullptr; return NOT_FOUND; }
+CUresult cuDriverGetVersion(int* version) { *version = number("SIMT_DRIVER", 13000); return SUCCESS; }
+CUresult cuDeviceGetCount(int* count) { *count = number("SIMT_DEVICES", 1); return SUCCESS; }
+CUresult cuDeviceGet(int* device, int ordinal) {
+  *device = ordinal;
+  return ordinal >= 0 && ordinal < number("SIMT_DEVICES", 1) ? SUCCESS : INVALID_DEVICE;
+}
+CUresult cuDeviceGetName(char* name, int length, int) { snprintf(name, length, "played device"); return SUCCESS; }
+CUresult cuDeviceTotalMem_v2(size_t* bytes, int) { *bytes = room(); return SUCCESS; }
+CUresult cuDeviceGetAttribute(int* value, int which, int) {
+  int capability = number("SIMT_CAPABILITY", 90);
+  *value = which == 75 ? capability / 10 : which == 76 ? capability % 10 : which == 115 ? 1 : 0;
+  return SUCCESS;
+}
+CUresult cuDevicePrimaryCtxRetain(void** context, int device) {
+  if (*text("SIMT_BUSY", "")) return UNAVAILABLE;
+  *context = reinterpret_cast<void*>(intptr_t(device + 1));
+  return SUCCESS;
+}
+CUresult cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
+CUresult cuCtxSetCurrent(void*) { return SUCCESS; }
+CUresult cuStreamCreate(void** stream, unsigned) { *stream = &queue; return SUCCESS; }
+CUresult cuStreamDestroy_v2(void*) { return SUCCESS; }
+CUresult cuStreamSynchronize(void*) { LOCKED; return drain(); }
+CUresult cuDeviceGetDefaultMemPool(void** pool, int) { *pool = &memory; return SUCCESS; }
+CUresult cuMemPoolSetAttribute(void*, int, void*) { return SUCCESS; }
+CUresult cuMemHostAlloc(void** at, size_t bytes, unsigned) { *at = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096); return *at ? SUCCESS : OUT_OF_MEMORY; }
+CUresult cuMemFreeHost(void* at) { free(at); return SUCCESS; }
+CUresult cuMemHostGetDevicePointer_v2(uint64_t* to, void* at, unsigned) { *to = reinterpret_cast<uint64_t>(at); return SUCCESS; }
+CUresult cuEventCreate(void** event, unsigned) { *event = new int(0); return SUCCESS; }
+CUresult cuEventDestroy_v2(void* event) { delete static_cast<int*>(event); return SUCCESS; }
+CUresult cuEventRecord(void*, void*) { LOCKED; return failed; }
+// All that was asked for before the event, and perhaps more.
+CUresult cuEventSynchronize(void*) { LOCKED; return drain(); }
+CUresult cuGetErrorName(CUresult status, const char** name) {
+  *name = status == OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY" : status == ILLEGAL_ADDRESS ? "CUDA_ERROR_ILLEGAL_ADDRESS" : status == LAUNCH_FAILED ? "CUDA_ERROR_LAUNCH_FAILED" : "CUDA_ERROR_UNKNOWN";
+  return SUCCESS;
+}
+CUresult cuGetErrorString(CUresult status, const char** what) {
+  *what = status == OUT_OF_MEMORY ? "out of memory" : status == ILLEGAL_ADDRESS ? "an illegal memory access was encountered" : status == LAUNCH_FAILED ? "unspecified launch failure" : "unknown error";
+  return SUCCESS;
+}
+CUresult cuModuleLoadData(void** module, const void* image) {
+  // Machine code is an ELF file, whoever runs it.
+  if (memcmp(image, "\177ELF", 4)) return INVALID_VALUE;
+  LOCKED;
+  open_kernels();
+  *module = &functions;
+  return SUCCESS;
+}
+CUresult cuModuleGetFunction(void** function, void*, const char* name) {
+  LOCKED;
+  auto found = functions.find(name);
+  if (found == functions.end()) return NOT_FOUND;
+  *function = &found->second;
+  return SUCCESS;
+}
+CUresult cuMemAlloc_v2(uint64_t* to, size_t bytes) { LOCKED; return allocate(to, bytes); }
+CUresult cuMemAllocAsync(uint64_t* to, size_t bytes, void*) { LOCKED; return allocate(to, bytes); }
+CUresult cuMemFree_v2(uint64_t at) { LOCKED; return release(at); }
+CUresult cuMemFreeAsync(uint64_t at, void*) { LOCKED; return release(at); }
+CUresult cuMemGetInfo_v2(size_t* free, size_t* total) { LOCKED; *total = room(); *free = room() - used; return SUCCESS; }
+CUresult cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void*) {
+  LOCKED;
+  return enqueue([=] { if (inside(to, bytes)) memcpy(reinterpret_cast<void*>(to), from, bytes); else failed = ILLEGAL_ADDRESS; });
+}
+CUresult cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void*) {
+  LOCKED;
+  return enqueue([=] { if (inside(from, bytes)) memcpy(to, reinterpret_cast<void*>(from), bytes); else failed = ILLEGAL_ADDRESS; });
+}
+CUresult cuMemsetD8Async(uint64_t at, unsigned char value, size_t bytes, void*) {
+  LOCKED;
+  return enqueue([=] { if (inside(at, bytes)) memset(reinterpret_cast<void*>(at), value, bytes); else failed = ILLEGAL_ADDRESS; });
+}
+CUresult cuStreamWriteValue32_v2(void*, uint64_t at, unsigned value, unsigned) {
+  LOCKED;
+  return enqueue([=] { __atomic_store_n(reinterpret_cast<unsigned*>(at), value, __ATOMIC_RELEASE); });
+}
+CUresult cuLaunchKernel(void* of, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void*, void** arguments, void**) {
+  LOCKED;
+  auto* function = static_cast<Function*>(of);
+  if (!gx || !gy || !gz || !bx || !by || !bz) return INVALID_VALUE;
+  function->starts++;
+  any_starts++;
+  bool fault = fails(*function);
+  // How many arguments there are, and how large, the kernel's own library knows; the caller's are 40 bytes each, up to 24.
+  std::vector<std::array<uint64_t, 5>> places(24);
+  for (size_t i = 0; i < places.size(); i++) memcpy(places[i].data(), arguments[i], 40);
+  return enqueue([=]() mutable {
+    if (fault) { failed = ILLEGAL_ADDRESS; return; }
+    unsigned size[6] = {gx, gy, gz, bx, by, bz};
+    std::vector<void*> pointers;
+    for (auto& place : places) pointers.push_back(place.data());
+    char message[256];
+    if (function->run(size, shared, 0, 7, message, sizeof message, pointers.data())) {
+      fprintf(stderr, "played driver: %s: %s\n", function->name.c_str(), message);
+      failed = LAUNCH_FAILED;
+    }
+  });
+}
+}
