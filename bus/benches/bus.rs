@@ -122,6 +122,7 @@ fn record() -> JobRecord {
         max_attempts: 3,
         world_size: 1,
         min_world_size: 1,
+        cuda: false,
         max_world_size: 1,
         tasks: Vec::new(),
         cancel_reason: None,

@@ -267,6 +267,9 @@ pub struct JobRecord {
     /// It grows to so many ranks where slots are free; 0 in records of the version before: `world_size`.
     #[serde(default)]
     pub max_world_size: u32,
+    /// It trains on CUDA devices only.
+    #[serde(default)]
+    pub cuda: bool,
     pub tasks: Vec<TaskRecord>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancel_reason: Option<String>,

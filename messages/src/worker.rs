@@ -19,6 +19,9 @@ pub struct HeldLease {
     pub ranks: Vec<u32>,
 }
 
+/// How the part of a kernel fingerprint begins that says which CUDA devices a worker has, as `+cuda-sm_90`.
+pub const CUDA: &str = "cuda-";
+
 /// Heartbeat of one role of one worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Heartbeat {

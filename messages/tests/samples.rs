@@ -544,6 +544,7 @@ fn record() -> JobRecord {
         max_attempts: 3,
         world_size: 1,
         min_world_size: 1,
+        cuda: false,
         max_world_size: 2,
         tasks: vec![train],
         cancel_reason: Some("asked".into()),

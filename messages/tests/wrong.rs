@@ -77,7 +77,7 @@ resources: {world_size: 9, device: cdua}
             job.yaml:17: training.learning_rte: unknown key (did you mean training.learning_rate?)
             job.yaml:18: evaluation: expected a mapping with keys such as calibration, error_analysis, fairness, generate_plots, metrics, primary_metric, robustness, threshold, validation_strategy, found text "accuracy"
             job.yaml:19: resources.world_size: 9 ranks cannot share 8 logical shards: expected at most 8
-            job.yaml:19: resources.device: expected auto or cpu, found text "cdua" (did you mean cuda?)
+            job.yaml:19: resources.device: expected auto, cpu, cuda or cuda:<number>, found text "cdua" (did you mean cuda?)
         "#]],
     );
 }
@@ -433,7 +433,6 @@ resources: {device: 'cuda:1', world_size: 2}
             job.yaml:6: not yet supported: data.augmentation.text_augmentation: augmentation of texts
             job.yaml:7: not yet supported: evaluation.calibration: calibration
             job.yaml:8: not yet supported: notifications.email: notices by e-mail
-            job.yaml:9: not yet supported: resources.device: cuda:1 (this version: auto, cpu)
         "#]],
     );
 }
@@ -547,8 +546,8 @@ fn the_code_for_the_wire() {
         to_wire(&errors).to_string()
     };
     let spec = |path: &str, more: &str| format!("task: regression\ndata: {{path: '{path}', target: y}}\n{more}");
-    expect!["not_supported: line 3: not yet supported: resources.device: cuda (this version: auto, cpu)"]
-        .assert_eq(&wire(&spec("a.csv", "resources: {device: cuda}")));
+    expect!["not_supported: line 3: not yet supported: notifications.slack: notices to Slack"]
+        .assert_eq(&wire(&spec("a.csv", "notifications: {slack: {channel: a}}")));
     expect![[r#"forbidden: line 2: data.path: forbidden: "../a.csv" leaves the data roots: expected a path below one, without `..`"#]].assert_eq(&wire(&spec("../a.csv", "")));
     expect![[r#"config_error: line 2: data.path: forbidden: "../a.csv" leaves the data roots: expected a path below one, without `..` (and 1 more)"#]].assert_eq(&wire(&spec("../a.csv", "seed: x")));
     expect!["too_large: too large: 4194305 bytes, expected at most 4194304"]

@@ -6,6 +6,7 @@ mod bad_input;
 mod clients;
 mod commands;
 mod datasets;
+mod device;
 #[path = "../elastic/mod.rs"]
 mod elastic;
 #[path = "../fault/mod.rs"]

@@ -92,6 +92,7 @@ impl Bench {
             max_attempts: 3,
             world_size: 1,
             min_world_size: 1,
+            cuda: false,
             max_world_size: 1,
             warnings: Vec::new(),
             traceparent: None,

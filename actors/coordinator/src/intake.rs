@@ -67,6 +67,7 @@ pub(crate) async fn accept(env: &RoleEnv, envelope: Envelope<Submit>) -> Result<
         world_size: plan.resources.world_size,
         min_world_size: plan.resources.min_world_size,
         max_world_size: plan.resources.max_world_size,
+        cuda: plan.resources.device.starts_with("cuda"),
         warnings: plan.warnings,
         traceparent: Some(traceparent.to_parent()),
         job,

@@ -49,6 +49,8 @@ pub struct Submission {
     pub world_size: u32,
     pub min_world_size: u32,
     pub max_world_size: u32,
+    /// It trains on CUDA devices only.
+    pub cuda: bool,
     pub warnings: Vec<String>,
     pub traceparent: Option<TraceParent>,
 }

@@ -7,9 +7,10 @@ use std::time::Duration;
 use bus::{Credentials, Limits, Tls};
 use messages::Tenant;
 use messages::timings::Timings;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{MapAccess, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
+use trainer::device::Wanted;
 
 use crate::cli::Global;
 use crate::exit::Failure;
@@ -32,6 +33,8 @@ struct File {
     slots: Option<u32>,
     threads: Option<u32>,
     collective_tls: bool,
+    #[serde(deserialize_with = "devices")]
+    devices: Wanted,
     data_roots: Vec<PathBuf>,
     artifacts: Option<String>,
     tracker_database: Option<String>,
@@ -142,6 +145,31 @@ fn nats<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Nats, D::Error> {
     deserializer.deserialize_any(Either)
 }
 
+/// `auto`, `cpu`, or a list of numbers.
+fn devices<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Wanted, D::Error> {
+    struct Either;
+    impl<'de> Visitor<'de> for Either {
+        type Value = Wanted;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+            f.write_str("auto, cpu, or a list of CUDA devices such as [0, 1]")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Wanted, E> {
+            match name {
+                "auto" => Ok(Wanted::Auto),
+                "cpu" => Ok(Wanted::None),
+                other => Err(E::invalid_value(Unexpected::Str(other), &self)),
+            }
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Wanted, A::Error> {
+            Vec::deserialize(SeqAccessDeserializer::new(list)).map(Wanted::Only)
+        }
+    }
+    deserializer.deserialize_any(Either)
+}
+
 /// Everything settled.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -161,6 +189,8 @@ pub struct Config {
     pub threads: u32,
     /// Ranks exchange sums and states through TLS.
     pub collective_tls: bool,
+    /// CUDA devices that this worker uses.
+    pub devices: Wanted,
     pub data_roots: Vec<PathBuf>,
     /// Location of the artifact store.
     pub artifacts: String,
@@ -212,6 +242,7 @@ impl Config {
             slots: file.slots.unwrap_or(1),
             threads: file.threads.unwrap_or(0),
             collective_tls: file.collective_tls,
+            devices: file.devices,
             data_roots,
             tracker_database: file.tracker_database,
             webhook_hosts: file.webhook_hosts,

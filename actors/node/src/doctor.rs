@@ -1,9 +1,8 @@
 //! `within doctor`: what is here, what is missing, and what to do about it.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use kernels::cuda::{CudaEnvironment, probe};
+use kernels::cuda::probe;
 use nix::sys::statvfs::statvfs;
 use serde_json::{Value, json};
 
@@ -87,15 +86,7 @@ fn ports() -> Finding {
 
 /// No GPU is no fault: the CPU path serves.
 fn cuda() -> Finding {
-    let variable = |name: &str| std::env::var(name).ok();
-    let report = probe(&CudaEnvironment {
-        folder: std::env::var_os("WITHIN_CUDA_LIBRARIES").map(PathBuf::from),
-        library_path: variable("LD_LIBRARY_PATH"),
-        cuda_home: variable("CUDA_HOME").or_else(|| variable("CUDA_PATH")).map(PathBuf::from),
-        site_packages: std::env::var_os("WITHIN_SITE_PACKAGES")
-            .map(|folders| std::env::split_paths(&folders).collect())
-            .unwrap_or_default(),
-    });
+    let report = probe(&trainer::device::environment());
     let libraries = report.libraries.iter().map(|library| match (&library.found, &library.error) {
         (Some(path), _) => format!("{} {} ({path})", library.name, library.version.as_deref().unwrap_or("?")),
         (None, Some(error)) => format!("{} does not open: {error}", library.name),

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use bus::artifact::ArtifactStore;
 use bus::role::{Identity, RoleEnv};
 use kernels::device::Device;
-use messages::WorkerId;
+use messages::error::Code;
+use messages::{WireError, WorkerId};
 use tokio_util::sync::CancellationToken;
+use trainer::device::Devices;
 
 use crate::config::Config;
 use crate::exit::Failure;
@@ -25,8 +27,10 @@ pub fn build(config: &Config, link: &Link, name: Option<&str>, roots: Vec<PathBu
         host,
         pid: std::process::id(),
         build: build_version(),
-        // Ranks that encrypt and ranks that do not never make a gang.
-        fingerprint: kernels::fingerprint::fingerprint(&Device::Cpu) + if config.collective_tls { "+tls" } else { "" },
+        // Ranks on devices of one kind make a gang, and ranks that encrypt, or such that do not.
+        fingerprint: kernels::fingerprint::fingerprint(&Device::Cpu)
+            + &devices(config)?.fingerprint()
+            + if config.collective_tls { "+tls" } else { "" },
     };
     let roots = roots.into_iter().chain(config.data_roots.iter().cloned());
     let mut data_roots: Vec<PathBuf> = Vec::new();
@@ -42,6 +46,14 @@ pub fn build(config: &Config, link: &Link, name: Option<&str>, roots: Vec<PathBu
         drain: CancellationToken::new(),
         data_roots: Arc::new(data_roots),
         home: Arc::new(config.home.clone()),
+    })
+}
+
+/// The CUDA devices of this worker.
+pub fn devices(config: &Config) -> Result<Devices, Failure> {
+    trainer::device::find(&config.devices).map_err(|why| {
+        let error = WireError::new(Code::DeviceError, format!("devices: {why}"));
+        Failure::Infrastructure(error.with_hint("within doctor says what is missing; devices: cpu does without"))
     })
 }
 

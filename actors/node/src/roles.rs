@@ -85,6 +85,8 @@ pub fn settings(config: &Config, link: &crate::server::Link) -> Result<Settings,
         },
         threads: config.threads,
         collective_tls: config.collective_tls,
+        devices: crate::environment::devices(config)?.ordinals,
+        cubins: config.home.join("cubins"),
     };
     let mut notifier = notifier::Config::default();
     if let Some(hosts) = &config.webhook_hosts {

@@ -2,7 +2,7 @@
 //! [`State`], and executes its effects.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bus::heartbeat::{Beat, Pulse};
@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 
 use crate::Config;
 use crate::child::{self, Heard, Spares};
+use crate::device::Seats;
 use crate::link::RankConfig;
 use crate::rank::telling::Teller;
 use crate::state::{Effect, GangKey, Signal, State};
@@ -55,6 +56,8 @@ pub(crate) struct Running {
     draining: bool,
     /// Processes between two tasks.
     spares: Spares,
+    /// Which CUDA device each rank has.
+    seats: Arc<Mutex<Seats>>,
     /// Subscriptions and timers; they end with the actor.
     _sources: JoinSet<()>,
     /// One task a rank process; dropped with the actor, and the processes with it.
@@ -103,6 +106,7 @@ impl Actor for Trainer {
     ) -> Result<Running, ActorProcessingErr> {
         let identity = env.identity.clone();
         let spares = Spares::new(config.slots);
+        let seats = Arc::new(Mutex::new(Seats::new(config.devices.clone())));
         let state = State::new(&identity.host, &identity.fingerprint, config.slots, *env.bus.timings());
         let (pulse, pulses) = watch::channel(pulse_of(&state));
         let sources = sources(&env, &me).await?;
@@ -117,6 +121,7 @@ impl Actor for Trainer {
             signals: HashMap::new(),
             draining: false,
             spares,
+            seats,
             _sources: sources,
             ranks: JoinSet::new(),
             reports: JoinSet::new(),
@@ -207,6 +212,7 @@ impl Running {
     fn perform(&mut self, me: &ActorRef<Msg>, effect: Effect) {
         match effect {
             Effect::Spawn { key, fence, generation, rank, world_size, joining, work, trace } => {
+                let seat = lock(&self.seats).take();
                 let config = RankConfig {
                     connection: self.config.connection.clone(),
                     artifacts: self.env.artifacts.root().display().to_string(),
@@ -217,6 +223,9 @@ impl Running {
                     world_size,
                     joining,
                     threads: self.config.threads_per_rank(),
+                    device: seat.map(|(_, ordinal)| ordinal),
+                    devices: self.config.devices.clone(),
+                    cubins: self.config.cubins.clone(),
                     collective_tls: self.config.collective_tls,
                     worker: self.env.identity.worker.clone(),
                     host: self.env.identity.host.clone(),
@@ -229,14 +238,21 @@ impl Running {
                     me.cast(Msg::Heard { key: key.clone(), heard }).ok();
                 };
                 metrics::counter!("within_ranks_started_total").increment(1);
-                self.ranks.spawn(child::run(
+                let rank = child::run(
                     self.config.rank_command.clone(),
                     config,
                     self.env.bus.clone(),
                     receiver,
                     self.spares.clone(),
                     heard,
-                ));
+                );
+                let seats = self.seats.clone();
+                self.ranks.spawn(async move {
+                    rank.await;
+                    if let Some((seat, _)) = seat {
+                        lock(&seats).give_back(seat);
+                    }
+                });
             }
             Effect::Signal { key, rank, signal } => {
                 if let Some(signals) = self.signals.get(&(key, rank))
@@ -271,6 +287,10 @@ impl Running {
             me.cast(Msg::Reported { key }).ok();
         });
     }
+}
+
+fn lock(seats: &Mutex<Seats>) -> MutexGuard<'_, Seats> {
+    seats.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The tasks that feed the actor: offers, control messages, time, the order to drain.

@@ -12,6 +12,7 @@
 mod actor;
 pub mod checkpoint;
 mod child;
+pub mod device;
 mod error;
 pub mod exchange;
 pub mod link;
@@ -22,6 +23,8 @@ pub mod vitals;
 
 pub use error::{Error, ErrorKind};
 pub use rank::rank_main;
+
+use std::path::PathBuf;
 
 use link::Connection;
 use messages::WireError;
@@ -39,6 +42,10 @@ pub struct Config {
     pub connection: Connection,
     /// Compute threads of a rank; 0: its share of the machine.
     pub threads: u32,
+    /// CUDA devices of this worker, by their numbers; none: ranks compute on the CPU.
+    pub devices: Vec<u32>,
+    /// Where compiled kernels are kept.
+    pub cubins: PathBuf,
     /// Ranks exchange sums and states through TLS 1.3. All workers of a gang do, or none.
     pub collective_tls: bool,
 }

@@ -64,6 +64,13 @@ pub struct RankConfig {
     pub joining: bool,
     /// Compute threads.
     pub threads: u32,
+    /// The CUDA device that this rank has, all of its worker's, and where compiled kernels are kept.
+    #[serde(default)]
+    pub device: Option<u32>,
+    #[serde(default)]
+    pub devices: Vec<u32>,
+    #[serde(default)]
+    pub cubins: PathBuf,
     /// Ranks exchange sums through TLS.
     #[serde(default)]
     pub collective_tls: bool,

@@ -25,6 +25,7 @@ fn record(name: &str) -> JobRecord {
         max_attempts: 3,
         world_size: 1,
         min_world_size: 1,
+        cuda: false,
         max_world_size: 1,
         tasks: vec![TaskRecord {
             id: task("prepare"),

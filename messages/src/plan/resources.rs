@@ -1,11 +1,12 @@
-//! Where a training runs, on how many ranks, and what becomes of slow ones. Nothing here changes the result.
+//! Where a training runs, on how many ranks, and what becomes of slow ones. Nothing here changes the result but the kind of
+//! device, which changes its last bits.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ResourcePlan {
-    /// `auto`, `cpu` (later `cuda:N`).
+    /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub device: String,
     /// Ranks of the training gang at its beginning, where so many slots are free.
     pub world_size: u32,

@@ -303,13 +303,16 @@ impl Reader<'_, '_> {
     }
 
     fn device(&mut self, node: &Node) -> Option<Json> {
-        let text = self.text(node, "auto or cpu")?.to_lowercase();
+        let text = self.text(node, "auto, cpu, cuda or cuda:<number>")?.to_lowercase();
         let number = text.strip_prefix("cuda:").or(text.strip_prefix("gpu:"));
         match text.as_str() {
             "auto" | "cpu" | "cuda" => Some(json!(text)),
             "gpu" => Some(json!("cuda")),
             _ if number.is_some_and(|n| n.parse::<u16>().is_ok()) => Some(json!(text.replace("gpu", "cuda"))),
-            _ => self.suggest(node, "auto or cpu", nearest(&text, ["auto", "cpu", "cuda"]).map(str::to_owned)),
+            _ => {
+                let meant = nearest(&text, ["auto", "cpu", "cuda"]).map(str::to_owned);
+                self.suggest(node, "auto, cpu, cuda or cuda:<number>", meant)
+            }
         }
     }
 

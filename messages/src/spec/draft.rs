@@ -277,10 +277,6 @@ fn not_yet(key: &Key, value: &Json) -> Option<(String, String)> {
             let choice = choices.iter().find(|choice| Some(choice.name) == value.as_str())?;
             choice.not_yet.then(|| (choice.name.to_owned(), now(choices)))
         }
-        Shape::Device => {
-            let name = value.as_str()?;
-            name.starts_with("cuda").then(|| (name.to_owned(), "auto, cpu".to_owned()))
-        }
         _ => None,
     }
 }

@@ -222,6 +222,7 @@ impl World {
             max_attempts: 3 + self.below(3) as u32,
             world_size,
             min_world_size: 1 + self.below(u64::from(world_size)) as u32,
+            cuda: false,
             max_world_size: world_size + self.below(2) as u32,
             warnings: Vec::new(),
             traceparent: None,

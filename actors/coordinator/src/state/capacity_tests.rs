@@ -38,6 +38,7 @@ impl Desk {
             max_attempts: 3,
             world_size,
             min_world_size: world_size,
+            cuda: false,
             max_world_size: world_size,
             warnings: Vec::new(),
             traceparent: None,

@@ -178,14 +178,24 @@ impl State {
     }
 
     /// Why a gang of at least this size cannot be placed as things stand; none if it can.
-    pub(super) fn why_no_gang(&self, least: u32) -> Option<Lack> {
+    pub(super) fn why_no_gang(&self, least: u32, cuda: bool) -> Option<Lack> {
         let mut alike: BTreeMap<&str, u32> = BTreeMap::new();
+        let (mut up, mut seen) = (false, 0);
         for (_, worker) in self.alive(Role::Trainer) {
-            *alike.entry(&worker.fingerprint).or_default() += worker.slots;
+            up = true;
+            if serves(&worker.fingerprint, cuda) {
+                *alike.entry(&worker.fingerprint).or_default() += worker.slots;
+            } else {
+                seen += 1;
+            }
         }
         let (slots, most) = (alike.values().sum::<u32>(), alike.values().copied().max().unwrap_or(0));
-        let open = self.open.values().map(|group| group.total).max().unwrap_or(0);
+        let open = self.open.iter().filter(|(of, _)| serves(of, cuda)).map(|(_, group)| group.total).max().unwrap_or(0);
         match slots {
+            0 if up && cuda => Some(Lack::Missing(format!(
+                "resources.device asks for a CUDA device, and none of the {seen} trainers that are up has one that works \
+                 (within doctor on its host says why)"
+            ))),
             0 => Some(Lack::Missing("no trainer is up".into())),
             n if n < least => Some(Lack::Missing(format!("{least} trainer slots are needed, {n} exist"))),
             n if most < least => Some(Lack::Missing(format!(
@@ -229,8 +239,9 @@ impl State {
 
     /// Workers with open slots, of the fingerprint that has the most of them, by id: `wanted` slots, or at
     /// least `least`.
-    pub(super) fn pick_slots(&self, least: u32, wanted: u32) -> Option<Vec<(WorkerId, u32)>> {
-        let group = self.open.iter().rev().max_by_key(|(_, group)| group.total).map(|(_, group)| group)?;
+    pub(super) fn pick_slots(&self, least: u32, wanted: u32, cuda: bool) -> Option<Vec<(WorkerId, u32)>> {
+        let fitting = self.open.iter().rev().filter(|(fingerprint, _)| serves(fingerprint, cuda));
+        let group = fitting.max_by_key(|(_, group)| group.total).map(|(_, group)| group)?;
         (group.total >= least).then(|| group.take(wanted, |_| true))
     }
 
@@ -247,6 +258,11 @@ impl State {
         };
         self.open.get(fingerprint).map(|group| group.take(most, welcome)).unwrap_or_default()
     }
+}
+
+/// Whether a worker of this kernel fingerprint can train a job that wants CUDA devices, or does not care.
+fn serves(fingerprint: &str, cuda: bool) -> bool {
+    !cuda || fingerprint.split('+').any(|part| part.starts_with(messages::worker::CUDA))
 }
 
 /// Open slots of the trainers of one kernel fingerprint; workers without one are not in it.

@@ -132,7 +132,7 @@ impl State {
                 waited if waited >= self.timings.last_call_ms => entry.record.world_sizes().0,
                 _ => wanted,
             };
-            if let Some(picks) = self.pick_slots(least, wanted) {
+            if let Some(picks) = self.pick_slots(least, wanted, entry.record.cuda) {
                 self.offer_slots(&job, &id, attempt, picks, now);
             }
         }

@@ -295,7 +295,7 @@ impl State {
                 if entry.gang.is_some() {
                     continue;
                 }
-                self.why_no_gang(entry.record.world_sizes().0)
+                self.why_no_gang(entry.record.world_sizes().0, entry.record.cuda)
             } else {
                 let again_ms = self.timings.ack_wait_ms * REPUBLISH_ACK_WAITS;
                 let last = self.jobs.get(job).and_then(|e| e.published.get(&task.id).copied());

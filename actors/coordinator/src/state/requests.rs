@@ -265,6 +265,7 @@ fn new_record(submission: &Submission, now: UnixMs) -> JobRecord {
         world_size: submission.world_size.max(1),
         min_world_size: submission.min_world_size.max(1),
         max_world_size: submission.max_world_size.max(1),
+        cuda: submission.cuda,
         tasks,
         cancel_reason: None,
         completed: None,

@@ -11,6 +11,7 @@ mod life;
 mod meeting;
 pub(crate) mod telling;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -387,6 +388,8 @@ async fn train_and_tell(
         dataset: dataset.clone(),
         vitals: teller.vitals.clone(),
     };
+    let device = crate::device::chosen(&prepared.plan.resources.device, config.device, &config.devices)?;
+    let cubins = config.cubins.clone();
     let (opener, requests) = mpsc::channel(4);
     let feeds = tokio::spawn(feed::serve(context, requests));
     let (outbox, outgoing) = Outbox::new(&config.work.job, &config.work.task, config.work.attempt, config.rank);
@@ -401,6 +404,7 @@ async fn train_and_tell(
         generation: config.generation,
         rank: config.rank,
         threads: threads(&prepared.plan, config.threads),
+        machine: None,
         manifest: Arc::new(prepared.manifest),
         pretrained: prepared.pretrained,
         plan: prepared.plan,
@@ -416,7 +420,7 @@ async fn train_and_tell(
         stop: stop.clone(),
         rendezvous: Some(rendezvous),
     };
-    let outcome = match on_compute_thread(move || train(job, ports)).await {
+    let outcome = match on_compute_thread(move || train_on(device, &cubins, job, ports)).await {
         Ok(Some(outcome)) => outcome,
         Ok(None) => return Ok(None),
         Err(error) => return Err(error),
@@ -441,6 +445,12 @@ async fn train_and_tell(
             }
         }
     }
+}
+
+/// Trains on a device, where there is one. Its first use may compile kernels, which takes seconds.
+fn train_on(device: Option<u32>, cubins: &Path, job: TrainJob, ports: Ports) -> Result<Outcome, WireError> {
+    let machine = device.map(|ordinal| crate::device::open(ordinal, cubins)).transpose()?;
+    train(TrainJob { machine, ..job }, ports)
 }
 
 /// The plan's threads, else this rank's share of the machine.

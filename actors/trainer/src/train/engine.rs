@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use frame::Encoded;
 use kernels::collective::{Op, Values};
+use kernels::cuda::Machine;
 use kernels::nn::Model;
 use kernels::pool::Pool;
 use kernels::shard::shards_of;
@@ -78,6 +79,14 @@ impl Engine {
         }
         let trainer = Trainer::new(model, recipe.train, pool).map_err(|e| config_error("training", &e))?;
         Ok(Self { trainer, task, shards, said: Vec::new(), computed: Duration::ZERO })
+    }
+
+    /// The same with gradients computed on this machine.
+    pub fn on(self, machine: Option<Arc<dyn Machine>>) -> Self {
+        match machine {
+            Some(machine) => Self { trainer: self.trainer.on_machine(machine), ..self },
+            None => self,
+        }
     }
 
     pub fn trainer(&self) -> &Trainer {
@@ -279,6 +288,9 @@ pub fn step_error(error: &kernels::Error, step: u64, (epoch, batch): (u32, u64))
         ),
         ErrorKind::OutOfMemory => WireError::new(Code::OutOfMemory, format!("{place}: {error}"))
             .with_hint("lower training.batch_size or the model's size"),
+        ErrorKind::Device | ErrorKind::Library | ErrorKind::Compile => {
+            WireError::new(Code::DeviceError, format!("{place}: {error}")).with_class(Class::Device)
+        }
         // A target or weight that the loss does not take is the data's fault.
         ErrorKind::Value => WireError::new(Code::TrainingError, format!("{place}: {error}")).with_class(Class::Data),
         _ => WireError::new(Code::TrainingError, format!("{place}: {error}")),

@@ -39,6 +39,7 @@ impl Rank {
             fence: Fence(1),
             generation: 1,
             rank: 0,
+            machine: None,
             threads: 1,
             manifest: Arc::new(manifest(Task::Regression, TRAIN_ROWS as u64, VAL_ROWS as u64)),
             plan: plan.clone(),

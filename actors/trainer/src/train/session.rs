@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use bus::now_ms;
 use frame::{Encoded, Manifest, model_file};
+use kernels::cuda::Machine;
 use messages::error::Code;
 use messages::event::{Checkpoint, Event, Metric, MetricValue, Metrics};
 use messages::feed::Split;
@@ -52,6 +53,8 @@ pub struct TrainJob {
     pub rank: u32,
     /// Compute threads.
     pub threads: u32,
+    /// What gradients are computed on; none: the CPU.
+    pub machine: Option<Arc<dyn Machine>>,
     pub plan: JobPlan,
     pub manifest: Arc<Manifest>,
     /// BLAKE3 of the manifest.
@@ -740,7 +743,7 @@ fn steps_per_epoch(job: &TrainJob) -> Result<u64, WireError> {
 fn fresh(job: &TrainJob, steps_per_epoch: u64) -> Result<(Engine, Selection), WireError> {
     let mut recipe = mapping::recipe(&job.plan, &job.manifest, steps_per_epoch)?;
     recipe.begin_with(&job.manifest, job.pretrained.as_ref())?;
-    let engine = Engine::new(recipe, job.plan.task, job.threads)?;
+    let engine = Engine::new(recipe, job.plan.task, job.threads)?.on(job.machine.clone());
     Ok((engine, Selection::new(&job.plan)?))
 }
 

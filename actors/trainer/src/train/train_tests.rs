@@ -27,6 +27,7 @@ fn job(plan: JobPlan, dir: &Path, fence: u64, resume: Option<Checkpoint>) -> Tra
         fence: Fence(fence),
         generation: 1,
         rank: 0,
+        machine: None,
         threads: 2,
         manifest: Arc::new(manifest(plan.task, TRAIN_ROWS as u64, VAL_ROWS as u64)),
         plan,

@@ -70,6 +70,7 @@ pub fn without_a_bus() -> String {
         fence: Fence(1),
         generation: 1,
         rank: 0,
+        machine: None,
         threads: 1,
         plan: plan(TASK),
         manifest: Arc::new(manifest(TASK, TRAIN_ROWS as u64, VAL_ROWS as u64)),
@@ -329,6 +330,8 @@ async fn start_worker(
     };
     let me = std::env::current_exe().expect("own path").to_str().expect("text").to_owned();
     let config = within_trainer::Config {
+        devices: Vec::new(),
+        cubins: std::path::PathBuf::new(),
         slots: 2,
         rank_command: vec![me, "rank".into()],
         connection: Connection::of(config),

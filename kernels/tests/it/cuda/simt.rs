@@ -30,6 +30,12 @@ pub struct Shim {
 /// What kernels on the CPU are made with.
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/simt");
 
+/// Where libraries are made: the build's folder, or that of an example's first argument.
+fn target() -> PathBuf {
+    let given = || std::env::args_os().nth(1).expect("a folder").into();
+    option_env!("CARGO_TARGET_TMPDIR").map_or_else(given, PathBuf::from)
+}
+
 /// A library of this text, made once for each content and kept in the build folder.
 fn made(compiler: &str, name: &str, text: &str, more: &[&str]) -> PathBuf {
     let header = std::fs::read(format!("{SOURCES}/simt.h")).expect("the header");
@@ -39,7 +45,7 @@ fn made(compiler: &str, name: &str, text: &str, more: &[&str]) -> PathBuf {
         hasher.update(option.as_bytes());
     }
     let name = format!("{name}-{}", &hasher.finalize().to_hex()[..16]);
-    let library = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.so"));
+    let library = target().join(format!("{name}.so"));
     // One test makes what several need.
     static MAKING: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _making = MAKING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -77,8 +83,7 @@ pub fn driver() -> Option<PathBuf> {
     for path in shims.iter().chain([&driver]) {
         hasher.update(path.as_os_str().as_encoded_bytes());
     }
-    let folder =
-        PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("played-{}", &hasher.finalize().to_hex()[..16]));
+    let folder = target().join(format!("played-{}", &hasher.finalize().to_hex()[..16]));
     let aside = folder.with_extension(format!("{}-{:?}", std::process::id(), std::thread::current().id()));
     if !folder.exists() {
         std::fs::create_dir_all(aside.join("kernels")).expect("a folder");

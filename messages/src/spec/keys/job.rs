@@ -627,7 +627,14 @@ pub(super) const KEYS: &[Key] = &[
     not_yet("notifications.email", Any, "notices by e-mail"),
     not_yet("notifications.slack", Any, "notices to Slack"),
     not_yet("notifications.teams", Any, "notices to Teams"),
-    key("resources.device", Device, json(r#""auto""#), "auto or cpu.").alias(&["training.device", "device"]),
+    key(
+        "resources.device",
+        Device,
+        json(r#""auto""#),
+        "auto: a CUDA device where the worker has one, else the CPU. cpu. cuda: any CUDA device. cuda:<number>: that \
+         device of each worker.",
+    )
+    .alias(&["training.device", "device"]),
     key(
         "resources.world_size",
         whole(1, 1024),

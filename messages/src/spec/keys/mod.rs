@@ -126,7 +126,7 @@ pub(crate) enum Shape {
     Records(&'static [Key]),
     /// Patterns of plan paths.
     Patterns,
-    /// `auto`, `cpu`; `cuda` later.
+    /// `auto`, `cpu`, `cuda`, `cuda:N`.
     Device,
     /// `validation loss` or the validation value of a metric.
     Monitor,

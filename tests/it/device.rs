@@ -1,0 +1,119 @@
+//! Training on CUDA devices through the whole platform: the real binary finds a driver, NVRTC compiles the kernels, ranks
+//! take devices and sum over TCP. There is no GPU: the driver runs kernels on the CPU (`kernels/tests/simt/driver.cpp`).
+//!
+//! `WITHIN_PLAYED_CUDA`: its folder, `WITHIN_NVRTC`: that of the compiler. Without them these tests say so and pass, unless
+//! `REQUIRE_NVRTC` is set, as `make test` does.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::harness::{Ended, PATIENCE, Running, Sandbox, spec, table, text};
+
+const ROWS: usize = 300;
+
+/// Folders of libraries; none where the test is to be skipped.
+fn libraries() -> Option<(PathBuf, PathBuf)> {
+    let folder = |name: &str| {
+        let found = std::env::var_os(name).map(PathBuf::from);
+        assert!(found.is_some() || std::env::var_os("REQUIRE_NVRTC").is_none(), "{name} is not set: run `make test`");
+        if found.is_none() {
+            println!("skipped: {name} is not set (`make test` sets it)");
+        }
+        found
+    };
+    Some((folder("WITHIN_PLAYED_CUDA")?, folder("WITHIN_NVRTC")?))
+}
+
+/// A sandbox with a table and a job, whose processes find a played device.
+struct Played {
+    sandbox: Sandbox,
+    libraries: (PathBuf, PathBuf),
+}
+
+impl Played {
+    fn new(resources: &str) -> Option<Self> {
+        let (libraries, sandbox) = (libraries()?, Sandbox::new());
+        sandbox.write("t.csv", table(ROWS));
+        let more = format!("resources: {{{resources}}}\nlimits: {{max_attempts: 1}}\n");
+        sandbox.write("job.yaml", spec("t.csv", 2, &more));
+        Some(Self { sandbox, libraries })
+    }
+
+    fn command(&self, arguments: &[&str], settings: &[(&str, &str)]) -> Command {
+        let mut command = self.sandbox.command(arguments);
+        command.env("WITHIN_CUDA_LIBRARIES", &self.libraries.0).env("LD_LIBRARY_PATH", &self.libraries.1);
+        command.envs(settings.iter().copied());
+        command
+    }
+
+    fn run(&self, id: &str, more: &[&str], settings: &[(&str, &str)]) -> Ended {
+        let arguments = [&["run", "--json", "--id", id, "job.yaml"], more].concat();
+        Running::start(self.command(&arguments, settings)).wait_up_to(2 * PATIENCE)
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.sandbox.home().join("logs/training.log")).expect("a log")
+    }
+}
+
+#[test]
+fn a_job_trains_on_a_device_with_the_same_bits_for_any_number_of_ranks() {
+    let Some(played) = Played::new("device: auto") else { return };
+    let one = played.run("one", &[], &[]).expect(0).last();
+    assert!(played.log().contains("trains on cuda:0 (played device) (sm_90)"), "{}", played.log());
+    let two = played.run("two", &["--world", "2"], &[("SIMT_DEVICES", "2")]).expect(0).last();
+    assert!(played.log().contains("trains on cuda:1 (played device) (sm_90)"), "{}", played.log());
+    assert_eq!(two["model"], one["model"], "a device more changes no bit");
+    // Between devices and the CPU the numbers are close, and not the same.
+    let cpu = played.run("cpu", &["--set", "resources.device=cpu"], &[]).expect(0).last();
+    assert_ne!(cpu["model"]["blake3"], one["model"]["blake3"]);
+    let loss = |of: &Value| of["metrics"]["val"]["loss"].as_f64().expect("a loss");
+    assert!((loss(&one) - loss(&cpu)).abs() < 1e-3 * loss(&cpu), "{} and {}", loss(&one), loss(&cpu));
+}
+
+#[test]
+fn a_device_that_fails_in_the_middle_of_training_ends_the_job_with_its_name() {
+    let Some(played) = Played::new("device: 'cuda:0'") else { return };
+    let ended = played.run("lost", &[], &[("SIMT_FAIL", "linear_backward:5")]).expect(1);
+    let error = &ended.last();
+    assert_eq!((text(error, "/class"), text(error, "/code")), ("device", "device_error"), "{error:#}");
+    let message = text(error, "/message");
+    for part in ["step ", "cuda:0 (played device): linear: an illegal memory access", "in linear_backward, told by"] {
+        assert!(message.contains(part), "no {part:?} in {message}");
+    }
+}
+
+#[test]
+fn a_job_that_wants_a_device_waits_for_one_and_says_so() {
+    let sandbox = Sandbox::new();
+    sandbox.write("t.csv", table(ROWS));
+    sandbox.write("job.yaml", spec("t.csv", 2, "resources: {device: cuda}\n"));
+    sandbox.write("within.yaml", "devices: cpu\n");
+    let mut running = sandbox.start(&["run", "--json", "--id", "waits", "job.yaml"]);
+    let line = running.line("a reason to wait", |line| line.to_string().contains("asks for a CUDA device"));
+    assert!(line.to_string().contains("none of the 1 trainers that are up has one that works"), "{line}");
+}
+
+#[test]
+fn devices_that_are_asked_for_and_not_there_keep_a_worker_from_starting() {
+    let Some(played) = Played::new("device: cuda") else { return };
+    played.sandbox.write("within.yaml", "devices: [0, 3]\n");
+    let ended = played.run("missing", &[], &[]);
+    let said = ended.all_text();
+    assert!(said.contains("devices: there is no CUDA device 3; those of this host are 0"), "{said}");
+    played.sandbox.write("within.yaml", "devices: gpu\n");
+    let ended = played.run("wrong", &[], &[]);
+    assert!(ended.all_text().contains("auto, cpu, or a list of CUDA devices such as [0, 1]"), "{}", ended.all_text());
+}
+
+#[test]
+fn doctor_lists_devices_and_libraries() {
+    let Some(played) = Played::new("device: auto") else { return };
+    let ended = Running::start(played.command(&["doctor"], &[])).wait_up_to(PATIENCE);
+    let said = ended.all_text();
+    for part in ["played device (9.0)", "cuda 13.0 (", "nvrtc 13.0 ("] {
+        assert!(said.contains(part), "no {part:?} in {said}");
+    }
+}
