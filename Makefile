@@ -72,8 +72,12 @@ coverage: ## Share of lines that the tests run, by file
 	cargo llvm-cov report --html --output-dir "$$CARGO_TARGET_DIR/report" && \
 	cargo llvm-cov report --ignore-filename-regex '^(.*/)?tests/'
 
-gpu-test: ## The tests of the CUDA path; a skip is a failure
-	REQUIRE_CUDA=1 cargo test -p within-kernels
+# One stripped binary, which also runs alone on a machine with a driver and NVRTC: REQUIRE_CUDA=1 target/gpu-test ::device::
+gpu-test: ## The tests of the device path on this machine's GPU; a skip is a failure
+	@set -e; built="$$(cargo test --release -p within-kernels --test it --no-run --message-format=json | \
+	  sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)"; \
+	strip -o "$(target)/gpu-test" "$$built"; ls -l "$(target)/gpu-test"; \
+	REQUIRE_CUDA=1 "$(target)/gpu-test" ::device::
 
 clean: ## Remove builds and provisioned tools; models and runs in .within stay
 	cargo clean

@@ -72,6 +72,8 @@ const PLAIN_ROWS: usize = 512;
 const ITEM_ROWS: usize = 8;
 /// Sequences, which go step by step together.
 const STEP_ROWS: usize = 48;
+/// So many times as many rows on a device, all of which a tape over a batch for training would fit as well.
+const DEVICE_BLOCKS: usize = 32;
 
 /// An activation on outputs, where there is one.
 pub(super) fn activated(tape: &mut Tape<'_>, y: Var, act: Activation) -> Result<Var> {
@@ -224,6 +226,9 @@ impl Model {
         let block = rows.div_ceil(pool.threads()).clamp(1, most);
         outputs.clear();
         outputs.resize(rows * width, 0.0);
+        if ws.machine().is_some() {
+            return self.on_device(feed, width, DEVICE_BLOCKS * most, pool, ws, outputs, graph);
+        }
         let out = Shared::of(outputs);
         let (children, failed) = (ws.children(pool.threads()), Mutex::new(None));
         let run = |worker: usize, range: std::ops::Range<usize>| -> Result<()> {
@@ -251,5 +256,30 @@ impl Model {
             Some(error) => Err(error),
             None => Ok(()),
         }
+    }
+
+    /// The same on the workspace's device, a block of rows after the other: each is a tape over all of the device.
+    fn on_device(
+        &self,
+        feed: &Feed<'_>,
+        width: usize,
+        block: usize,
+        pool: &Pool,
+        ws: &mut Workspace,
+        outputs: &mut [f32],
+        graph: impl for<'t> Fn(&mut Tape<'t>, &Feed<'t>) -> Result<Var> + Sync,
+    ) -> Result<()> {
+        let rows = feed.rows();
+        // A feed that does not fit is refused even where it has no rows.
+        for from in (0..rows.max(1)).step_by(block) {
+            let range = from..(from + block).min(rows);
+            let (part, randomness) = (feed.part(range.clone()), Default::default());
+            let of = Rows { count: range.len(), sample_ids: &[], mode: Mode::Evaluate, randomness };
+            let mut tape = Tape::new(ws, &self.params, of)?;
+            let y = graph(&mut tape, &part)?;
+            tape.forward(pool, y)?;
+            outputs[range.start * width..range.end * width].copy_from_slice(tape.value(y));
+        }
+        Ok(())
     }
 }

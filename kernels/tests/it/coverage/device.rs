@@ -3,15 +3,14 @@
 
 use super::{TOLERANCE, Whole, goldens, numbers, offsets, params, singles};
 use crate::coverage::table::{Golden, VARIANTS};
-use crate::cuda::machine::Played;
-use crate::cuda::simt::{ORDERS, Order};
+use crate::cuda::machine::{machine, machines};
 use crate::support::{close, random};
 use kernels::shard::complete;
 use kernels::tape::{Mode, Workspace};
 
 #[test]
 fn a_device_computes_what_pytorch_computes() {
-    let Some(machine) = Played::new(Order::Forward) else { return };
+    let Some(machine) = machine() else { return };
     let mut ws = Workspace::on(machine);
     let goldens = goldens();
     for variant in VARIANTS.iter().filter(|v| matches!(v.golden, Golden::Whole) && v.mode == Mode::Train) {
@@ -41,8 +40,7 @@ fn a_device_computes_what_pytorch_computes() {
 #[test]
 fn odd_shapes_give_the_same_bits_in_any_order_and_any_split_at_shards_and_the_numbers_of_the_cpu() {
     const SHARDS: usize = 4;
-    let machines: Vec<_> = ORDERS.into_iter().filter_map(Played::new).collect();
-    let mut spaces: Vec<Workspace> = machines.into_iter().map(|machine| Workspace::on(machine)).collect();
+    let mut spaces: Vec<Workspace> = machines().into_iter().map(Workspace::on).collect();
     if spaces.is_empty() {
         return;
     }

@@ -5,23 +5,45 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use kernels::cuda::{Argument, Kernel, Launch, Machine, SOURCES};
+use kernels::cuda::{Argument, Cache, CudaEnvironment, Gpu, Kernel, Launch, Machine, SOURCES};
 use kernels::{Error, Result};
 
-use super::simt::{Guarded, Order, Shim};
+use super::simt::{Guarded, ORDERS, Order, Shim};
 
 /// See the module.
 pub struct Played {
     order: Order,
     memory: Mutex<HashMap<u64, Guarded>>,
-    /// Kernels that were started.
-    started: Mutex<HashMap<&'static str, u64>>,
 }
 
 impl fmt::Debug for Played {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Played({:?})", self.order)
     }
+}
+
+/// What tests of the device path run on: a CPU that plays a device in each order of its threads, none where there is no
+/// C++ compiler. With `REQUIRE_CUDA` set it is device 0 of this machine, twice: two runs give the same bits.
+pub fn machines() -> Vec<Arc<dyn Machine>> {
+    if std::env::var_os("REQUIRE_CUDA").is_none() {
+        return ORDERS.into_iter().filter_map(|order| Some(Played::new(order)? as Arc<dyn Machine>)).collect();
+    }
+    let variable = |name: &str| std::env::var(name).ok();
+    let environment = CudaEnvironment {
+        folder: variable("WITHIN_CUDA_LIBRARIES").map(Into::into),
+        library_path: variable("LD_LIBRARY_PATH"),
+        cuda_home: variable("CUDA_HOME").map(Into::into),
+        site_packages: variable("WITHIN_SITE_PACKAGES").map(Into::into).into_iter().collect(),
+    };
+    let cache = std::env::temp_dir().join("within-cubins");
+    let gpu = Gpu::open(0, &environment, Cache::new(cache), |warning| eprintln!("{warning}"));
+    let gpu: Arc<dyn Machine> = Arc::new(gpu.unwrap_or_else(|error| panic!("REQUIRE_CUDA is set: {error}")));
+    vec![gpu.clone(), gpu]
+}
+
+/// The first of them.
+pub fn machine() -> Option<Arc<dyn Machine>> {
+    machines().into_iter().next()
 }
 
 /// The kernels by the names of their files; none where there is no C++ compiler.
@@ -35,12 +57,7 @@ impl Played {
     /// None where there is no C++ compiler.
     pub fn new(order: Order) -> Option<Arc<Played>> {
         shims()?;
-        Some(Arc::new(Played { order, memory: Mutex::default(), started: Mutex::default() }))
-    }
-
-    /// How often each kernel was started.
-    pub fn started(&self) -> HashMap<&'static str, u64> {
-        self.started.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        Some(Arc::new(Played { order, memory: Mutex::default() }))
     }
 
     /// The allocation that holds these bytes.
@@ -93,7 +110,6 @@ impl Machine for Played {
     }
 
     fn start(&self, op: &'static str, kernel: Kernel, launch: Launch, arguments: &[Argument]) -> Result<()> {
-        *self.started.lock().unwrap_or_else(PoisonError::into_inner).entry(kernel.name).or_default() += 1;
         let shim = &shims().expect("checked in `new`")[kernel.source.file];
         let mut places = vec![[0; 5]; arguments.len()];
         places.iter_mut().zip(arguments).for_each(|(place, argument)| argument.write(place));

@@ -4,12 +4,12 @@
 //! `scripts/provision-nvrtc` puts it. Without it these tests say so and pass, unless `REQUIRE_NVRTC` is set, as `make test` does.
 
 mod compile;
+mod device;
 mod gpu;
 pub mod machine;
 mod ops;
 mod shim;
 pub mod simt;
-mod train;
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;

@@ -1,8 +1,8 @@
 //! Whole models trained on a device that the CPU plays: the numbers of the CPU, the same bits in any order of threads and
 //! for any number of ranks, no memory asked for in a steady step, failures that name what failed.
 
-use super::machine::Played;
-use super::simt::{ORDERS, Order, kernels_of};
+use super::machine::{machine, machines};
+use super::simt::kernels_of;
 use crate::models::{batch, configs, fit, model, part, trainer};
 use kernels::cuda::{Argument, Kernel, Launch, Machine, OPTIMIZER, SOURCES};
 use kernels::nn::ModelConfig;
@@ -20,13 +20,13 @@ fn batches(config: &ModelConfig) -> Vec<Batch> {
     (0..3).map(|seed| fit(&model(config), batch(19, seed + 1))).collect()
 }
 
-fn on(machine: &Arc<Played>, config: &ModelConfig) -> Trainer {
+fn on(machine: &Arc<dyn Machine>, config: &ModelConfig) -> Trainer {
     trainer(config, SHARDS, 1).on_machine(machine.clone())
 }
 
 #[test]
 fn models_learn_what_they_learn_on_the_cpu_with_the_same_bits_in_any_order() {
-    let machines: Vec<Arc<Played>> = ORDERS.into_iter().filter_map(Played::new).collect();
+    let machines = machines();
     for config in configs() {
         let (mut cpu, batches) = (trainer(&config, SHARDS, 1), batches(&config));
         let expected: Vec<f64> = batches.iter().map(|b| cpu.step(b).expect("finite").loss).collect();
@@ -52,13 +52,33 @@ fn models_learn_what_they_learn_on_the_cpu_with_the_same_bits_in_any_order() {
         }
         assert!(hashes.len() <= 1, "{config:?}: {hashes:?}");
     }
-    let started: BTreeSet<&str> = machines.iter().flat_map(|machine| machine.started().into_keys()).collect();
-    assert!(machines.is_empty() || started.len() > 20, "{started:?}");
+}
+
+#[test]
+fn predictions_and_losses_of_a_device_are_those_of_the_cpu_whatever_the_number_of_rows() {
+    let Some(machine) = machine() else { return };
+    for config in configs() {
+        let (mut device, mut cpu) = (on(&machine, &config), trainer(&config, SHARDS, 1));
+        for rows in [1, 19, 300] {
+            let batch = fit(&model(&config), batch(rows, 4));
+            let (got, outputs) = device.validate(None, &batch).expect("valid");
+            let (expected, of_cpu) = cpu.validate(None, &batch).expect("valid");
+            assert!((got.sum - expected.sum).abs() <= 1e-4 * expected.sum.max(1.0), "{rows} rows of {config:?}");
+            let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-5 * b.abs().max(1.0);
+            assert!(
+                outputs.len() == of_cpu.len() && outputs.iter().zip(&of_cpu).all(close),
+                "{rows} rows of {config:?}"
+            );
+            let alone = part(&batch, 0..rows.min(1));
+            let (_, first) = device.validate(None, &alone).expect("valid");
+            assert_eq!(first, outputs[..first.len()], "a row's bits depend on it alone: {config:?}");
+        }
+    }
 }
 
 #[test]
 fn worlds_agree_to_the_last_bit() {
-    let Some(machine) = Played::new(Order::Forward) else { return };
+    let Some(machine) = machine() else { return };
     for config in configs() {
         let batches = batches(&config);
         let mut one = on(&machine, &config);
@@ -91,7 +111,7 @@ fn worlds_agree_to_the_last_bit() {
 
 #[test]
 fn a_steady_step_asks_for_no_memory() {
-    let Some(machine) = Played::new(Order::Forward) else { return };
+    let Some(machine) = machine() else { return };
     for config in configs() {
         let (mut trainer, batches) = (on(&machine, &config), batches(&config));
         batches.iter().for_each(|batch| assert!(trainer.step(batch).is_ok()));
@@ -104,7 +124,7 @@ fn a_steady_step_asks_for_no_memory() {
 
 #[test]
 fn what_is_not_finite_is_named_as_on_the_cpu() {
-    let Some(machine) = Played::new(Order::Forward) else { return };
+    let Some(machine) = machine() else { return };
     for config in configs() {
         let mut bad = batches(&config).swap_remove(0);
         let Targets::Real(targets) = &mut bad.targets else { panic!("real targets") };
@@ -119,7 +139,7 @@ fn what_is_not_finite_is_named_as_on_the_cpu() {
 /// Fails at the n-th thing that is asked of it, and from then on, as a lost device does.
 #[derive(Debug)]
 struct Failing {
-    played: Arc<Played>,
+    played: Arc<dyn Machine>,
     left: AtomicU64,
 }
 
@@ -162,7 +182,7 @@ impl Machine for Failing {
 
 #[test]
 fn a_device_that_fails_anywhere_in_a_step_ends_it_and_changes_no_weight() {
-    let Some(played) = Played::new(Order::Forward) else { return };
+    let Some(played) = machine() else { return };
     let config = configs().swap_remove(0);
     let batch = batches(&config).swap_remove(0);
     let mut failures = 0;
