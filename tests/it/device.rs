@@ -117,3 +117,14 @@ fn doctor_lists_devices_and_libraries() {
         assert!(said.contains(part), "no {part:?} in {said}");
     }
 }
+
+#[test]
+fn a_worker_whose_device_cannot_be_taken_leaves_the_pool() {
+    let Some(played) = Played::new("device: auto") else { return };
+    let arguments = ["run", "--json", "--id", "busy", "job.yaml", "--set", "limits.max_attempts=3"];
+    let mut running = Running::start(played.command(&arguments, &[("SIMT_BUSY", "1")]));
+    let failed = running.line("a failed attempt", |line| line.to_string().contains("the device is busy"));
+    assert!(failed.to_string().contains("device_error"), "{failed}");
+    running.line("nobody is left", |line| line.to_string().contains("no trainer is up"));
+    assert!(played.log().contains("could not be taken and is not used any more"), "{}", played.log());
+}

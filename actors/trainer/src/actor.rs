@@ -58,6 +58,7 @@ pub(crate) struct Running {
     spares: Spares,
     /// Which CUDA device each rank has.
     seats: Arc<Mutex<Seats>>,
+    devices: HashMap<(GangKey, u32), u32>,
     /// Subscriptions and timers; they end with the actor.
     _sources: JoinSet<()>,
     /// One task a rank process; dropped with the actor, and the processes with it.
@@ -122,6 +123,7 @@ impl Actor for Trainer {
             draining: false,
             spares,
             seats,
+            devices: HashMap::new(),
             _sources: sources,
             ranks: JoinSet::new(),
             reports: JoinSet::new(),
@@ -149,12 +151,13 @@ impl Actor for Trainer {
             },
             Msg::Heard { key, heard: Heard::Line(line) } => {
                 state.on_line(&key, &line, now);
-                Vec::new()
+                if line.device_lost { running.lose_device(&key, line.rank, now) } else { Vec::new() }
             }
             Msg::Heard { key, heard: Heard::Exited { rank, exit } } => {
                 let (code, signal) = (exit.code, exit.signal);
                 tracing::info!(job = %key.job, attempt = key.attempt, rank, code, signal, "a rank has ended");
                 let effects = state.on_exit(&key, rank, &exit, now);
+                running.devices.remove(&(key.clone(), rank));
                 running.signals.remove(&(key, rank));
                 effects
             }
@@ -194,7 +197,7 @@ impl Running {
     fn settle(&mut self, me: &ActorRef<Msg>) {
         let now = pulse_of(&self.state);
         let changed = self.pulse.send_if_modified(|last| {
-            let changed = last.slots_free != now.slots_free || last.held != now.held;
+            let changed = *last != now;
             *last = now;
             changed
         });
@@ -207,6 +210,15 @@ impl Running {
         if self.draining && self.state.is_idle() {
             me.stop(None);
         }
+    }
+
+    /// A rank could not take its device: no other gets it. Without devices the worker takes nothing more, as what it
+    /// says of itself is no longer so.
+    fn lose_device(&mut self, key: &GangKey, rank: u32, now: UnixMs) -> Vec<Effect> {
+        let Some(ordinal) = self.devices.remove(&(key.clone(), rank)) else { return Vec::new() };
+        let left = lock(&self.seats).lose(ordinal);
+        tracing::error!(ordinal, left, "a CUDA device could not be taken and is not used any more");
+        if left == 0 { self.state.on_retire(now) } else { Vec::new() }
     }
 
     fn perform(&mut self, me: &ActorRef<Msg>, effect: Effect) {
@@ -231,6 +243,9 @@ impl Running {
                     host: self.env.identity.host.clone(),
                     trace,
                 };
+                if let Some((_, ordinal)) = seat {
+                    self.devices.insert((key.clone(), rank), ordinal);
+                }
                 let (signals, receiver) = mpsc::channel(SIGNAL_CAPACITY);
                 self.signals.insert((key.clone(), rank), signals);
                 let me = me.clone();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kernels::cuda::{Arch, Cache, Compiler, CudaEnvironment, CudaReport, Gpu, Machine, probe};
 use kernels::{Error, ErrorKind};
@@ -132,6 +133,12 @@ impl Seats {
     pub(crate) fn give_back(&mut self, seat: u64) {
         self.taken.remove(&seat);
     }
+
+    /// Gives the device out no more; how many are left.
+    pub(crate) fn lose(&mut self, ordinal: u32) -> usize {
+        self.ordinals.retain(|own| *own != ordinal);
+        self.ordinals.len()
+    }
 }
 
 /// What a job's `resources.device` means for a rank whose worker gave it `given`: none is the CPU.
@@ -160,6 +167,14 @@ pub(crate) fn chosen(device: &str, given: Option<u32>, all: &[u32]) -> Result<Op
     }
 }
 
+/// This process could not take its device.
+static LOST: AtomicBool = AtomicBool::new(false);
+
+/// Whether a device could not be taken by this process.
+pub(crate) fn is_lost() -> bool {
+    LOST.load(Ordering::Relaxed)
+}
+
 /// Takes a device for a rank, with its kernels compiled or read from `cubins`.
 ///
 /// # Errors
@@ -167,7 +182,11 @@ pub(crate) fn chosen(device: &str, given: Option<u32>, all: &[u32]) -> Result<Op
 pub(crate) fn open(ordinal: u32, cubins: &Path) -> Result<Arc<dyn Machine>, WireError> {
     let begun: UnixMs = bus::now_ms();
     let opened = Gpu::open(ordinal, &environment(), Cache::new(cubins), |warning| tracing::warn!("{warning}"));
-    let gpu = opened.and_then(|gpu| gpu.prepare().map(|()| gpu)).map_err(|error| device_error(&error))?;
+    let gpu = opened.and_then(|gpu| gpu.prepare().map(|()| gpu)).map_err(|error| {
+        // Where it is memory that lacks, another will have used it up.
+        LOST.store(error.kind() != ErrorKind::OutOfMemory, Ordering::Relaxed);
+        device_error(&error)
+    })?;
     tracing::info!("trains on {} ({}), ready after {} ms", gpu.describe(), gpu.arch(), bus::now_ms() - begun);
     Ok(Arc::new(gpu))
 }
@@ -221,6 +240,7 @@ mod tests {
         assert_eq!(seats.take().expect("a device").1, 2);
         assert_eq!(seats.take().expect("a device").1, 2);
         assert_eq!(Seats::default().take(), None);
+        assert_eq!((seats.lose(2), seats.take().expect("a device").1, seats.lose(5), seats.take()), (1, 5, 0, None));
     }
 
     #[test]

@@ -188,6 +188,9 @@ pub struct RankLine {
     /// another configuration.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ready: bool,
+    /// Its CUDA device could not be taken.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub device_lost: bool,
 }
 
 /// One line of a rank's stderr as a log line. A line that is no JSON (a panic, the C library) is an error.
@@ -237,6 +240,7 @@ mod tests {
             doing: Doing::Other,
             error: None,
             ready: false,
+            device_lost: false,
         };
         let text = serde_json::to_string(&line).expect("serializes");
         assert_eq!(text, r#"{"rank":0,"step":12,"progress":40,"state":"training","doing":"other"}"#);

@@ -279,6 +279,12 @@ impl State {
         effects
     }
 
+    /// The worker cannot be what it said it was: it gives back what it has and has no slots any more.
+    pub fn on_retire(&mut self, now: UnixMs) -> Vec<Effect> {
+        self.slots = 0;
+        self.on_drain(now)
+    }
+
     /// A rank said where it is. Only a growing progress counts as life.
     pub fn on_line(&mut self, key: &GangKey, line: &RankLine, now: UnixMs) {
         let Some(gang) = self.running.get_mut(key) else { return };

@@ -56,7 +56,18 @@ fn state(slots: u32) -> State {
 }
 
 fn line(rank: u32, step: u64, phase: Phase) -> RankLine {
-    RankLine { rank, step, fence: None, progress: step + 1, phase, doing: Doing::Other, error: None, ready: false }
+    let doing = Doing::Other;
+    RankLine {
+        rank,
+        step,
+        fence: None,
+        progress: step + 1,
+        phase,
+        doing,
+        error: None,
+        ready: false,
+        device_lost: false,
+    }
 }
 
 fn exit_code(code: i32) -> Exit {

@@ -132,7 +132,8 @@ fn write_lines(rank: u32, vitals: &Vitals, mut out: impl Write, ended: &Receiver
         let phase = if ends { Phase::Ended } else { phase };
         let LastLine { error, ready } = end.unwrap_or_default();
         let (fence, doing) = (vitals.fence(), vitals.doing());
-        let line = RankLine { rank, step, fence, progress, phase, doing, error, ready };
+        let device_lost = crate::device::is_lost();
+        let line = RankLine { rank, step, fence, progress, phase, doing, error, ready, device_lost };
         let text = serde_json::to_string(&line).expect("invariant: a sign of life serializes");
         if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() || ends {
             return;

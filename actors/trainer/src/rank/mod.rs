@@ -104,7 +104,7 @@ async fn serve(configs: &mut Configs) -> u8 {
             }
         };
         match run(config_now, vitals, &mut link, &mut signals).await {
-            End::Done if task < MOST_TASKS && resident() < MOST_RESIDENT => {
+            End::Done if task < MOST_TASKS && resident() < MOST_RESIDENT && !crate::device::is_lost() => {
                 configs.idle();
                 eprintln!("{LOG_ENDS}");
                 reporter.finish(LastLine { error: None, ready: true });
