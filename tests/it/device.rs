@@ -7,9 +7,11 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::harness::{Ended, PATIENCE, Running, Sandbox, spec, table, text};
+use crate::harness::{Ended, PATIENCE, Running, Sandbox, children, spec, table, text};
 
 const ROWS: usize = 300;
 
@@ -127,4 +129,21 @@ fn a_worker_whose_device_cannot_be_taken_leaves_the_pool() {
     assert!(failed.to_string().contains("device_error"), "{failed}");
     running.line("nobody is left", |line| line.to_string().contains("no trainer is up"));
     assert!(played.log().contains("could not be taken and is not used any more"), "{}", played.log());
+}
+
+#[test]
+fn a_gang_on_devices_that_loses_a_rank_goes_on_to_the_same_bits() {
+    let Some(played) = Played::new("device: auto, min_world_size: 1") else { return };
+    let longer = ["--set", "training.epochs=6"];
+    let expected = played.run("whole", &longer, &[]).expect(0).last();
+    let arguments = [&["run", "--json", "--id", "lossy", "job.yaml", "--world", "2"][..], &longer].concat();
+    let mut running = Running::start(played.command(&arguments, &[]));
+    running.line("training", |line| line["event"] == "progress" && line["step"].as_u64() >= Some(3));
+    let ranks = children(running.pid(), " rank");
+    assert_eq!(ranks.len(), 2, "{ranks:?}");
+    kill(Pid::from_raw(ranks[1].pid as i32), Signal::SIGKILL).expect("it lives");
+    let ended = running.wait_up_to(2 * PATIENCE).expect(0);
+    assert!(!ended.events("rank_lost").is_empty() && !ended.events("regrouped").is_empty(), "{}", ended.stdout);
+    assert!(ended.events("task_retried").is_empty(), "no checkpoint is read: {}", ended.stdout);
+    assert_eq!(ended.last()["model"], expected["model"]);
 }

@@ -5,9 +5,11 @@ use super::machine::{machine, machines};
 use super::simt::kernels_of;
 use crate::models::{batch, configs, fit, model, part, trainer};
 use kernels::cuda::{Argument, Kernel, Launch, Machine, OPTIMIZER, SOURCES};
+use kernels::dtype::Precision;
 use kernels::nn::ModelConfig;
+use kernels::pool::Pool;
 use kernels::shard::{complete, rows_of, shards_of};
-use kernels::train::{Batch, LossSum, RankBatch, Targets, Trainer};
+use kernels::train::{Batch, LossSum, RankBatch, Targets, TrainConfig, Trainer};
 use kernels::weights::params_blake3;
 use kernels::{Error, ErrorKind, Result};
 use std::collections::BTreeSet;
@@ -72,6 +74,29 @@ fn predictions_and_losses_of_a_device_are_those_of_the_cpu_whatever_the_number_o
             let alone = part(&batch, 0..rows.min(1));
             let (_, first) = device.validate(None, &alone).expect("valid");
             assert_eq!(first, outputs[..first.len()], "a row's bits depend on it alone: {config:?}");
+        }
+    }
+}
+
+#[test]
+fn weights_of_two_bytes_train_as_on_the_cpu() {
+    let Some(machine) = machine() else { return };
+    let config = configs().swap_remove(0);
+    for precision in [Precision::Bf16, Precision::F16] {
+        let trained = |machine: Option<&Arc<dyn Machine>>| {
+            let plan = TrainConfig { precision, logical_shards: SHARDS, ..TrainConfig::default() };
+            let trainer = Trainer::new(model(&config), plan, Arc::new(Pool::new(1))).expect("valid");
+            let mut trainer = match machine {
+                Some(machine) => trainer.on_machine(machine.clone()),
+                None => trainer,
+            };
+            let losses: Vec<f64> = batches(&config).iter().map(|b| trainer.step(b).expect("finite").loss).collect();
+            let rounded = trainer.model().params().iter().flat_map(|(_, values)| values.to_vec());
+            assert!(rounded.into_iter().all(|v| precision.round(v) == v), "{precision:?}");
+            losses
+        };
+        for (got, expected) in trained(Some(&machine)).into_iter().zip(trained(None)) {
+            assert!((got - expected).abs() <= 2e-3 * expected.max(1.0), "{precision:?}: {got} for {expected}");
         }
     }
 }
