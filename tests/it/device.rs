@@ -134,11 +134,12 @@ fn a_worker_whose_device_cannot_be_taken_leaves_the_pool() {
 #[test]
 fn a_gang_on_devices_that_loses_a_rank_goes_on_to_the_same_bits() {
     let Some(played) = Played::new("device: auto, min_world_size: 1") else { return };
-    let longer = ["--set", "training.epochs=6"];
+    // Long enough that the rank is hit in the middle.
+    let longer = ["--set", "training.epochs=40", "--set", "model.hidden_layers=[64, 64]"];
     let expected = played.run("whole", &longer, &[]).expect(0).last();
     let arguments = [&["run", "--json", "--id", "lossy", "job.yaml", "--world", "2"][..], &longer].concat();
     let mut running = Running::start(played.command(&arguments, &[]));
-    running.line("training", |line| line["event"] == "progress" && line["step"].as_u64() >= Some(3));
+    running.line("an epoch", |line| line["event"] == "metric" && line["epoch"] == 1);
     let ranks = children(running.pid(), " rank");
     assert_eq!(ranks.len(), 2, "{ranks:?}");
     kill(Pid::from_raw(ranks[1].pid as i32), Signal::SIGKILL).expect("it lives");

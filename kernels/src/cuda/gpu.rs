@@ -38,6 +38,8 @@ pub struct Gpu {
     driver: (i32, i32),
     /// Whether memory comes from the driver's pool, in the stream's order.
     pooled: bool,
+    /// Whether the device tells how far it is; some that are shared between virtual machines cannot.
+    tells: bool,
     compiler: Compiler,
     cache: Cache,
     warn: fn(&str),
@@ -211,6 +213,12 @@ impl Gpu {
             keep_memory(ordinal, device)?;
         }
         let (stages, progress) = (Stages::new(ordinal)?, Progress::new(ordinal)?);
+        // SAFETY: page-locked memory that the device may write.
+        let told = unsafe { cu::cuStreamWriteValue32_v2(stream, progress.address, 0, 0) };
+        let tells = told != cu::CUresult::CUDA_ERROR_NOT_SUPPORTED;
+        if tells {
+            check(ordinal, "cuStreamWriteValue32", told)?;
+        }
         Ok(Gpu {
             ordinal,
             name,
@@ -220,6 +228,7 @@ impl Gpu {
             arch,
             driver,
             pooled,
+            tells,
             compiler,
             cache,
             warn,
@@ -259,7 +268,8 @@ impl Gpu {
         if status == cu::CUresult::CUDA_SUCCESS {
             return Ok(());
         }
-        let (op, of) = match lock(&self.progress).first_unfinished() {
+        let unfinished = if self.tells { lock(&self.progress).first_unfinished() } else { None };
+        let (op, of) = match unfinished {
             Some((op, kernel)) => (op, format!(" in {kernel}")),
             None => (op, String::new()),
         };
@@ -507,6 +517,9 @@ impl Machine for Gpu {
             cu::cuLaunchKernel(function, gx, gy, gz, bx, by, bz, shared, self.stream, pointers.as_mut_ptr(), none)
         };
         self.done(op, "cuLaunchKernel", status)?;
+        if !self.tells {
+            return Ok(());
+        }
         // SAFETY: page-locked memory that the device may write.
         let status = unsafe { cu::cuStreamWriteValue32_v2(self.stream, address, number, 0) };
         self.done(op, "cuStreamWriteValue32", status)

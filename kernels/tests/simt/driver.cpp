@@ -4,7 +4,8 @@
 // matter. For tests of everything around the kernels: it says nothing of a device.
 //
 // What it plays is set by the environment: SIMT_DRIVER (13000), SIMT_DEVICES (1), SIMT_CAPABILITY (90), SIMT_MEMORY (bytes,
-// 8 GiB), SIMT_BUSY (set: the device is another's), SIMT_FAIL (name:n: the n-th start of that kernel, from 1, fails, and so
+// 8 GiB), SIMT_BUSY (set: the device is another's), SIMT_SILENT (set: it does not tell how
+// far it is), SIMT_FAIL (name:n: the n-th start of that kernel, from 1, fails, and so
 // does everything after it; name may be "*").
 #include <array>
 #include <cstdint>
@@ -22,7 +23,7 @@
 
 extern "C" {
 typedef int CUresult;
-enum : CUresult { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, UNAVAILABLE = 46, INVALID_DEVICE = 101, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719 };
+enum : CUresult { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, UNAVAILABLE = 46, INVALID_DEVICE = 101, NOT_FOUND = 500, NOT_SUPPORTED = 801, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719 };
 }
 
 namespace {
@@ -201,6 +202,7 @@ CUresult cuMemsetD8Async(uint64_t at, unsigned char value, size_t bytes, void*) 
 }
 CUresult cuStreamWriteValue32_v2(void*, uint64_t at, unsigned value, unsigned) {
   LOCKED;
+  if (*text("SIMT_SILENT", "")) return NOT_SUPPORTED;
   return enqueue([=] { __atomic_store_n(reinterpret_cast<unsigned*>(at), value, __ATOMIC_RELEASE); });
 }
 CUresult cuLaunchKernel(void* of, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void*, void** arguments, void**) {

@@ -115,6 +115,19 @@ fn a_failure_on_the_device_names_the_operation_and_stays() {
 }
 
 #[test]
+fn a_device_that_does_not_tell_how_far_it_is_trains_all_the_same() {
+    let Some(environment) = environment() else {
+        return apart(
+            "a_device_that_does_not_tell_how_far_it_is_trains_all_the_same",
+            &[("SIMT_SILENT", "1"), ("SIMT_FAIL", "attention_forward_32:2")],
+        );
+    };
+    let error = train(open(&environment).expect("opens")).expect_err("fails").to_string();
+    assert!(error.contains("an illegal memory access") && error.contains("told by cu"), "{error}");
+    assert!(!error.contains("attention_forward_32"), "nobody told: {error}");
+}
+
+#[test]
 fn memory_that_is_not_there_is_told_with_what_would_fit() {
     let Some(environment) = environment() else {
         return apart("memory_that_is_not_there_is_told_with_what_would_fit", &[("SIMT_MEMORY", "300000")]);
