@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use kernels::cuda::{Arch, Cache, Compiler, CudaEnvironment, CudaReport, Gpu, Machine, probe};
 use kernels::{Error, ErrorKind};
-use messages::error::{Class, Code};
+use messages::error::Code;
 use messages::{UnixMs, WireError, worker};
 
 /// Where this process looks for CUDA's libraries: `WITHIN_CUDA_LIBRARIES`, then as the loader does, then in wheels of the
@@ -195,7 +195,7 @@ pub(crate) fn open(ordinal: u32, cubins: &Path) -> Result<Arc<dyn Machine>, Wire
 pub(crate) fn device_error(error: &Error) -> WireError {
     match error.kind() {
         ErrorKind::OutOfMemory => WireError::new(Code::OutOfMemory, error.to_string()),
-        _ => WireError::new(Code::DeviceError, error.to_string()).with_class(Class::Device),
+        _ => WireError::new(Code::DeviceError, error.to_string()),
     }
 }
 
@@ -203,6 +203,7 @@ pub(crate) fn device_error(error: &Error) -> WireError {
 mod tests {
     use super::*;
     use kernels::cuda::CudaDevice;
+    use messages::error::Class;
 
     fn report(kinds: &[&str]) -> CudaReport {
         let device = |(ordinal, kind): (usize, &&str)| CudaDevice {

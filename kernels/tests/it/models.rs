@@ -183,6 +183,28 @@ pub fn trainer(config: &ModelConfig, shards: usize, threads: usize) -> Trainer {
     Trainer::new(model(config), plan, Arc::new(Pool::new(threads))).expect("valid")
 }
 
+/// A step of some ranks, each on its shards of the batch; its loss, which is the same on each.
+pub fn step_together(ranks: &mut [Trainer], batch: &Batch, shards: usize) -> f64 {
+    let (mut nodes, mut losses) = (Vec::new(), vec![LossSum::default(); shards]);
+    let world = ranks.len();
+    for (rank, trainer) in ranks.iter_mut().enumerate() {
+        let held = shards_of(rank, world, shards);
+        let rows = rows_of(held.start, shards, batch.rows).start..rows_of(held.end - 1, shards, batch.rows).end;
+        let own = part(batch, rows);
+        let partial = trainer.partial(&RankBatch { batch: &own, global_rows: batch.rows, held }).expect("valid");
+        nodes.extend(partial.nodes);
+        partial.losses.iter().for_each(|(shard, loss)| losses[*shard] = *loss);
+    }
+    let root = complete(nodes, shards).expect("the ranks cover the tree");
+    let apply = |trainer: &mut Trainer| {
+        trainer.accumulate_root(&root, &losses).expect("valid");
+        trainer.apply().expect("finite").loss
+    };
+    let found: Vec<f64> = ranks.iter_mut().map(apply).collect();
+    assert!(found.iter().all(|loss| *loss == found[0]), "{found:?}");
+    found[0]
+}
+
 #[test]
 fn threads_and_worlds_agree_to_the_last_bit() {
     const SHARDS: usize = 4;
@@ -196,24 +218,7 @@ fn threads_and_worlds_agree_to_the_last_bit() {
         }
         for world in [2, 3] {
             let mut ranks: Vec<Trainer> = (0..world).map(|_| trainer(&config, SHARDS, 1)).collect();
-            let mut found = Vec::new();
-            for batch in &batches {
-                let (mut nodes, mut losses) = (Vec::new(), vec![LossSum::default(); SHARDS]);
-                for (rank, trainer) in ranks.iter_mut().enumerate() {
-                    let held = shards_of(rank, world, SHARDS);
-                    let rows = rows_of(held.start, SHARDS, 19).start..rows_of(held.end - 1, SHARDS, 19).end;
-                    let own = part(batch, rows);
-                    let partial = trainer.partial(&RankBatch { batch: &own, global_rows: 19, held }).expect("valid");
-                    nodes.extend(partial.nodes);
-                    partial.losses.iter().for_each(|(shard, loss)| losses[*shard] = *loss);
-                }
-                let root = complete(nodes, SHARDS).expect("the ranks cover the tree");
-                for trainer in &mut ranks {
-                    trainer.accumulate_root(&root, &losses).expect("valid");
-                    found.push(trainer.apply().expect("finite").loss);
-                }
-            }
-            let losses = found.into_iter().step_by(world).collect();
+            let losses = batches.iter().map(|batch| step_together(&mut ranks, batch, SHARDS)).collect();
             seen.push((losses, params_blake3(ranks[0].model())));
         }
         assert!(seen.iter().all(|one| *one == seen[0]), "{config:?}: {seen:?}");

@@ -289,7 +289,7 @@ pub fn step_error(error: &kernels::Error, step: u64, (epoch, batch): (u32, u64))
         ErrorKind::OutOfMemory => WireError::new(Code::OutOfMemory, format!("{place}: {error}"))
             .with_hint("lower training.batch_size or the model's size"),
         ErrorKind::Device | ErrorKind::Library | ErrorKind::Compile => {
-            WireError::new(Code::DeviceError, format!("{place}: {error}")).with_class(Class::Device)
+            WireError::new(Code::DeviceError, format!("{place}: {error}"))
         }
         // A target or weight that the loss does not take is the data's fault.
         ErrorKind::Value => WireError::new(Code::TrainingError, format!("{place}: {error}")).with_class(Class::Data),

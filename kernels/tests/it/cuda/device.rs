@@ -3,13 +3,12 @@
 
 use super::machine::{machine, machines};
 use super::simt::kernels_of;
-use crate::models::{batch, configs, fit, model, part, trainer};
+use crate::models::{batch, configs, fit, model, part, step_together, trainer};
 use kernels::cuda::{Argument, Kernel, Launch, Machine, OPTIMIZER, SOURCES};
 use kernels::dtype::Precision;
 use kernels::nn::ModelConfig;
 use kernels::pool::Pool;
-use kernels::shard::{complete, rows_of, shards_of};
-use kernels::train::{Batch, LossSum, RankBatch, Targets, TrainConfig, Trainer};
+use kernels::train::{Batch, RankBatch, Targets, TrainConfig, Trainer};
 use kernels::weights::params_blake3;
 use kernels::{Error, ErrorKind, Result};
 use std::collections::BTreeSet;
@@ -112,20 +111,7 @@ fn worlds_agree_to_the_last_bit() {
         for world in [2, 3] {
             let mut ranks: Vec<Trainer> = (0..world).map(|_| on(&machine, &config)).collect();
             for batch in &batches {
-                let (mut nodes, mut losses) = (Vec::new(), vec![LossSum::default(); SHARDS]);
-                for (rank, trainer) in ranks.iter_mut().enumerate() {
-                    let held = shards_of(rank, world, SHARDS);
-                    let rows = rows_of(held.start, SHARDS, 19).start..rows_of(held.end - 1, SHARDS, 19).end;
-                    let own = part(batch, rows);
-                    let partial = trainer.partial(&RankBatch { batch: &own, global_rows: 19, held }).expect("valid");
-                    nodes.extend(partial.nodes);
-                    partial.losses.iter().for_each(|(shard, loss)| losses[*shard] = *loss);
-                }
-                let root = complete(nodes, SHARDS).expect("the ranks cover the tree");
-                for trainer in &mut ranks {
-                    trainer.accumulate_root(&root, &losses).expect("valid");
-                    trainer.apply().expect("finite");
-                }
+                step_together(&mut ranks, batch, SHARDS);
             }
             for trainer in &ranks {
                 assert_eq!(params_blake3(trainer.model()), expected, "{world} ranks of {config:?}");
@@ -228,8 +214,8 @@ fn a_device_that_fails_anywhere_in_a_step_ends_it_and_changes_no_weight() {
 }
 
 #[test]
-fn every_kernel_is_started_by_some_test_of_operations() {
-    // Those of the optimizer have tests of their own; what is left is what operations start.
+fn every_kernel_is_named_by_what_starts_it() {
+    // But those of the optimizer, whose steps are still the CPU's.
     let known: BTreeSet<String> =
         SOURCES.iter().filter(|source| **source != OPTIMIZER).flat_map(|source| kernels_of(source.text)).collect();
     let named: BTreeSet<String> = [
