@@ -40,6 +40,11 @@ impl Played {
         sandbox.write("t.csv", table(ROWS));
         let more = format!("resources: {{{resources}}}\nlimits: {{max_attempts: 1}}\n");
         sandbox.write("job.yaml", spec("t.csv", 2, &more));
+        // Kernels are compiled once for all of these tests, as for all processes of a machine.
+        let shared = libraries.0.join("cubins");
+        std::fs::create_dir_all(&shared).expect("a folder");
+        std::fs::create_dir_all(sandbox.home()).expect("a home");
+        std::os::unix::fs::symlink(shared, sandbox.home().join("cubins")).expect("a link");
         Some(Self { sandbox, libraries })
     }
 
@@ -63,7 +68,10 @@ impl Played {
 #[test]
 fn a_job_trains_on_a_device_with_the_same_bits_for_any_number_of_ranks() {
     let Some(played) = Played::new("device: auto") else { return };
+    // As on a new machine: the worker compiles the kernels before it offers its slots.
+    std::fs::remove_file(played.sandbox.home().join("cubins")).expect("there");
     let one = played.run("one", &[], &[]).expect(0).last();
+    assert!(played.log().contains("files of kernels for sm_90"), "{}", played.log());
     assert!(played.log().contains("trains on cuda:0 (played device) (sm_90)"), "{}", played.log());
     let two = played.run("two", &["--world", "2"], &[("SIMT_DEVICES", "2")]).expect(0).last();
     assert!(played.log().contains("trains on cuda:1 (played device) (sm_90)"), "{}", played.log());

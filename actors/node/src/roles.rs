@@ -85,7 +85,7 @@ pub fn settings(config: &Config, link: &crate::server::Link) -> Result<Settings,
         },
         threads: config.threads,
         collective_tls: config.collective_tls,
-        devices: crate::environment::devices(config)?.ordinals,
+        devices: crate::environment::devices(config)?,
         cubins: config.home.join("cubins"),
     };
     let mut notifier = notifier::Config::default();

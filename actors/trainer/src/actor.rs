@@ -35,10 +35,21 @@ const SIGNAL_CAPACITY: usize = 16;
 
 /// What reaches the actor.
 pub(crate) enum Msg {
-    Offer { offer: Box<Offer>, trace: Option<TraceParent>, answer: oneshot::Sender<OfferAnswer> },
+    Offer {
+        offer: Box<Offer>,
+        trace: Option<TraceParent>,
+        answer: oneshot::Sender<OfferAnswer>,
+    },
     Control(Box<Control>),
-    Heard { key: GangKey, heard: Heard },
-    Reported { key: GangKey },
+    Heard {
+        key: GangKey,
+        heard: Heard,
+    },
+    Reported {
+        key: GangKey,
+    },
+    /// The kernels for the worker's devices are compiled: ranks may be placed here.
+    Compiled,
     Tick,
     Drain,
 }
@@ -107,8 +118,12 @@ impl Actor for Trainer {
     ) -> Result<Running, ActorProcessingErr> {
         let identity = env.identity.clone();
         let spares = Spares::new(config.slots);
-        let seats = Arc::new(Mutex::new(Seats::new(config.devices.clone())));
-        let state = State::new(&identity.host, &identity.fingerprint, config.slots, *env.bus.timings());
+        let seats = Arc::new(Mutex::new(Seats::new(config.devices.ordinals.clone())));
+        let slots = if config.devices.ordinals.is_empty() { config.slots } else { 0 };
+        let state = State::new(&identity.host, &identity.fingerprint, slots, *env.bus.timings());
+        if slots < config.slots {
+            compile(&me, &config)?;
+        }
         let (pulse, pulses) = watch::channel(pulse_of(&state));
         let sources = sources(&env, &me).await?;
         let (heartbeats, beat) = heartbeat::spawn(&env, Role::Trainer, move || pulses.borrow().clone());
@@ -165,6 +180,10 @@ impl Actor for Trainer {
                 state.on_reported(&key);
                 Vec::new()
             }
+            Msg::Compiled => {
+                state.set_slots(running.config.slots);
+                Vec::new()
+            }
             Msg::Tick => {
                 running.spares.prune();
                 state.on_tick(now)
@@ -186,6 +205,17 @@ impl Actor for Trainer {
         running.heartbeats.abort();
         Ok(())
     }
+}
+
+/// Compiles the kernels on a thread of its own, whose end the process does not wait for.
+fn compile(me: &ActorRef<Msg>, config: &Config) -> std::io::Result<()> {
+    let (me, devices, cubins) = (me.clone(), config.devices.clone(), config.cubins.clone());
+    let work = move || {
+        crate::device::compile(&devices, &cubins);
+        // The role may have ended meanwhile.
+        me.cast(Msg::Compiled).ok();
+    };
+    std::thread::Builder::new().name("kernels".into()).spawn(work).map(drop)
 }
 
 fn pulse_of(state: &State) -> Pulse {
@@ -236,7 +266,7 @@ impl Running {
                     joining,
                     threads: self.config.threads_per_rank(),
                     device: seat.map(|(_, ordinal)| ordinal),
-                    devices: self.config.devices.clone(),
+                    devices: self.config.devices.ordinals.clone(),
                     cubins: self.config.cubins.clone(),
                     collective_tls: self.config.collective_tls,
                     worker: self.env.identity.worker.clone(),

@@ -9,6 +9,7 @@ use kernels::cuda::{Arch, Cache, Compiler, CudaEnvironment, CudaReport, Gpu, Mac
 use kernels::{Error, ErrorKind};
 use messages::error::Code;
 use messages::{UnixMs, WireError, worker};
+use tracing::warn;
 
 /// Where this process looks for CUDA's libraries: `WITHIN_CUDA_LIBRARIES`, then as the loader does, then in wheels of the
 /// Python environments of `WITHIN_SITE_PACKAGES`.
@@ -167,6 +168,26 @@ pub(crate) fn chosen(device: &str, given: Option<u32>, all: &[u32]) -> Result<Op
     }
 }
 
+/// Compiles what ranks will run, unless it lies in `cubins`: a rank has only so long to join. What goes wrong here is told
+/// by the rank that takes the device.
+pub(crate) fn compile(devices: &Devices, cubins: &Path) {
+    let begun: UnixMs = bus::now_ms();
+    let kind = devices.kind.as_ref().and_then(|kind| kind.parse::<Arch>().ok());
+    let (Some(ordinal), Some(arch)) = (devices.ordinals.first(), kind) else { return };
+    let compiled =
+        kernels::cuda::compile_all(*ordinal, arch, &environment(), &Cache::new(cubins), |warning| warn!("{warning}"));
+    match compiled {
+        Ok(0) => {}
+        Ok(files) => {
+            tracing::info!(
+                "compiled {files} files of kernels for {arch} in {} ms, once for this machine",
+                bus::now_ms() - begun
+            );
+        }
+        Err(error) => warn!("kernels for {arch} are not compiled: {error}"),
+    }
+}
+
 /// This process could not take its device.
 static LOST: AtomicBool = AtomicBool::new(false);
 
@@ -181,7 +202,7 @@ pub(crate) fn is_lost() -> bool {
 /// As the coordinator gets them: of class `device`.
 pub(crate) fn open(ordinal: u32, cubins: &Path) -> Result<Arc<dyn Machine>, WireError> {
     let begun: UnixMs = bus::now_ms();
-    let opened = Gpu::open(ordinal, &environment(), Cache::new(cubins), |warning| tracing::warn!("{warning}"));
+    let opened = Gpu::open(ordinal, &environment(), Cache::new(cubins), |warning| warn!("{warning}"));
     let gpu = opened.and_then(|gpu| gpu.prepare().map(|()| gpu)).map_err(|error| {
         // Where it is memory that lacks, another will have used it up.
         LOST.store(error.kind() != ErrorKind::OutOfMemory, Ordering::Relaxed);

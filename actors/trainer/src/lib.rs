@@ -42,8 +42,8 @@ pub struct Config {
     pub connection: Connection,
     /// Compute threads of a rank; 0: its share of the machine.
     pub threads: u32,
-    /// CUDA devices of this worker, by their numbers; none: ranks compute on the CPU.
-    pub devices: Vec<u32>,
+    /// CUDA devices of this worker; none: ranks compute on the CPU.
+    pub devices: device::Devices,
     /// Where compiled kernels are kept.
     pub cubins: PathBuf,
     /// Ranks exchange sums and states through TLS 1.3. All workers of a gang do, or none.

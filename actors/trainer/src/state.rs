@@ -180,6 +180,11 @@ impl State {
         self.slots
     }
 
+    /// The worker can hold this many ranks from now on, unless it drains.
+    pub fn set_slots(&mut self, slots: u32) {
+        self.slots = slots;
+    }
+
     pub fn slots_free(&self) -> u32 {
         let used: u32 = self.reserved.values().map(|r| r.slots).sum::<u32>()
             + self.running.values().map(|g| g.ranks.len() as u32).sum::<u32>();

@@ -4,7 +4,6 @@
 use std::ffi::CString;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Mutex;
 
 use cudarc::nvrtc::{result, sys};
 
@@ -86,8 +85,6 @@ pub struct Resources {
 pub struct Compiler {
     version: (i32, i32),
     found: String,
-    /// One program at a time: a machine has better to do than compile the same kernels twice.
-    busy: Mutex<()>,
 }
 
 impl Compiler {
@@ -109,7 +106,7 @@ impl Compiler {
             let error = format!("{found} is of version {major}.{minor}, at least {}.{} is needed", OLDEST.0, OLDEST.1);
             return Err(Error::Library { library: "nvrtc", error, sought: Vec::new() });
         }
-        Ok(Compiler { version: (major, minor), found, busy: Mutex::new(()) })
+        Ok(Compiler { version: (major, minor), found })
     }
 
     /// Such as 13.0.
@@ -136,7 +133,6 @@ impl Compiler {
     /// # Errors
     /// [`Error::Compile`] with file, line and the compiler's words; [`Error::Library`] where the compiler itself fails.
     pub fn compile(&self, source: Source, arch: Arch) -> Result<Compiled> {
-        let _one = self.busy.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let failed = |error: result::NvrtcError| Error::Library {
             library: "nvrtc",
             error: format!("{}: {error}", self.found),

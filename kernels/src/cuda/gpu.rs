@@ -16,13 +16,15 @@ use std::collections::{HashMap, VecDeque};
 use std::ffi::{CStr, CString, c_void};
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The oldest kind of device that kernels are written for, and the oldest that the newest compilers still know.
 const OLDEST: Arch = Arch::new(7, 0);
 /// Page-locked memory of one half of the copies' buffer, in bytes.
 const STAGE: usize = 8 << 20;
+/// Most threads that compile at once.
+const COMPILERS: usize = 8;
 /// Operations whose names are kept until the device has done them.
 const NAMES: usize = 4_096;
 
@@ -142,6 +144,61 @@ fn fits(ordinal: u32, driver: (i32, i32), compiler: (i32, i32), found: &str) -> 
     Err(opening(ordinal, what))
 }
 
+/// The driver's version, and a compiler whose code it runs.
+fn libraries(ordinal: u32, environment: &CudaEnvironment) -> Result<((i32, i32), Compiler)> {
+    let found = probe::require("cuda", environment)?;
+    // SAFETY: a library of that name has just been opened, and stays so.
+    if !unsafe { cu::is_culib_present() } {
+        let error = format!("{found} was opened, and yet the driver is not to be found under any of its names");
+        return Err(Error::Library { library: "cuda", error, sought: Vec::new() });
+    }
+    let mut version = 0;
+    // SAFETY: the pointer is valid for the call, which needs no initialization.
+    check(ordinal, "cuDriverGetVersion", unsafe { cu::cuDriverGetVersion(&raw mut version) })?;
+    let driver = (version / 1_000, version % 1_000 / 10);
+    let compiler = Compiler::load(environment)?;
+    fits(ordinal, driver, compiler.version(), compiler.path())?;
+    Ok((driver, compiler))
+}
+
+/// How the cache's entries name a driver.
+fn version_name((major, minor): (i32, i32)) -> String {
+    format!("{major}.{minor}")
+}
+
+/// Sees to it that the code of every kernel for device `ordinal`, of the kind `arch`, lies in the cache, by several
+/// threads; how many files were compiled. The device itself is not touched.
+///
+/// # Errors
+/// As [`Gpu::open`], and [`Error::Compile`].
+pub fn compile_all(
+    ordinal: u32,
+    arch: Arch,
+    environment: &CudaEnvironment,
+    cache: &Cache,
+    warn: fn(&str),
+) -> Result<usize> {
+    let (driver, compiler) = libraries(ordinal, environment)?;
+    let (driver, next, compiled) = (version_name(driver), AtomicUsize::new(0), AtomicUsize::new(0));
+    let work = || -> Result<()> {
+        while let Some(source) = super::SOURCES.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let loaded = cache.load(&compiler, *source, arch, &driver)?;
+            compiled.fetch_add(usize::from(!loaded.cached), Ordering::Relaxed);
+            if let Some(warning) = &loaded.warning {
+                warn(warning);
+            }
+        }
+        Ok(())
+    };
+    let threads = crate::pool::available_threads().min(COMPILERS);
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let own = work();
+        others.into_iter().fold(own, |all, other| all.and(other.join().expect("invariant: compiling does not panic")))
+    })?;
+    Ok(compiled.into_inner())
+}
+
 /// Whether kernels run on this kind of device, with this compiler.
 fn serves(ordinal: u32, name: &str, arch: Arch, compiler: (i32, i32)) -> Result<()> {
     let least = if compiler.0 >= 13 { Arch::new(7, 5) } else { OLDEST };
@@ -164,18 +221,7 @@ impl Gpu {
     /// [`Error::Library`] where the driver or NVRTC is missing: which one, and where it was sought. [`Error::Device`]
     /// where there is no such device, where it is busy, or too old, or its driver is.
     pub fn open(ordinal: u32, environment: &CudaEnvironment, cache: Cache, warn: fn(&str)) -> Result<Gpu> {
-        let found = probe::require("cuda", environment)?;
-        // SAFETY: a library of that name has just been opened, and stays so.
-        if !unsafe { cu::is_culib_present() } {
-            let error = format!("{found} was opened, and yet the driver is not to be found under any of its names");
-            return Err(Error::Library { library: "cuda", error, sought: Vec::new() });
-        }
-        let mut version = 0;
-        // SAFETY: the pointer is valid for the call, which needs no initialization.
-        check(ordinal, "cuDriverGetVersion", unsafe { cu::cuDriverGetVersion(&raw mut version) })?;
-        let driver = (version / 1_000, version % 1_000 / 10);
-        let compiler = Compiler::load(environment)?;
-        fits(ordinal, driver, compiler.version(), compiler.path())?;
+        let (driver, compiler) = libraries(ordinal, environment)?;
         // SAFETY: no flags are defined but 0.
         check(ordinal, "cuInit", unsafe { cu::cuInit(0) })?;
         let mut count = 0;
@@ -293,7 +339,7 @@ impl Gpu {
         if functions.contains_key(source.file) {
             return Ok(None);
         }
-        let driver = format!("{}.{}", self.driver.0, self.driver.1);
+        let driver = version_name(self.driver);
         let loaded = self.cache.load(&self.compiler, source, self.arch, &driver)?;
         if let Some(warning) = &loaded.warning {
             (self.warn)(warning);

@@ -14,7 +14,7 @@ pub mod product;
 
 pub use cache::{Cache, Loaded};
 pub use compile::{Arch, Compiled, Compiler, Resources, Source};
-pub use gpu::Gpu;
+pub use gpu::{Gpu, compile_all};
 pub use launch::Launch;
 pub use machine::{Argument, Kernel, Machine};
 pub use probe::{CudaDevice, CudaEnvironment, CudaReport, LibraryReport, probe};

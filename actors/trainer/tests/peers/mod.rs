@@ -330,7 +330,7 @@ async fn start_worker(
     };
     let me = std::env::current_exe().expect("own path").to_str().expect("text").to_owned();
     let config = within_trainer::Config {
-        devices: Vec::new(),
+        devices: within_trainer::device::Devices::default(),
         cubins: std::path::PathBuf::new(),
         slots: 2,
         rank_command: vec![me, "rank".into()],
