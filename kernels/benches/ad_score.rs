@@ -160,7 +160,7 @@ fn train(figures: &mut Figures, rows: &Rows, threads: usize, shards: usize, epoc
         "blake3": kernels::weights::params_blake3(trainer.model()),
     });
     figures.line(line);
-    trainer.into_model()
+    trainer.into_model().expect("settles")
 }
 
 fn infer(figures: &mut Figures, rows: &Rows, model: &Model, threads: usize, size: usize, calls: usize) {

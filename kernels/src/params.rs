@@ -68,6 +68,8 @@ pub struct ParamStore {
     values: AlignedBuf,
     packed: AlignedBuf,
     version: u64,
+    /// A device has newer values.
+    elsewhere: bool,
 }
 
 /// A number that no other state of any parameters has had in this process.
@@ -109,8 +111,18 @@ impl ParamBuilder {
     /// The store, all zero.
     pub fn build(self) -> Result<ParamStore> {
         let (values, packed) = (AlignedBuf::zeroed(self.flat)?, AlignedBuf::zeroed(self.packed)?);
-        Ok(ParamStore { entries: self.entries, values, packed, version: next_version() })
+        Ok(ParamStore { entries: self.entries, values, packed, version: next_version(), elsewhere: false })
     }
+}
+
+/// Norms' running averages, each with the place of its count of rows.
+pub(crate) fn statistics(entries: &[Param]) -> impl Iterator<Item = (&[Param], usize)> {
+    let is_count = |e: &Param| e.is_statistic() && e.shape == [1] && e.name.ends_with(ROWS_SEEN);
+    let counts = entries.iter().enumerate().filter(move |(_, entry)| is_count(entry));
+    counts.map(|(group, count)| {
+        let begin = (0..group).rev().find(|&i| !entries[i].is_statistic()).map_or(0, |i| i + 1);
+        (&entries[begin..group], count.range.start)
+    })
 }
 
 impl ParamStore {
@@ -131,7 +143,17 @@ impl ParamStore {
 
     /// In canonical order: each parameter and its values.
     pub fn iter(&self) -> impl Iterator<Item = (&Param, &[f32])> {
+        self.assert_here();
         self.entries.iter().map(|p| (p, &self.values[p.range.clone()]))
+    }
+
+    /// In canonical order, wherever the values are.
+    pub fn entries(&self) -> &[Param] {
+        &self.entries
+    }
+
+    fn assert_here(&self) {
+        assert!(!self.elsewhere, "invariant: parameters are brought to the host before they are looked at");
     }
 
     /// The parameter itself.
@@ -141,6 +163,7 @@ impl ParamStore {
 
     /// Values of one parameter.
     pub fn values(&self, id: ParamId) -> &[f32] {
+        self.assert_here();
         &self.values[self.entries[id.0].range.clone()]
     }
 
@@ -180,15 +203,9 @@ impl ParamStore {
     /// part of the gradient: see [`Layout::Statistic`].
     pub fn absorb_statistics(&mut self, gradient: &mut [f32], momentum: f32) {
         self.version = next_version();
-        for group in 0..self.entries.len() {
-            let is_count = |e: &Param| e.layout == Layout::Statistic && e.shape == [1] && e.name.ends_with(ROWS_SEEN);
-            if !is_count(&self.entries[group]) {
-                continue;
-            }
-            let rows = gradient[self.entries[group].range.start];
-            let begin = (0..group).rev().find(|&i| self.entries[i].layout != Layout::Statistic).map_or(0, |i| i + 1);
-            for entry in &self.entries[begin..group] {
-                let range = entry.range.clone();
+        for (averages, count) in statistics(&self.entries) {
+            let rows = gradient[count];
+            for range in averages.iter().map(|entry| entry.range.clone()) {
                 if rows > 0.0 {
                     let seen = gradient[range.clone()].iter();
                     let pairs = self.values[range.clone()].iter_mut().zip(seen);
@@ -196,14 +213,14 @@ impl ParamStore {
                 }
                 gradient[range].fill(0.0);
             }
-            let range = self.entries[group].range.clone();
-            self.values[range.start] += rows;
-            gradient[range].fill(0.0);
+            self.values[count] += rows;
+            gradient[count] = 0.0;
         }
     }
 
     /// All values in the flat layout, gaps included.
     pub(crate) fn flat(&self) -> &[f32] {
+        self.assert_here();
         &self.values
     }
 
@@ -214,10 +231,20 @@ impl ParamStore {
         }
     }
 
+    /// The values are elsewhere, and newer, until [`ParamStore::set_exact`] or [`ParamStore::set_flat`] brings them.
+    pub(crate) fn set_elsewhere(&mut self) {
+        (self.version, self.elsewhere) = (next_version(), true);
+    }
+
+    /// Replaces all values by those of a flat run.
+    pub(crate) fn set_exact(&mut self, values: &[f32]) {
+        self.set_flat(values, Precision::F32);
+    }
+
     /// Replaces all values by those of a flat run, rounded where they are trained.
     pub(crate) fn set_flat(&mut self, values: &[f32], precision: Precision) {
         assert_eq!(values.len(), self.values.len(), "invariant: one layout");
-        self.version = next_version();
+        (self.version, self.elsewhere) = (next_version(), false);
         precision.round_to(values, &mut self.values);
         for entry in self.entries.iter().filter(|e| e.is_statistic()) {
             self.values[entry.range.clone()].copy_from_slice(&values[entry.range.clone()]);
@@ -232,6 +259,7 @@ impl ParamStore {
 
     /// The packed form of a product's weight.
     pub(crate) fn packed(&self, id: ParamId) -> &[f32] {
+        self.assert_here();
         let range = self.entries[id.0].packed.clone().expect("invariant: the weight of a product is packed");
         &self.packed[range]
     }

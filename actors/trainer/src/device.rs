@@ -212,6 +212,14 @@ pub(crate) fn open(ordinal: u32, cubins: &Path) -> Result<Arc<dyn Machine>, Wire
     Ok(Arc::new(gpu))
 }
 
+/// What goes wrong beside the steps of a training, as it goes to the coordinator: a device's errors as those.
+pub(crate) fn training_error(error: &Error) -> WireError {
+    match error.kind() {
+        ErrorKind::Device | ErrorKind::OutOfMemory => device_error(error),
+        _ => WireError::new(Code::TrainingError, error.to_string()),
+    }
+}
+
 /// An error of a device as it goes to the coordinator.
 pub(crate) fn device_error(error: &Error) -> WireError {
     match error.kind() {

@@ -2,6 +2,7 @@
 
 pub mod clip;
 pub mod config;
+pub(crate) mod device;
 pub mod optimizer;
 pub mod schedule;
 

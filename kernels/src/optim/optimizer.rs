@@ -16,17 +16,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A block of one parameter.
 #[derive(Clone, Debug)]
-struct Block {
-    param: usize,
-    setting: usize,
-    range: Range<usize>,
+pub(super) struct Block {
+    pub param: usize,
+    pub setting: usize,
+    pub range: Range<usize>,
     /// A running average: no step is taken, nothing is rounded.
-    statistic: bool,
+    pub statistic: bool,
 }
 
 /// How some parameters are treated.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Setting {
+pub(super) struct Setting {
     multiplier: f64,
     decay: f64,
 }
@@ -57,28 +57,30 @@ pub struct StepGradient<'a> {
 pub struct Optimizer {
     config: OptimizerConfig,
     ema: Option<EmaConfig>,
-    precision: Precision,
+    pub(super) precision: Precision,
     /// Adam, LAMB: first moments; SGD: momentum.
-    first: AlignedBuf,
+    pub(super) first: AlignedBuf,
     /// Adam, LAMB: second moments; SGD: empty.
-    second: AlignedBuf,
+    pub(super) second: AlignedBuf,
     /// The weights in f32, where the store's are rounded; else empty.
-    master: AlignedBuf,
+    pub(super) master: AlignedBuf,
     /// Averages of the weights, if wanted; else empty.
-    averages: AlignedBuf,
-    steps: u64,
-    blocks: Vec<Block>,
-    settings: Vec<Setting>,
+    pub(super) averages: AlignedBuf,
+    pub(super) steps: u64,
+    pub(super) blocks: Vec<Block>,
+    pub(super) settings: Vec<Setting>,
     /// Per setting, for the step at hand.
-    rules: Vec<Rule>,
+    pub(super) rules: Vec<Rule>,
     /// LAMB: per block the sums of squares of weights and direction, then per parameter the trust ratio.
-    squares: Vec<[AtomicU64; 2]>,
-    trust: Vec<f32>,
+    pub(super) squares: Vec<[AtomicU64; 2]>,
+    pub(super) trust: Vec<f32>,
+    /// A device has a newer state.
+    pub(super) stale: bool,
 }
 
 /// The numbers of a step for one setting.
 #[derive(Clone, Copy, Debug)]
-enum Rule {
+pub(super) enum Rule {
     Adam(AdamStep),
     Sgd(SgdStep),
     Lamb { step: LambStep, rate: f32 },
@@ -122,6 +124,7 @@ impl Optimizer {
             master: AlignedBuf::zeroed(size(extras.precision != Precision::F32))?,
             averages: AlignedBuf::zeroed(size(extras.ema.is_some()))?,
             steps: 0,
+            stale: false,
             rules: Vec::with_capacity(settings.len()),
             settings,
             squares: if lamb { blocks.iter().map(|_| Default::default()).collect() } else { Vec::new() },
@@ -145,17 +148,39 @@ impl Optimizer {
 
     /// Moments in the layout of the parameter store: (first or momentum, second or empty).
     pub fn moments(&self) -> (&[f32], &[f32]) {
+        self.assert_here();
         (&self.first, &self.second)
     }
 
     /// The f32 weights in the layout of the parameter store; empty where the store's own are f32.
     pub fn master(&self) -> &[f32] {
+        self.assert_here();
         &self.master
     }
 
     /// The averages of the weights in the layout of the parameter store; empty where none are kept.
     pub fn averages(&self) -> &[f32] {
+        self.assert_here();
         &self.averages
+    }
+
+    fn assert_here(&self) {
+        assert!(!self.stale, "invariant: a training's state is brought to the host before it is looked at");
+    }
+
+    pub(super) fn is_lamb(&self) -> bool {
+        matches!(self.config, OptimizerConfig::Lamb(_))
+    }
+
+    /// How far an average moves towards the weights at this step.
+    pub(super) fn fresh_share(&self, step: u64) -> f32 {
+        self.ema.as_ref().map_or(0.0, |ema| 1.0 - ema.decay_at(step) as f32)
+    }
+
+    /// The numbers of a step.
+    pub(super) fn set_rules(&mut self, step: u64, learning_rate: f64) {
+        self.rules.clear();
+        self.rules.extend(self.settings.iter().map(|s| rule(&self.config, step, learning_rate, *s)));
     }
 
     /// Replaces the state; lengths must be those of what is kept.
@@ -173,6 +198,7 @@ impl Optimizer {
         self.master.copy_from_slice(&saved.master);
         self.averages.copy_from_slice(&saved.averages);
         self.steps = saved.steps;
+        self.stale = false;
         Ok(())
     }
 
@@ -187,8 +213,7 @@ impl Optimizer {
     pub fn step(&mut self, params: &mut ParamStore, gradient: StepGradient<'_>, learning_rate: f64, pool: &Pool) {
         assert_eq!(gradient.sum.len(), self.first.len(), "invariant: one layout");
         self.steps += 1;
-        self.rules.clear();
-        self.rules.extend(self.settings.iter().map(|s| rule(&self.config, self.steps, learning_rate, *s)));
+        self.set_rules(self.steps, learning_rate);
         let decay = self.ema.as_ref().map(|ema| ema.decay_at(self.steps) as f32);
         let pass = Pass {
             scale: Scale {
@@ -204,7 +229,7 @@ impl Optimizer {
             precision: self.precision,
         };
         let (blocks, rules) = (&self.blocks, &self.rules);
-        if matches!(self.config, OptimizerConfig::Lamb(_)) {
+        if self.is_lamb() {
             let squares = &self.squares;
             pool.parallel_for(blocks.len(), 1, |_, tasks| {
                 for n in tasks {
@@ -316,7 +341,7 @@ fn choose(config: &OptimizerConfig, groups: &[ParamGroup], params: &ParamStore) 
 
 /// Norm of the weights over norm of the direction per parameter, blocks in order; 1 where either is 0 or
 /// the parameter has no decay.
-fn trust_ratios(blocks: &[Block], settings: &[Setting], squares: &[[AtomicU64; 2]], trust: &mut [f32]) {
+pub(super) fn trust_ratios(blocks: &[Block], settings: &[Setting], squares: &[[AtomicU64; 2]], trust: &mut [f32]) {
     let mut at = 0;
     while at < blocks.len() {
         let (param, setting) = (blocks[at].param, blocks[at].setting);

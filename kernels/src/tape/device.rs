@@ -25,6 +25,8 @@ pub(super) struct OnDevice {
     weights: Memory,
     /// Which state of which parameters `weights` holds.
     version: Option<u64>,
+    /// Parameters that somebody else keeps on the machine: their state and where they are.
+    lent: Option<(u64, u64)>,
     raws: Vec<Memory>,
     /// First row of each sample, by space.
     offsets: Vec<Memory>,
@@ -95,6 +97,7 @@ impl OnDevice {
             values: Vec::new(),
             weights: one(),
             version: None,
+            lent: None,
             raws: Vec::new(),
             offsets: Vec::new(),
             bounds: Vec::new(),
@@ -128,6 +131,18 @@ impl Workspace {
         Workspace { device: Some(Box::new(OnDevice::new(machine))), ..Workspace::default() }
     }
 
+    /// Parameters of this version are at an address of the machine, where somebody else keeps them.
+    pub(crate) fn lend(&mut self, version: u64, address: u64) {
+        if let Some(device) = &mut self.device {
+            device.lent = Some((version, address));
+        }
+    }
+
+    /// The gradient of the first held node, after [`Tape::param_gradients_stay`].
+    pub(crate) fn first_gradient(&mut self) -> Option<&mut Memory> {
+        self.device.as_mut()?.gradients.first_mut()
+    }
+
     /// What its tapes run on; none: the CPU.
     pub fn machine(&self) -> Option<&Arc<dyn Machine>> {
         self.device.as_ref().map(|device| &device.machine)
@@ -135,7 +150,7 @@ impl Workspace {
 }
 
 impl Tape<'_> {
-    pub(super) fn is_on_device(&self) -> bool {
+    pub(crate) fn is_on_device(&self) -> bool {
         self.ws.device.is_some()
     }
 
@@ -213,10 +228,11 @@ impl Tape<'_> {
             device.allocations += u64::from(device.bounds[at].set(bytes_of(&device.words))?);
         }
         device.allocations += u64::from(device.sample_ids.set(bytes_of(self.rows.sample_ids))?);
-        if device.version != Some(self.params.version()) {
+        let version = self.params.version();
+        if device.lent.is_none_or(|(lent, _)| lent != version) && device.version != Some(version) {
             device.version = None;
             device.weights.set(bytes_of(self.params.flat()))?;
-            device.version = Some(self.params.version());
+            device.version = Some(version);
         }
         Ok(())
     }
@@ -270,6 +286,12 @@ impl Tape<'_> {
         });
         self.ws.row_sums = sums;
         outcome
+    }
+
+    /// As [`Tape::param_gradients`], and the gradients stay on the device.
+    pub(crate) fn param_gradients_stay(&mut self, held: &HeldShards) -> Result<()> {
+        let cuts = [0, self.params.flat_len()];
+        self.param_gradients_on_device(held, &cuts, |_, _| Ok(()))
     }
 
     /// As [`Tape::param_gradients`], bucket by bucket: `cuts` as there; each range is handed to `fetched` with a way to copy
@@ -383,7 +405,9 @@ impl DeviceEnv<'_> {
     }
 
     pub fn param(&self, id: ParamId) -> Argument {
-        Argument::Address(self.device.weights.address() + self.params.param(id).range.start as u64 * 4)
+        let lent = self.device.lent.filter(|(version, _)| *version == self.params.version());
+        let weights = lent.map_or_else(|| self.device.weights.address(), |(_, address)| address);
+        Argument::Address(weights + self.params.param(id).range.start as u64 * 4)
     }
 
     pub fn param_or_none(&self, id: Option<ParamId>) -> Argument {

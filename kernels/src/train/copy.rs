@@ -35,7 +35,8 @@ pub struct StateCopy {
 impl Trainer {
     /// Copies the state, into the memory of an earlier copy of this trainer where there is one. `Value`
     /// error while micro-batches are accumulated and not applied.
-    pub fn copy_state(&self, earlier: Option<StateCopy>) -> Result<StateCopy> {
+    pub fn copy_state(&mut self, earlier: Option<StateCopy>) -> Result<StateCopy> {
+        self.settle()?;
         let counters = self.counters()?;
         let runs = self.runs();
         let mut copy = match earlier {
@@ -43,7 +44,7 @@ impl Trainer {
             None => StateCopy {
                 counters,
                 config: self.model.config().clone(),
-                params: self.model.params().iter().map(|(param, _)| param.clone()).collect(),
+                params: self.model.params().entries().to_vec(),
                 precision: self.config.precision,
                 weights: AlignedBuf::zeroed(0)?,
                 first: AlignedBuf::zeroed(0)?,
@@ -139,7 +140,8 @@ mod tests {
                 for _ in 0..3 {
                     trainer.step(&batch()).expect("steps");
                     let taken = trainer.copy_state(copy.take()).expect("copies");
-                    let announced = trainer.averaged_model().unwrap_or_else(|| trainer.model().clone());
+                    let announced =
+                        trainer.averaged_model().expect("settled").unwrap_or_else(|| trainer.model().clone());
                     let expected = (
                         trainer.save_state().expect("saves"),
                         crate::weights::params_blake3(trainer.model()),

@@ -11,6 +11,7 @@ use crate::nn::Model;
 use crate::ops::loss::{Loss, LossConfig, LossSum};
 use crate::ops::{Randomness, Var};
 use crate::optim::clip::norm;
+use crate::optim::device::{DeviceStep, Treatment};
 use crate::optim::{
     ClipConfig, EmaConfig, Extras, Optimizer, OptimizerConfig, ParamGroup, Schedule, SchedulerConfig, StepGradient,
 };
@@ -105,6 +106,8 @@ pub struct Trainer {
     pub(super) micro_step: u64,
     pub(super) pending: Pending,
     ws: Workspace,
+    /// Where steps are taken, if it is not the CPU.
+    pub(super) device: Option<Box<DeviceStep>>,
     /// The geometry of the last batch, and its gradients per held node.
     geometry: Option<(std::ops::Range<usize>, usize, HeldShards)>,
     gradients: Vec<AlignedBuf>,
@@ -153,6 +156,7 @@ impl Trainer {
             micro_step: 0,
             pending: Pending { gradient, loss: LossSum::default(), micro_batches: 0 },
             ws: Workspace::default(),
+            device: None,
             geometry: None,
             gradients: Vec::new(),
             losses: Vec::new(),
@@ -161,20 +165,41 @@ impl Trainer {
         })
     }
 
-    /// Computes gradients on this machine from now on; the step from them stays on the CPU.
+    /// Computes gradients and takes steps on this machine from now on.
     pub fn on_machine(mut self, machine: Arc<dyn Machine>) -> Trainer {
+        self.device = Some(Box::new(DeviceStep::new(machine.clone())));
         self.ws = Workspace::on(machine);
         self
     }
 
-    /// The model as it stands.
+    /// Brings the state from the device that it is trained on to the host, where there is one: before the parameters
+    /// of [`Trainer::model`] are looked at. What gives copies or files does so by itself.
+    pub fn settle(&mut self) -> Result<()> {
+        let Some(device) = &mut self.device else { return Ok(()) };
+        if device.fetch(&mut self.optimizer, self.model.params_mut())? { self.lend() } else { Ok(()) }
+    }
+
+    /// Lets the workspace use the device's weights, which become those of the host where those are newer.
+    fn lend(&mut self) -> Result<()> {
+        if let Some(device) = &mut self.device {
+            let address = device.send(&self.optimizer, self.model.params())?;
+            self.ws.lend(self.model.params().version(), address);
+        }
+        Ok(())
+    }
+
+    /// The model; its parameters as they stand, after [`Trainer::settle`].
     pub fn model(&self) -> &Model {
         &self.model
     }
 
     /// Ends training.
-    pub fn into_model(self) -> Model {
-        self.model
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn into_model(mut self) -> Result<Model> {
+        self.settle()?;
+        Ok(self.model)
     }
 
     /// How it trains.
@@ -199,7 +224,7 @@ impl Trainer {
 
     /// Buffers ever allocated for steps: constant while batches of one size repeat.
     pub fn allocations(&self) -> u64 {
-        self.ws.allocations()
+        self.ws.allocations() + self.device.as_ref().map_or(0, |device| device.allocations())
     }
 
     /// One optimizer step on a global batch that this process holds whole.
@@ -222,7 +247,7 @@ impl Trainer {
     /// the samples' weights, so a short last micro-batch counts for what it holds.
     pub fn accumulate(&mut self, batch: &Batch) -> Result<()> {
         let shards = self.config.logical_shards;
-        self.compute(&RankBatch { batch, global_rows: batch.rows, held: 0..shards })?;
+        self.compute(&RankBatch { batch, global_rows: batch.rows, held: 0..shards }, true)?;
         let loss = total(&self.losses);
         if !loss.sum.is_finite() {
             self.micro_step -= 1;
@@ -232,25 +257,27 @@ impl Trainer {
             let (op, samples) = found.unwrap_or_else(|| (format!("loss {}", self.config.loss.name()), Vec::new()));
             return Err(Error::Numeric { op, step: self.global_step(), samples });
         }
-        self.take_root(loss);
-        Ok(())
+        self.take_root(loss, true)
     }
 
-    /// Adds the root, which stands in the first gradient, to the next step.
-    pub(super) fn take_root(&mut self, loss: LossSum) {
-        if self.pending.micro_batches == 0 {
-            std::mem::swap(&mut self.pending.gradient, &mut self.gradients[0]);
-        } else {
-            add_assign(&mut self.pending.gradient, &self.gradients[0]);
+    /// Adds the root, which stands in the first gradient, to the next step. `stays`: that of the device, if there is one.
+    pub(super) fn take_root(&mut self, loss: LossSum, stays: bool) -> Result<()> {
+        let first = self.pending.micro_batches == 0;
+        match (&mut self.device, self.ws.first_gradient()) {
+            (Some(device), Some(root)) if stays => device.take(root, self.pending.gradient.len(), first)?,
+            (Some(device), _) => device.take_host(&self.gradients[0], first)?,
+            (None, _) if first => std::mem::swap(&mut self.pending.gradient, &mut self.gradients[0]),
+            (None, _) => add_assign(&mut self.pending.gradient, &self.gradients[0]),
         }
         self.pending.loss.merge(loss);
         self.pending.micro_batches += 1;
+        Ok(())
     }
 
     /// A rank's part of a global batch: gradients of whole nodes of the shard tree and the losses of the
     /// held shards.
     pub fn partial(&mut self, batch: &RankBatch<'_>) -> Result<Partial> {
-        self.compute(batch)?;
+        self.compute(batch, false)?;
         let (_, _, held) = self.geometry.as_ref().expect("invariant: set by `compute`");
         let nodes = held.nodes.iter().zip(&self.gradients).map(|(node, gradient)| (*node, gradient.to_vec())).collect();
         Ok(Partial { nodes, losses: batch.held.clone().zip(self.losses.iter().copied()).collect() })
@@ -263,10 +290,11 @@ impl Trainer {
                 format!("a gradient of {} and {} losses", self.pending.gradient.len(), self.config.logical_shards);
             return Err(Error::shape("accumulate root", expected, format!("{} and {}", root.len(), losses.len())));
         }
-        if self.pending.micro_batches == 0 {
-            self.pending.gradient.copy_from_slice(root);
-        } else {
-            add_assign(&mut self.pending.gradient, root);
+        let first = self.pending.micro_batches == 0;
+        match &mut self.device {
+            Some(device) => device.take_host(root, first)?,
+            None if first => self.pending.gradient.copy_from_slice(root),
+            None => add_assign(&mut self.pending.gradient, root),
         }
         self.pending.loss.merge(total(losses));
         self.pending.micro_batches += 1;
@@ -289,49 +317,80 @@ impl Trainer {
             return Err(Error::value("step", "a batch whose weights sum above 0", sum.weight));
         };
         self.discard();
-        self.absorb_statistics(loss);
-        let mut grad_norm = norm(&self.pending.gradient, &self.pool, &mut self.squares) / sum.weight;
+        self.lend()?;
+        self.absorb_statistics(loss)?;
+        let mut grad_norm = self.norm()? / sum.weight;
         if !(loss.is_finite() && grad_norm.is_finite()) {
-            return Err(Error::Numeric { op: self.broken_gradient(), step: self.global_step(), samples: Vec::new() });
+            return Err(Error::Numeric { op: self.broken_gradient()?, step: self.global_step(), samples: Vec::new() });
         }
         let learning_rate = self.learning_rate();
         let mut outcome =
             StepOutcome { loss, grad_norm, rows: sum.rows, learning_rate, step: self.global_step(), skipped: false };
         let mut divisor = sum.weight;
         if self.config.precision != Precision::F32 {
-            if !self.round_gradient(divisor) {
+            if !self.round_gradient(divisor)? {
                 return Ok(StepOutcome { skipped: true, ..outcome });
             }
             divisor = 1.0;
-            grad_norm = norm(&self.pending.gradient, &self.pool, &mut self.squares);
+            grad_norm = self.norm()?;
         }
-        let gradient = StepGradient {
-            sum: &self.pending.gradient,
-            factor: self.config.clip.coefficient(grad_norm) / divisor,
-            max_value: self.config.clip.max_value,
-        };
-        self.optimizer.step(self.model.params_mut(), gradient, learning_rate, &self.pool);
+        self.move_weights(self.config.clip.coefficient(grad_norm) / divisor, learning_rate)?;
         self.schedule.on_step();
         (outcome.grad_norm, outcome.step) = (grad_norm, self.global_step());
         Ok(outcome)
     }
 
-    /// Averages what the batch saw into running statistics, where the model has them and all is finite.
-    fn absorb_statistics(&mut self, loss: f64) {
-        /// How far a running statistic moves towards a batch's.
-        const MOMENTUM: f32 = 0.1;
-        let params = self.model.params_mut();
-        if params.has_statistics() && loss.is_finite() && self.pending.gradient.iter().all(|g| g.is_finite()) {
-            params.absorb_statistics(&mut self.pending.gradient, MOMENTUM);
-            self.optimizer.follow_statistics(self.model.params());
+    /// L2 norm of what is accumulated.
+    fn norm(&mut self) -> Result<f64> {
+        match &mut self.device {
+            Some(device) => device.norm(self.pending.gradient.len()),
+            None => Ok(norm(&self.pending.gradient, &self.pool, &mut self.squares)),
         }
     }
 
+    /// The optimizer's step with `factor` times what is accumulated, its elements then bounded.
+    fn move_weights(&mut self, factor: f64, learning_rate: f64) -> Result<()> {
+        let max_value = self.config.clip.max_value;
+        let params = self.model.params_mut();
+        let Some(device) = &mut self.device else {
+            let gradient = StepGradient { sum: &self.pending.gradient, factor, max_value };
+            self.optimizer.step(params, gradient, learning_rate, &self.pool);
+            return Ok(());
+        };
+        device.step(&mut self.optimizer, params, Treatment { factor, max_value }, learning_rate)?;
+        self.lend()
+    }
+
+    /// Averages what the batch saw into running statistics, where the model has them and all is finite.
+    fn absorb_statistics(&mut self, loss: f64) -> Result<()> {
+        /// How far a running statistic moves towards a batch's.
+        const MOMENTUM: f32 = 0.1;
+        if !(self.model.params().has_statistics() && loss.is_finite()) {
+            return Ok(());
+        }
+        let params = self.model.params_mut();
+        if let Some(device) = &mut self.device {
+            // A sum of squares of f32 does not overflow f64.
+            if device.norm(self.pending.gradient.len())?.is_finite() {
+                device.absorb(&mut self.optimizer, params, MOMENTUM)?;
+                self.lend()?;
+            }
+        } else if self.pending.gradient.iter().all(|g| g.is_finite()) {
+            params.absorb_statistics(&mut self.pending.gradient, MOMENTUM);
+            self.optimizer.follow_statistics(self.model.params());
+        }
+        Ok(())
+    }
+
     /// The first parameter whose summed gradient is not finite.
-    fn broken_gradient(&self) -> String {
-        let parts = self.model.params().iter().map(|(param, _)| (param, &self.pending.gradient[param.range.clone()]));
+    fn broken_gradient(&mut self) -> Result<String> {
+        if let Some(device) = &self.device {
+            device.gradient(&mut self.pending.gradient)?;
+        }
+        let parts =
+            self.model.params().entries().iter().map(|param| (param, &self.pending.gradient[param.range.clone()]));
         let broken = parts.into_iter().find(|(_, gradient)| !gradient.iter().all(|g| g.is_finite()));
-        broken.map_or_else(|| "norm of the gradient".into(), |(param, _)| format!("gradient of {}", param.name))
+        Ok(broken.map_or_else(|| "norm of the gradient".into(), |(param, _)| format!("gradient of {}", param.name)))
     }
 
     /// The loss of a batch, without dropout and gradients.
@@ -362,10 +421,16 @@ impl Trainer {
         Randomness { seed: self.config.seed, epoch: self.epoch, step: self.micro_step as u32 }
     }
 
-    /// Forward, backward, the held nodes' gradients and the losses of the held shards.
-    fn compute(&mut self, part: &RankBatch<'_>) -> Result<()> {
+    /// Forward, backward, the held nodes' gradients and the losses of the held shards. `stay`: gradients that a device
+    /// has computed are not copied to the host.
+    fn compute(&mut self, part: &RankBatch<'_>, stay: bool) -> Result<()> {
+        let stay = stay && self.device.is_some();
         let (mut tape, held, workings) = self.begin_part(part)?;
-        tape.param_gradients(workings.pool, held, workings.gradients)?;
+        if stay {
+            tape.param_gradients_stay(held)?;
+        } else {
+            tape.param_gradients(workings.pool, held, workings.gradients)?;
+        }
         workings.losses.clear();
         workings.losses.extend(held.bounds.windows(2).map(|w| tape.loss_sum(w[0]..w[1])));
         Ok(())
@@ -378,6 +443,7 @@ impl Trainer {
     ) -> Result<(Tape<'a>, &'t HeldShards, Workings<'t>)> {
         part.check(self.config.logical_shards)?;
         self.set_geometry(part)?;
+        self.lend()?;
         let (batch, randomness) = (part.batch, self.randomness());
         self.handed.whole = false;
         let (_, _, held) = self.geometry.as_ref().expect("invariant: set above");
@@ -418,6 +484,7 @@ impl Trainer {
 
     /// The same of a part, at the step that comes next.
     pub(super) fn diagnose_at(&mut self, part: &RankBatch<'_>) -> Result<Option<(String, Vec<u64>)>> {
+        self.settle()?;
         let broken = self.model.params().iter().find(|(_, values)| !values.iter().all(|v| v.is_finite()));
         if let Some((param, _)) = broken {
             return Ok(Some((format!("parameter {}", param.name), Vec::new())));

@@ -55,6 +55,8 @@ pub(super) struct Handed {
     losses: Vec<u8>,
     /// Every operation of an exchange was submitted.
     pub(super) whole: bool,
+    /// The gradient is whole already and on the device: none was submitted.
+    stays: bool,
 }
 
 /// Bytes of a shard's loss on its way between ranks.
@@ -128,15 +130,22 @@ impl Trainer {
             return Err(Interrupted::Compute(Error::value("exchange", expected, got)));
         }
         let bounds: Vec<usize> = (0..=world).map(|rank| rank * shards / world * LOSS_BYTES).collect();
-        let starts: Vec<usize> = self.model.params().iter().map(|(param, _)| param.range.start).collect();
+        let starts: Vec<usize> = self.model.params().entries().iter().map(|param| param.range.start).collect();
         let cuts = cuts(&starts, self.model.params().flat_len(), bucket_elements);
         self.handed.losses.resize(shards * LOSS_BYTES, 0);
+        let alone = part.held.len() == shards;
         let (mut tape, held, workings) = self.begin_part(part).map_err(Interrupted::Compute)?;
         let handed = &mut workings.handed.losses;
         for (shard, own) in part.held.clone().zip(held.bounds.windows(2)) {
             encode(&tape.loss_sum(own[0]..own[1]), &mut handed[shard * LOSS_BYTES..][..LOSS_BYTES]);
         }
         submit(0, Op::AllGather { values: Values::Bytes(handed), bounds }).map_err(Interrupted::Submit)?;
+        workings.handed.stays = alone && tape.is_on_device();
+        if workings.handed.stays {
+            tape.param_gradients_stay(held)?;
+            workings.handed.whole = true;
+            return Ok(());
+        }
         let outs = workings.gradients.iter_mut().map(|gradient| &mut **gradient).collect();
         let hand_over = |bucket: usize, parts: Vec<&'t mut [f32]>| {
             let nodes = held.nodes.iter().copied().zip(parts).collect();
@@ -154,8 +163,7 @@ impl Trainer {
             return Err(Error::value("accumulate", "a whole exchange", "none"));
         }
         let losses: Vec<LossSum> = self.handed.losses.chunks_exact(LOSS_BYTES).map(decode).collect();
-        self.take_root(total(&losses));
-        Ok(())
+        self.take_root(total(&losses), self.handed.stays)
     }
 
     /// As [`Trainer::diagnose`], of this rank's part of the micro-batch that began at `mark`, after a step on it

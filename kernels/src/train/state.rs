@@ -71,8 +71,9 @@ impl Trainer {
     }
 
     /// The whole state. `Value` error while micro-batches are accumulated and not applied.
-    pub fn save_state(&self) -> Result<Vec<u8>> {
-        let params: Vec<Param> = self.model.params().iter().map(|(param, _)| param.clone()).collect();
+    pub fn save_state(&mut self) -> Result<Vec<u8>> {
+        self.settle()?;
+        let params = self.model.params().entries().to_vec();
         write_state(&self.counters()?, &params, &self.runs())
     }
 
@@ -89,6 +90,7 @@ impl Trainer {
         if counters.version != 1 {
             return Err(Error::weights("training state", "version 1", counters.version.to_string()));
         }
+        self.settle()?;
         let (first, second) = self.optimizer.moments();
         let wanted = [
             ("param", self.model.params().flat_len()),
@@ -98,7 +100,7 @@ impl Trainer {
         ];
         let mut runs = wanted.map(|(_, len)| vec![0.0; len]);
         for ((prefix, _), run) in wanted.iter().zip(&mut runs).filter(|(_, run)| !run.is_empty()) {
-            for (param, _) in self.model.params().iter() {
+            for param in self.model.params().entries() {
                 let values = file.tensor(&format!("{prefix}.{}", param.name), &param.shape)?;
                 run[param.range.clone()].copy_from_slice(&values);
             }
@@ -113,6 +115,9 @@ impl Trainer {
         self.optimizer.restore(&Saved { first, second, master, averages, steps: counters.optimizer_steps })?;
         let precision = self.config.precision;
         self.model.params_mut().set_flat(&weights, precision);
+        if let Some(device) = &mut self.device {
+            device.forget();
+        }
         self.schedule.restore(counters.schedule);
         self.scaler = scaler;
         (self.epoch, self.micro_step) = (counters.epoch, counters.micro_step);

@@ -50,7 +50,7 @@ fn sixteen_bits_learn_as_thirty_two_do() {
         }
         let of =
             |trainer: &mut Trainer| trainer.evaluate(&batch(64, FEATURES, 1)).expect("valid").mean().expect("rows");
-        let averaged = trainer.averaged_model().expect("averages are kept");
+        let averaged = trainer.averaged_model().expect("settled").expect("averages are kept");
         assert_ne!(bits(&values(&averaged)), bits(&values(trainer.model())));
         let smooth = trainer.evaluate_model(&averaged, &batch(64, FEATURES, 1)).expect("valid").mean().expect("rows");
         assert!(smooth < 0.1 && smooth != of(&mut trainer), "{smooth}");
@@ -82,7 +82,10 @@ fn a_mixed_resume_is_the_same_as_no_interruption() {
         assert_eq!(params_blake3(second.model()), params_blake3(first.model()), "the same compute weights");
         run(&mut second, 4..9);
         assert_eq!(whole.save_state().expect("saved"), second.save_state().expect("saved"));
-        let (a, b) = (whole.averaged_model().expect("kept"), second.averaged_model().expect("kept"));
+        let (a, b) = (
+            whole.averaged_model().expect("settled").expect("kept"),
+            second.averaged_model().expect("settled").expect("kept"),
+        );
         assert_eq!(params_blake3(&a), params_blake3(&b));
     }
     let saved = trainer(&plan(Precision::F16, ADAMW), 1).save_state().expect("saved");
@@ -90,7 +93,10 @@ fn a_mixed_resume_is_the_same_as_no_interruption() {
     assert_eq!(without.load_state(&saved).expect_err("it has averages").kind(), ErrorKind::Weights);
     let mut wider = trainer(&plan(Precision::F32, ADAMW), 1);
     wider.load_state(&saved).expect("a state is of f32 whatever the precision");
-    assert_eq!(bits(&values(wider.model())), bits(&values(&trainer(&plan(Precision::F32, ADAMW), 1).master_model())));
+    assert_eq!(
+        bits(&values(wider.model())),
+        bits(&values(&trainer(&plan(Precision::F32, ADAMW), 1).master_model().expect("settled")))
+    );
 }
 
 /// Rows `range` of a batch.
@@ -139,7 +145,7 @@ fn worlds_and_threads_agree_to_the_last_bit_in_every_precision() {
             }
         }
         assert!(states.iter().all(|state| *state == states[0]), "{precision:?}: threads");
-        for rank in &ranks {
+        for rank in &mut ranks {
             assert_eq!(rank.save_state().expect("saved"), states[0], "{precision:?}: ranks");
         }
     }
@@ -206,7 +212,7 @@ fn every_model_trains_in_every_precision_and_keeps_its_statistics() {
                     assert!(values.iter().all(|w| precision.round(*w).to_bits() == w.to_bits()), "{what} is rounded");
                 }
             }
-            let master = one.master_model();
+            let master = one.master_model().expect("settled");
             for ((param, values), (_, full)) in one.model().params().iter().zip(master.params().iter()) {
                 assert!(!param.is_statistic() || values == full, "{config:?} {precision:?} {}", param.name);
             }
@@ -218,7 +224,8 @@ fn every_model_trains_in_every_precision_and_keeps_its_statistics() {
             second.load_state(&first.save_state().expect("saved")).expect("its own state");
             second.step(&batches[2]).expect("finite");
             assert_eq!(second.save_state().expect("saved"), one.save_state().expect("saved"), "{config:?}");
-            let averaged = [one.averaged_model(), second.averaged_model()].map(|m| params_blake3(&m.expect("kept")));
+            let averaged = [one.averaged_model(), second.averaged_model()]
+                .map(|m| params_blake3(&m.expect("settled").expect("kept")));
             assert_eq!(averaged[0], averaged[1], "{config:?}");
         }
         for (n, loss) in losses.iter().enumerate() {

@@ -158,9 +158,15 @@ fn scaled_steps_are_those_of_grad_scaler() {
         assert!((outcome.learning_rate - step["learning_rate"].as_f64().expect("a number")).abs() < 1e-12);
         (steps, skipped) = (steps + u64::from(!outcome.skipped), skipped + u64::from(outcome.skipped));
         assert_eq!((trainer_now.global_step(), outcome.step), (steps, steps), "a skipped step is none");
-        close(&format!("step {i}"), &weights(&trainer_now.master_model()), &numbers(&step["after"]), 1e-6);
+        close(
+            &format!("step {i}"),
+            &weights(&trainer_now.master_model().expect("settled")),
+            &numbers(&step["after"]),
+            1e-6,
+        );
         let compute = weights(trainer_now.model());
-        let rounded: Vec<f32> = weights(&trainer_now.master_model()).iter().map(|w| Precision::F16.round(*w)).collect();
+        let rounded: Vec<f32> =
+            weights(&trainer_now.master_model().expect("settled")).iter().map(|w| Precision::F16.round(*w)).collect();
         assert_eq!(compute, rounded, "step {i}");
         if i % 5 == 4 {
             // A resume in the middle goes on with the same scale and count.

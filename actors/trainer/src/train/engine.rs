@@ -108,11 +108,15 @@ impl Engine {
     }
 
     /// The model that is validated and announced: the average of the weights, where one is kept.
-    pub fn announced(&self) -> Cow<'_, Model> {
-        match self.trainer.averaged_model() {
-            Some(average) => Cow::Owned(average),
-            None => Cow::Borrowed(self.trainer.model()),
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn announced(&mut self) -> kernels::Result<Cow<'_, Model>> {
+        if let Some(average) = self.trainer.averaged_model()? {
+            return Ok(Cow::Owned(average));
         }
+        self.trainer.settle()?;
+        Ok(Cow::Borrowed(self.trainer.model()))
     }
 
     /// The batch as `kernels` takes it.

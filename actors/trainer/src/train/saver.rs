@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use bus::now_ms;
 use futures::channel::oneshot;
 use kernels::train::{StateCopy, Trainer};
-use messages::error::Code;
 use messages::event::{Event, Metrics};
 use messages::plan::{CheckpointPlan, JobPlan};
 use messages::{Fence, WireError};
@@ -49,7 +48,7 @@ pub struct Moment<'a> {
     pub at: At,
     pub position: Position,
     pub running: Running,
-    pub trainer: &'a Trainer,
+    pub trainer: &'a mut Trainer,
     pub selection: &'a mut Selection,
     /// Of the last completed epoch.
     pub metrics: &'a Metrics,
@@ -160,7 +159,7 @@ impl Saver {
         self.last = self.last.take().filter(|last| last.step < step);
     }
 
-    /// Training as it stands, for another rank; `optimizer` is its state in bytes.
+    /// Training as it stands, on the host, for another rank; `optimizer` is its state in bytes.
     pub fn snapshot(&self, moment: &Moment<'_>, optimizer: Vec<u8>) -> Snapshot {
         let mut state = self.state(moment);
         state.extra_info.params_blake3 = kernels::weights::params_blake3(moment.trainer.model());
@@ -169,7 +168,7 @@ impl Saver {
 
     /// Takes the memory for copies before training begins, so that the first checkpoint costs no more
     /// than the others. For a rank that writes.
-    pub fn prepare(&mut self, trainer: &Trainer) -> Result<(), WireError> {
+    pub fn prepare(&mut self, trainer: &mut Trainer) -> Result<(), WireError> {
         if self.copy.is_none() && self.under_way.is_none() {
             self.copy = Some(Box::new(trainer.copy_state(None).map_err(|e| internal(&e))?));
         }
@@ -323,7 +322,7 @@ impl Saver {
     }
 
     /// Enters the checkpoint of this moment into the books, and begins to write it.
-    fn save(&mut self, moment: Moment<'_>, leads: bool, share: Share, now: Instant) -> Result<(), WireError> {
+    fn save(&mut self, mut moment: Moment<'_>, leads: bool, share: Share, now: Instant) -> Result<(), WireError> {
         let (position, step) = (moment.position, moment.trainer.global_step());
         let name = name_of(position, step);
         self.displaced = match position.batch {
@@ -335,7 +334,7 @@ impl Saver {
         (self.begun, self.owed) = (now, false);
         if leads {
             let keep = keep(&moment, last);
-            return self.commit(&moment, keep, share);
+            return self.commit(&mut moment, keep, share);
         }
         if share.of == 1 || share.index >= share.of {
             return Ok(());
@@ -344,13 +343,13 @@ impl Saver {
         self.order(Order::Part { name, copy, share })
     }
 
-    fn copy_of(&mut self, trainer: &Trainer) -> Result<Box<StateCopy>, WireError> {
+    fn copy_of(&mut self, trainer: &mut Trainer) -> Result<Box<StateCopy>, WireError> {
         let earlier = self.copy.take().map(|earlier| *earlier);
         Ok(Box::new(trainer.copy_state(earlier).map_err(|e| internal(&e))?))
     }
 
     /// Begins to write the checkpoint of this moment as the leader.
-    fn commit(&mut self, moment: &Moment<'_>, keep: BTreeSet<String>, share: Share) -> Result<(), WireError> {
+    fn commit(&mut self, moment: &mut Moment<'_>, keep: BTreeSet<String>, share: Share) -> Result<(), WireError> {
         let copy = self.copy_of(moment.trainer)?;
         self.under_way = Some(keep);
         let state = self.state(moment);
@@ -410,7 +409,7 @@ fn seeds(plan: &JobPlan) -> Seeds {
 }
 
 fn internal(error: &kernels::Error) -> WireError {
-    WireError::new(Code::TrainingError, error.to_string())
+    crate::device::training_error(error)
 }
 
 #[cfg(test)]

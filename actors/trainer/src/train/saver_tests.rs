@@ -88,7 +88,7 @@ impl Rank {
             at,
             position: self.position,
             running: Running::default(),
-            trainer: self.engine.trainer(),
+            trainer: self.engine.trainer_mut(),
             selection: &mut self.selection,
             metrics: &self.metrics,
             best_model: None,
@@ -157,7 +157,7 @@ fn training_goes_on_while_a_checkpoint_is_written() {
     assert!(folder.join("part-001.safetensors").exists() && !folder.join("optimizer.safetensors").exists());
     // A world of one goes on from the two halves.
     let snapshot = crate::checkpoint::read(&folder, None).expect("whole");
-    assert_eq!(snapshot.optimizer, other.engine.trainer().save_state().expect("saves"));
+    assert_eq!(snapshot.optimizer, other.engine.trainer_mut().save_state().expect("saves"));
     assert_eq!(snapshot.state.extra_info.params_blake3, other.params());
     let mut resumed = Rank::new(dir.path(), &plan, Share::WHOLE);
     resumed.engine.trainer_mut().load_state(&snapshot.optimizer).expect("fits");
@@ -240,7 +240,7 @@ fn what_fails_in_the_background_is_seen_at_a_later_boundary() {
     std::fs::write(&folder, b"in the way").expect("writes");
     rank.steps(1);
     let error = until_seen(&mut rank).expect_err("cannot be written");
-    assert_eq!(error.code, Code::ArtifactStoreUnavailable, "{error}");
+    assert_eq!(error.code, messages::error::Code::ArtifactStoreUnavailable, "{error}");
     drop(rank);
     assert!(listener.join().expect("listens").is_empty());
 }

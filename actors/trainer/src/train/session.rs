@@ -165,7 +165,7 @@ macro_rules! moment {
             at: $at,
             position: $session.position,
             running: $session.running.with($session.samples),
-            trainer: $session.engine.trainer(),
+            trainer: $session.engine.trainer_mut(),
             selection: &mut $session.selection,
             metrics: &$session.metrics,
             best_model: $session.best_model.as_ref(),
@@ -348,7 +348,7 @@ impl Session {
         let led = self.ports.outbox.leads();
         self.ports.outbox.lead(leads);
         if leads {
-            self.saver.prepare(self.engine.trainer()).map_err(SyncError::Failed)?;
+            self.saver.prepare(self.engine.trainer_mut()).map_err(SyncError::Failed)?;
         }
         let given = self.agree()?;
         if given || (leads && !led) {
@@ -374,7 +374,7 @@ impl Session {
     /// All ranks come to where the furthest is. Whether this one gave its state to others.
     fn agree(&mut self) -> Result<bool, SyncError> {
         let Some(group) = &mut self.gang.group else { return Ok(false) };
-        let trainer = self.engine.trainer();
+        let trainer = self.engine.trainer_mut();
         let state = trainer.save_state().map_err(|e| SyncError::Failed(internal(&e)))?;
         let own =
             Standing { position: self.position, step: trainer.global_step(), state: *blake3::hash(&state).as_bytes() };
@@ -543,7 +543,8 @@ impl Session {
     fn validate(&mut self) -> Result<Result<Metrics, Flow>, WireError> {
         self.ports.vitals.enter(Phase::Validating);
         let manifest = self.job.manifest.clone();
-        let mut validation = Validation::new(&manifest, self.engine.trainer().averaged_model());
+        let average = self.engine.trainer_mut().averaged_model().map_err(|e| internal(&e))?;
+        let mut validation = Validation::new(&manifest, average);
         let plan = val_feed(&self.job, self.position.epoch);
         let batches = plan.batches_per_epoch();
         if batches == 0 {
@@ -630,8 +631,9 @@ impl Session {
         Err(WireError::new(Code::InternalError, message))
     }
 
-    fn weights(&self) -> Result<Vec<u8>, WireError> {
-        kernels::weights::save(&self.engine.announced(), &BTreeMap::new()).map_err(|e| internal(&e))
+    fn weights(&mut self) -> Result<Vec<u8>, WireError> {
+        let announced = self.engine.announced().map_err(|e| internal(&e))?;
+        kernels::weights::save(&announced, &BTreeMap::new()).map_err(|e| internal(&e))
     }
 
     /// A stop was asked for: a drain leaves a checkpoint at the step boundary, everything else nothing.
@@ -668,7 +670,8 @@ impl Session {
             Some(bytes) => Some(kernels::weights::load(bytes).map_err(|e| internal(&e))?.0),
             None => None,
         };
-        let last = self.engine.announced();
+        let steps = self.engine.trainer().global_step();
+        let last = self.engine.announced().map_err(|e| internal(&e))?;
         let model = model.as_ref().unwrap_or(&last);
         let content = model_file::Content {
             plan: &self.job.plan,
@@ -683,7 +686,7 @@ impl Session {
             file: model_file::write(model, &content).map_err(|e| internal(&e))?,
             params_blake3: kernels::weights::params_blake3(model),
             epochs: self.position.epoch,
-            steps: self.engine.trainer().global_step(),
+            steps,
             stopped_early: self.should_stop.is_some(),
         };
         self.hook("on_train_end", self.should_stop.clone());
@@ -760,7 +763,7 @@ fn resumed(snapshot: Snapshot, should_stop: Option<String>) -> Start {
 }
 
 fn internal(error: &kernels::Error) -> WireError {
-    WireError::new(Code::TrainingError, error.to_string())
+    crate::device::training_error(error)
 }
 
 /// Batches of the train part from a position to the last epoch.

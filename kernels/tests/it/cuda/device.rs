@@ -4,7 +4,7 @@
 use super::machine::{machine, machines};
 use super::simt::kernels_of;
 use crate::models::{batch, configs, fit, model, part, step_together, trainer};
-use kernels::cuda::{Argument, Kernel, Launch, Machine, OPTIMIZER, SOURCES};
+use kernels::cuda::{Argument, Kernel, Launch, Machine, SOURCES};
 use kernels::dtype::Precision;
 use kernels::nn::ModelConfig;
 use kernels::pool::Pool;
@@ -23,6 +23,12 @@ fn batches(config: &ModelConfig) -> Vec<Batch> {
 
 fn on(machine: &Arc<dyn Machine>, config: &ModelConfig) -> Trainer {
     trainer(config, SHARDS, 1).on_machine(machine.clone())
+}
+
+/// Of the parameters as they stand.
+fn hash(trainer: &mut Trainer) -> String {
+    trainer.settle().expect("the device works");
+    params_blake3(trainer.model())
 }
 
 #[test]
@@ -49,7 +55,7 @@ fn models_learn_what_they_learn_on_the_cpu_with_the_same_bits_in_any_order() {
                 let got = device.step(batch).expect("finite").loss;
                 assert!((got - expected).abs() <= 1e-5 * expected.abs().max(1.0), "{got} for {expected}: {config:?}");
             }
-            hashes.insert(params_blake3(device.model()));
+            hashes.insert(hash(&mut device));
         }
         assert!(hashes.len() <= 1, "{config:?}: {hashes:?}");
     }
@@ -90,6 +96,7 @@ fn weights_of_two_bytes_train_as_on_the_cpu() {
                 None => trainer,
             };
             let losses: Vec<f64> = batches(&config).iter().map(|b| trainer.step(b).expect("finite").loss).collect();
+            trainer.settle().expect("the device works");
             let rounded = trainer.model().params().iter().flat_map(|(_, values)| values.to_vec());
             assert!(rounded.into_iter().all(|v| precision.round(v) == v), "{precision:?}");
             losses
@@ -107,14 +114,14 @@ fn worlds_agree_to_the_last_bit() {
         let batches = batches(&config);
         let mut one = on(&machine, &config);
         batches.iter().for_each(|batch| assert!(one.step(batch).is_ok()));
-        let expected = params_blake3(one.model());
+        let expected = hash(&mut one);
         for world in [2, 3] {
             let mut ranks: Vec<Trainer> = (0..world).map(|_| on(&machine, &config)).collect();
             for batch in &batches {
                 step_together(&mut ranks, batch, SHARDS);
             }
-            for trainer in &ranks {
-                assert_eq!(params_blake3(trainer.model()), expected, "{world} ranks of {config:?}");
+            for trainer in &mut ranks {
+                assert_eq!(hash(trainer), expected, "{world} ranks of {config:?}");
             }
         }
     }
@@ -215,10 +222,9 @@ fn a_device_that_fails_anywhere_in_a_step_ends_it_and_changes_no_weight() {
 
 #[test]
 fn every_kernel_is_named_by_what_starts_it() {
-    // But those of the optimizer, whose steps are still the CPU's.
-    let known: BTreeSet<String> =
-        SOURCES.iter().filter(|source| **source != OPTIMIZER).flat_map(|source| kernels_of(source.text)).collect();
+    let known: BTreeSet<String> = SOURCES.iter().flat_map(|source| kernels_of(source.text)).collect();
     let named: BTreeSet<String> = [
+        include_str!("../../../src/optim/device.rs"),
         include_str!("../../../src/ops/linear.rs"),
         include_str!("../../../src/ops/activation.rs"),
         include_str!("../../../src/ops/attention.rs"),

@@ -45,6 +45,7 @@ fn train(gpu: Arc<Gpu>) -> Result<(String, Vec<f64>)> {
     let mut trainer = trainer(&config, 4, 1).on_machine(gpu);
     let batches = [1, 2].map(|seed| fit(&model(&config), batch(19, seed)));
     let losses = batches.iter().map(|batch| Ok(trainer.step(batch)?.loss)).collect::<Result<_>>()?;
+    trainer.settle()?;
     Ok((params_blake3(trainer.model()), losses))
 }
 
@@ -63,6 +64,7 @@ fn training_goes_through_the_driver_to_the_bits_of_the_kernels() {
     let mut plain = trainer(&config, 4, 1).on_machine(machine);
     let step = |seed| plain.step(&fit(&model(&config), batch(19, seed))).expect("finite").loss;
     let losses: Vec<f64> = [1, 2].map(step).to_vec();
+    plain.settle().expect("works");
     assert_eq!(got, (params_blake3(plain.model()), losses));
 }
 
@@ -130,7 +132,7 @@ fn a_device_that_does_not_tell_how_far_it_is_trains_all_the_same() {
 #[test]
 fn memory_that_is_not_there_is_told_with_what_would_fit() {
     let Some(environment) = environment() else {
-        return apart("memory_that_is_not_there_is_told_with_what_would_fit", &[("SIMT_MEMORY", "300000")]);
+        return apart("memory_that_is_not_there_is_told_with_what_would_fit", &[("SIMT_MEMORY", "1700000")]);
     };
     let error = train(open(&environment).expect("opens")).expect_err("out of memory");
     assert_eq!(error.kind(), ErrorKind::OutOfMemory);

@@ -10,6 +10,7 @@ pub mod machine;
 mod ops;
 mod shim;
 pub mod simt;
+mod steps;
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
