@@ -10,10 +10,11 @@
 //!
 //! Running statistics of norms are no weights: they are f32 in all three.
 //!
-//! Activations and their gradients stay f32: a CPU has nothing to win by rounding them, and a result of a
-//! device that does is within the tolerance of its own products. Backward passes in f32 commute with a
-//! scale that is a power of two, so the scale is applied where the rounding is. Each place is a function
-//! of sums that do not depend on ranks or threads, so neither do the bits.
+//! Activations and their gradients stay f32: a CPU has nothing to win by rounding them. Backward passes in f32
+//! commute with a scale that is a power of two, so the scale is applied where the rounding is. A CUDA device also
+//! rounds the factors of the products of linear layers and convolutions, whose sums are f32; the loss scale is
+//! then on the way back through the model, and gradients that it makes overflow leave the step out. Each place
+//! is a function of sums that do not depend on ranks or threads, so neither do the bits.
 
 use crate::cpu::simd;
 use crate::error::{Error, Result};

@@ -109,3 +109,74 @@ extern "C" __global__ void __launch_bounds__(256)
                      Windowed{Unfolded{x, w, channels, group * channels}, begin}, Stored{out, terms, 0}, of_group, terms,
                      end - begin, blockIdx.x);
 }
+
+// The same with factors of two bytes.
+extern "C" __global__ void __launch_bounds__(256)
+    conv_forward_bf16(const float* __restrict__ x, const float* __restrict__ weight, const float* __restrict__ bias, float* __restrict__ y,
+                 float* __restrict__ kept, u64 rows, Windows w, u32 outputs, u32 groups, u32 act) {
+  forward<SmallBf16>(x, weight, bias, y, kept, rows, w, outputs, groups, act);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    conv_forward_f16(const float* __restrict__ x, const float* __restrict__ weight, const float* __restrict__ bias, float* __restrict__ y,
+                 float* __restrict__ kept, u64 rows, Windows w, u32 outputs, u32 groups, u32 act) {
+  forward<SmallF16>(x, weight, bias, y, kept, rows, w, outputs, groups, act);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    conv_forward_large_bf16(const float* __restrict__ x, const float* __restrict__ weight, const float* __restrict__ bias,
+                       float* __restrict__ y, float* __restrict__ kept, u64 rows, Windows w, u32 outputs, u32 groups, u32 act) {
+  forward<LargeBf16>(x, weight, bias, y, kept, rows, w, outputs, groups, act);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    conv_forward_large_f16(const float* __restrict__ x, const float* __restrict__ weight, const float* __restrict__ bias,
+                       float* __restrict__ y, float* __restrict__ kept, u64 rows, Windows w, u32 outputs, u32 groups, u32 act) {
+  forward<LargeF16>(x, weight, bias, y, kept, rows, w, outputs, groups, act);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    conv_backward_bf16(const float* __restrict__ grad, const float* __restrict__ weight, float* __restrict__ out, u64 pixels, Windows w,
+                  u32 outputs, u32 groups, u32 add) {
+  const u32 of_group = outputs / groups, channels = w.channels / groups, group = blockIdx.y;
+  const u64 terms = static_cast<u64>(w.kernel_rows) * w.kernel_columns * channels;
+  SmallBf16::product(Reaching{grad, w, outputs, of_group, group * of_group},
+                     Turned{weight + static_cast<u64>(group) * of_group * terms, terms, w.kernel_columns, of_group, channels},
+                     Stored{out + static_cast<u64>(group) * channels, w.channels, add}, pixels, channels,
+                     static_cast<u64>(w.kernel_rows) * w.kernel_columns * of_group, blockIdx.x);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    conv_backward_f16(const float* __restrict__ grad, const float* __restrict__ weight, float* __restrict__ out, u64 pixels, Windows w,
+                  u32 outputs, u32 groups, u32 add) {
+  const u32 of_group = outputs / groups, channels = w.channels / groups, group = blockIdx.y;
+  const u64 terms = static_cast<u64>(w.kernel_rows) * w.kernel_columns * channels;
+  SmallF16::product(Reaching{grad, w, outputs, of_group, group * of_group},
+                     Turned{weight + static_cast<u64>(group) * of_group * terms, terms, w.kernel_columns, of_group, channels},
+                     Stored{out + static_cast<u64>(group) * channels, w.channels, add}, pixels, channels,
+                     static_cast<u64>(w.kernel_rows) * w.kernel_columns * of_group, blockIdx.x);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    conv_weight_bf16(const float* __restrict__ grad, const float* __restrict__ x, const u64* __restrict__ bounds,
+                float* __restrict__ partial, Windows w, u32 outputs, u32 groups) {
+  const u32 of_group = outputs / groups, channels = w.channels / groups, group = blockIdx.y;
+  const u64 begin = bounds[blockIdx.z], end = bounds[blockIdx.z + 1];
+  const u64 terms = static_cast<u64>(w.kernel_rows) * w.kernel_columns * channels;
+  float* out = partial + (static_cast<u64>(blockIdx.z) * outputs + static_cast<u64>(group) * of_group) * terms;
+  SmallBf16::product(Columns{grad + begin * outputs + static_cast<u64>(group) * of_group, outputs},
+                     Windowed{Unfolded{x, w, channels, group * channels}, begin}, Stored{out, terms, 0}, of_group, terms,
+                     end - begin, blockIdx.x);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    conv_weight_f16(const float* __restrict__ grad, const float* __restrict__ x, const u64* __restrict__ bounds,
+                float* __restrict__ partial, Windows w, u32 outputs, u32 groups) {
+  const u32 of_group = outputs / groups, channels = w.channels / groups, group = blockIdx.y;
+  const u64 begin = bounds[blockIdx.z], end = bounds[blockIdx.z + 1];
+  const u64 terms = static_cast<u64>(w.kernel_rows) * w.kernel_columns * channels;
+  float* out = partial + (static_cast<u64>(blockIdx.z) * outputs + static_cast<u64>(group) * of_group) * terms;
+  SmallF16::product(Columns{grad + begin * outputs + static_cast<u64>(group) * of_group, outputs},
+                     Windowed{Unfolded{x, w, channels, group * channels}, begin}, Stored{out, terms, 0}, of_group, terms,
+                     end - begin, blockIdx.x);
+}

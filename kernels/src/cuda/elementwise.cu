@@ -15,9 +15,9 @@ extern "C" __global__ void __launch_bounds__(256)
   EACH(i, count) grad[i] *= slope(act, from[i]);
 }
 
-// out (+)= factor * x; with a factor of 1 a copy.
+// out (+)= factor * x; with a factor of 1 a copy. `out` may be `x`.
 extern "C" __global__ void __launch_bounds__(256)
-    scale(const float* __restrict__ x, float* __restrict__ out, u64 count, float factor, u32 add) {
+    scale(const float* x, float* out, u64 count, float factor, u32 add) {
   EACH(i, count) out[i] = add ? out[i] + factor * x[i] : factor * x[i];
 }
 

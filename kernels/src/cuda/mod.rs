@@ -39,7 +39,7 @@ macro_rules! source {
 
 pub const ATTENTION: Source = source!("attention.cu", "math.cuh");
 pub const BATCH_NORM: Source = source!("batchnorm.cu");
-pub const CONV: Source = source!("conv.cu", "math.cuh", "windows.cuh", "product.cuh");
+pub const CONV: Source = source!("conv.cu", "math.cuh", "windows.cuh", "product.cuh", "tensor.cuh");
 pub const DROPOUT: Source = source!("dropout.cu");
 pub const ELEMENTWISE: Source = source!("elementwise.cu", "math.cuh");
 pub const EMBEDDING: Source = source!("embedding.cu");
@@ -47,7 +47,7 @@ pub const ITEMS: Source = source!("items.cu", "windows.cuh");
 pub const LAYER_NORM: Source = source!("layernorm.cu");
 pub const LSTM: Source = source!("lstm.cu", "math.cuh");
 pub const OPTIMIZER: Source = source!("optimizer.cu");
-pub const PRODUCT: Source = source!("product.cu", "math.cuh", "product.cuh");
+pub const PRODUCT: Source = source!("product.cu", "math.cuh", "product.cuh", "tensor.cuh");
 pub const ROWS: Source = source!("rows.cu", "math.cuh");
 pub const SHARDS: Source = source!("shards.cu");
 

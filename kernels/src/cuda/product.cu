@@ -58,3 +58,76 @@ extern "C" __global__ void __launch_bounds__(256)
                         float* __restrict__ partial, u32 outputs, u32 inputs) {
   weight<LargeTile>(grad, x, bounds, partial, outputs, inputs);
 }
+
+// The same with factors of two bytes.
+extern "C" __global__ void __launch_bounds__(256)
+    linear_forward_bf16(const float* __restrict__ x, const float* __restrict__ weight, const float* __restrict__ bias,
+                   float* __restrict__ y, float* __restrict__ kept, u64 rows, u32 outputs, u32 inputs, u32 act) {
+  forward<SmallBf16>(x, weight, bias, y, kept, rows, outputs, inputs, act);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    linear_forward_f16(const float* __restrict__ x, const float* __restrict__ weight, const float* __restrict__ bias,
+                   float* __restrict__ y, float* __restrict__ kept, u64 rows, u32 outputs, u32 inputs, u32 act) {
+  forward<SmallF16>(x, weight, bias, y, kept, rows, outputs, inputs, act);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    linear_forward_large_bf16(const float* __restrict__ x, const float* __restrict__ weight, const float* __restrict__ bias,
+                         float* __restrict__ y, float* __restrict__ kept, u64 rows, u32 outputs, u32 inputs, u32 act) {
+  forward<LargeBf16>(x, weight, bias, y, kept, rows, outputs, inputs, act);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    linear_forward_large_f16(const float* __restrict__ x, const float* __restrict__ weight, const float* __restrict__ bias,
+                         float* __restrict__ y, float* __restrict__ kept, u64 rows, u32 outputs, u32 inputs, u32 act) {
+  forward<LargeF16>(x, weight, bias, y, kept, rows, outputs, inputs, act);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    linear_backward_bf16(const float* __restrict__ grad, const float* __restrict__ weight, float* __restrict__ out, u64 rows,
+                    u32 outputs, u32 inputs, u32 add) {
+  backward<SmallBf16>(grad, weight, out, rows, outputs, inputs, add);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    linear_backward_f16(const float* __restrict__ grad, const float* __restrict__ weight, float* __restrict__ out, u64 rows,
+                    u32 outputs, u32 inputs, u32 add) {
+  backward<SmallF16>(grad, weight, out, rows, outputs, inputs, add);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    linear_backward_large_bf16(const float* __restrict__ grad, const float* __restrict__ weight, float* __restrict__ out, u64 rows,
+                          u32 outputs, u32 inputs, u32 add) {
+  backward<LargeBf16>(grad, weight, out, rows, outputs, inputs, add);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    linear_backward_large_f16(const float* __restrict__ grad, const float* __restrict__ weight, float* __restrict__ out, u64 rows,
+                          u32 outputs, u32 inputs, u32 add) {
+  backward<LargeF16>(grad, weight, out, rows, outputs, inputs, add);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    linear_weight_bf16(const float* __restrict__ grad, const float* __restrict__ x, const u64* __restrict__ bounds,
+                  float* __restrict__ partial, u32 outputs, u32 inputs) {
+  weight<SmallBf16>(grad, x, bounds, partial, outputs, inputs);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    linear_weight_f16(const float* __restrict__ grad, const float* __restrict__ x, const u64* __restrict__ bounds,
+                  float* __restrict__ partial, u32 outputs, u32 inputs) {
+  weight<SmallF16>(grad, x, bounds, partial, outputs, inputs);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    linear_weight_large_bf16(const float* __restrict__ grad, const float* __restrict__ x, const u64* __restrict__ bounds,
+                        float* __restrict__ partial, u32 outputs, u32 inputs) {
+  weight<LargeBf16>(grad, x, bounds, partial, outputs, inputs);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    linear_weight_large_f16(const float* __restrict__ grad, const float* __restrict__ x, const u64* __restrict__ bounds,
+                        float* __restrict__ partial, u32 outputs, u32 inputs) {
+  weight<LargeF16>(grad, x, bounds, partial, outputs, inputs);
+}

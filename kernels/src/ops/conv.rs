@@ -15,6 +15,7 @@ use crate::cpu::conv::{Windows, each_channel, each_channel_back, each_channel_we
 use crate::cpu::gemm::{Matrix, Right, Scratch, Target, pack_matrix, packed_len, product_to, product_transposed};
 use crate::cpu::reduce::{Summand, column_sums};
 use crate::cuda::machine::word;
+use crate::cuda::product::{Names, kernel};
 use crate::cuda::{Argument, CONV, product};
 use crate::error::{Error, Result};
 use crate::params::ParamId;
@@ -293,6 +294,14 @@ impl Conv {
     }
 }
 
+/// Kernels for small and for large results.
+const FORWARD: [Names; 2] = [
+    ["conv_forward", "conv_forward_bf16", "conv_forward_f16"],
+    ["conv_forward_large", "conv_forward_large_bf16", "conv_forward_large_f16"],
+];
+const BACKWARD: Names = ["conv_backward", "conv_backward_bf16", "conv_backward_f16"];
+const WEIGHT: Names = ["conv_weight", "conv_weight_bf16", "conv_weight_f16"];
+
 impl Conv {
     pub(super) fn forward_on(&self, env: &mut DeviceEnv<'_>) -> Result<()> {
         let (rows, of_group) = (env.rows(self.output) as u64, (self.outputs / self.groups) as u64);
@@ -309,8 +318,9 @@ impl Conv {
             Argument::Word(word(OP, self.groups)?),
             Argument::Word(self.act.code()),
         ];
-        let name = if large { "conv_forward_large" } else { "conv_forward" };
-        env.start(OP, CONV, name, product::tiles(large, rows, of_group, [self.groups as u64, 1]), &arguments)
+        let precision = env.precision();
+        let launch = product::tiles(precision, large, rows, of_group, [self.groups as u64, 1]);
+        env.start(OP, CONV, kernel(FORWARD[usize::from(large)], precision), launch, &arguments)
     }
 
     pub(super) fn backward_on(&self, env: &mut DeviceEnv<'_>, stores: [GradStore; 2]) -> Result<()> {
@@ -329,8 +339,9 @@ impl Conv {
             Argument::Word(word(OP, self.groups)?),
             stores[0].argument(),
         ];
-        let launch = product::tiles(false, pixels, channels, [self.groups as u64, 1]);
-        env.start(OP, CONV, "conv_backward", launch, &arguments)
+        let precision = env.precision();
+        let launch = product::tiles(precision, false, pixels, channels, [self.groups as u64, 1]);
+        env.start(OP, CONV, kernel(BACKWARD, precision), launch, &arguments)
     }
 
     pub(super) fn param_gradient_on(&self, env: &mut DeviceEnv<'_>, task: &DeviceTask) -> Result<()> {
@@ -350,7 +361,9 @@ impl Conv {
             Argument::Word(word(OP, self.groups)?),
         ];
         let batch = [self.groups as u64, task.node.span() as u64];
-        env.start(OP, CONV, "conv_weight", product::tiles(false, of_group, terms as u64, batch), &arguments)?;
+        let precision = env.precision();
+        let launch = product::tiles(precision, false, of_group, terms as u64, batch);
+        env.start(OP, CONV, kernel(WEIGHT, precision), launch, &arguments)?;
         env.join(OP, task, partial, self.outputs * terms)
     }
 }

@@ -5,11 +5,26 @@ use crate::cpu::activation::{self as loops, Activation};
 use crate::cpu::gemm::{DOT_BELOW, Matrix, Right, Scratch, ShardProduct, dot, product, product_by_dots, shard_product};
 use crate::cpu::reduce::{Summand, add_assign, column_sums};
 use crate::cuda::machine::word;
+use crate::cuda::product::{Names, kernel};
 use crate::cuda::{Argument, PRODUCT, product};
 use crate::error::{Error, Result};
 use crate::params::{ParamId, ParamStore};
 use crate::tape::Tape;
 use std::ops::Range;
+
+/// Kernels for small and for large results.
+const FORWARD: [Names; 2] = [
+    ["linear_forward", "linear_forward_bf16", "linear_forward_f16"],
+    ["linear_forward_large", "linear_forward_large_bf16", "linear_forward_large_f16"],
+];
+const BACKWARD: [Names; 2] = [
+    ["linear_backward", "linear_backward_bf16", "linear_backward_f16"],
+    ["linear_backward_large", "linear_backward_large_bf16", "linear_backward_large_f16"],
+];
+const WEIGHT: [Names; 2] = [
+    ["linear_weight", "linear_weight_bf16", "linear_weight_f16"],
+    ["linear_weight_large", "linear_weight_large_bf16", "linear_weight_large_f16"],
+];
 
 /// One recorded linear layer.
 #[derive(Clone, Copy, Debug)]
@@ -151,8 +166,8 @@ impl Linear {
             Argument::Word(word("linear", self.inputs)?),
             Argument::Word(self.act.code()),
         ];
-        let name = if large { "linear_forward_large" } else { "linear_forward" };
-        env.start("linear", PRODUCT, name, product::tiles(large, rows, columns, [1, 1]), &arguments)
+        let (precision, launch) = (env.precision(), product::tiles(env.precision(), large, rows, columns, [1, 1]));
+        env.start("linear", PRODUCT, kernel(FORWARD[usize::from(large)], precision), launch, &arguments)
     }
 
     pub(super) fn backward_on(&self, env: &mut DeviceEnv<'_>, stores: [GradStore; 2]) -> Result<()> {
@@ -171,8 +186,8 @@ impl Linear {
             Argument::Word(word("linear", self.inputs)?),
             stores[0].argument(),
         ];
-        let name = if large { "linear_backward_large" } else { "linear_backward" };
-        env.start("linear", PRODUCT, name, product::tiles(large, rows, columns, [1, 1]), &arguments)
+        let (precision, launch) = (env.precision(), product::tiles(env.precision(), large, rows, columns, [1, 1]));
+        env.start("linear", PRODUCT, kernel(BACKWARD[usize::from(large)], precision), launch, &arguments)
     }
 
     pub(super) fn param_gradient_on(&self, env: &mut DeviceEnv<'_>, task: &DeviceTask) -> Result<()> {
@@ -197,8 +212,8 @@ pub(super) fn weight_gradient_on(
     let partial = env.partial(task, outputs * inputs)?;
     let bounds = env.bounds_of(space, task);
     let arguments = [grad, x, bounds, partial, Argument::Word(word(op, outputs)?), Argument::Word(word(op, inputs)?)];
-    let name = if large { "linear_weight_large" } else { "linear_weight" };
-    let launch = product::tiles(large, outputs as u64, inputs as u64, [task.node.span() as u64, 1]);
-    env.start(op, PRODUCT, name, launch, &arguments)?;
+    let batch = [task.node.span() as u64, 1];
+    let launch = product::tiles(env.precision(), large, outputs as u64, inputs as u64, batch);
+    env.start(op, PRODUCT, kernel(WEIGHT[usize::from(large)], env.precision()), launch, &arguments)?;
     env.join(op, task, partial, outputs * inputs)
 }

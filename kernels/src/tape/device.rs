@@ -8,6 +8,7 @@
 use super::{Items, Tape, Workspace};
 use crate::cuda::machine::{Memory, bytes_of, bytes_of_mut, word};
 use crate::cuda::{Argument, ELEMENTWISE, Kernel, Launch, Machine, SHARDS, Source};
+use crate::dtype::Precision;
 use crate::error::{Error, Result};
 use crate::ops::loss::Loss;
 use crate::ops::{Randomness, Raw, RawId, Var};
@@ -20,6 +21,10 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct OnDevice {
     machine: Arc<dyn Machine>,
+    /// What products round their factors to.
+    precision: Precision,
+    /// The loss is multiplied by this on the way back, and parameters' gradients are divided by it at the end.
+    loss_scale: f32,
     /// Data and gradient of each value.
     values: Vec<[Memory; 2]>,
     weights: Memory,
@@ -94,6 +99,8 @@ impl OnDevice {
     fn new(machine: Arc<dyn Machine>) -> OnDevice {
         let one = || Memory::new(&machine);
         OnDevice {
+            precision: Precision::F32,
+            loss_scale: 1.0,
             values: Vec::new(),
             weights: one(),
             version: None,
@@ -129,6 +136,14 @@ impl Workspace {
     /// A workspace whose tapes run on this machine.
     pub fn on(machine: Arc<dyn Machine>) -> Workspace {
         Workspace { device: Some(Box::new(OnDevice::new(machine))), ..Workspace::default() }
+    }
+
+    /// From now on products on a device round their factors to `precision`; `loss_scale` keeps small gradients from rounding
+    /// to nothing there.
+    pub(crate) fn round_on_device(&mut self, precision: Precision, loss_scale: f32) {
+        if let Some(device) = &mut self.device {
+            (device.precision, device.loss_scale) = (precision, loss_scale);
+        }
     }
 
     /// Parameters of this version are at an address of the machine, where somebody else keeps them.
@@ -277,6 +292,11 @@ impl Tape<'_> {
         let outcome = self.run_on_device(|env, ws| {
             ws.ops.iter().try_for_each(|recorded| recorded.op.forward_on(env))?;
             env.loss(output, loss)?;
+            let scale = env.device.loss_scale;
+            if scale != 1.0 {
+                let grad = env.grad(output);
+                env.hand_on("loss scale", grad, grad, env.count(output), scale, false)?;
+            }
             for recorded in ws.ops.iter().rev().filter(|recorded| recorded.live) {
                 recorded.op.backward_on(env, recorded.stores)?;
             }
@@ -328,12 +348,38 @@ impl Tape<'_> {
         let mut env = self.env_on(device)?;
         for (number, bucket) in cuts.windows(2).rev().enumerate() {
             self.bucket_on(&mut env, held, bucket[0]..bucket[1], &outs)?;
+            self.unscale_on(&mut env, bucket[0]..bucket[1], &outs)?;
             done(number, &mut |node, to| {
                 if to.is_empty() {
                     return Ok(());
                 }
                 machine.download(outs[node] + bucket[0] as u64 * 4, bytes_of_mut(to))
             })?;
+        }
+        Ok(())
+    }
+
+    /// Divides the gradients of the parameters that begin in this range by the loss scale; statistics of norms are no
+    /// gradients.
+    fn unscale_on(&self, env: &mut DeviceEnv<'_>, range: std::ops::Range<usize>, outs: &[u64]) -> Result<()> {
+        if env.device.loss_scale == 1.0 {
+            return Ok(());
+        }
+        let factor = (1.0 / f64::from(env.device.loss_scale)) as f32;
+        let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
+        for param in self.params.entries().iter().filter(|param| range.contains(&param.range.start)) {
+            match runs.last_mut() {
+                _ if param.is_statistic() => runs.push(param.range.end..param.range.end),
+                // What lies between two parameters is zero.
+                Some(run) => run.end = param.range.end,
+                None => runs.push(param.range.clone()),
+            }
+        }
+        for run in runs.into_iter().filter(|run| !run.is_empty()) {
+            for out in outs {
+                let at = Argument::Address(out + run.start as u64 * 4);
+                env.hand_on("loss scale", at, at, run.len() as u64, factor, false)?;
+            }
         }
         Ok(())
     }
@@ -376,6 +422,11 @@ impl DeviceEnv<'_> {
             Some(launch) => self.device.machine.start(op, Kernel { source, name }, launch, arguments),
             None => Ok(()),
         }
+    }
+
+    /// What products round their factors to.
+    pub fn precision(&self) -> Precision {
+        self.device.precision
     }
 
     pub fn data(&self, var: Var) -> Argument {

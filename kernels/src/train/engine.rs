@@ -169,7 +169,15 @@ impl Trainer {
     pub fn on_machine(mut self, machine: Arc<dyn Machine>) -> Trainer {
         self.device = Some(Box::new(DeviceStep::new(machine.clone())));
         self.ws = Workspace::on(machine);
+        self.round_on_device(1);
         self
+    }
+
+    /// Tells the workspace what its device rounds to, and the scale of the losses of a global batch of so many rows: as
+    /// losses are summed there, that of their mean by the number of rows, to a power of two.
+    fn round_on_device(&mut self, rows: usize) {
+        let of_sum = |scale: f32| scale / rows.next_power_of_two() as f32;
+        self.ws.round_on_device(self.config.precision, self.loss_scale().map_or(1.0, of_sum));
     }
 
     /// Brings the state from the device that it is trained on to the host, where there is one: before the parameters
@@ -320,6 +328,10 @@ impl Trainer {
         self.lend()?;
         self.absorb_statistics(loss)?;
         let mut grad_norm = self.norm()? / sum.weight;
+        if loss.is_finite() && !grad_norm.is_finite() && self.overflowed() {
+            let (learning_rate, step) = (self.learning_rate(), self.global_step());
+            return Ok(StepOutcome { loss, grad_norm, rows: sum.rows, learning_rate, step, skipped: true });
+        }
         if !(loss.is_finite() && grad_norm.is_finite()) {
             return Err(Error::Numeric { op: self.broken_gradient()?, step: self.global_step(), samples: Vec::new() });
         }
@@ -444,6 +456,7 @@ impl Trainer {
         part.check(self.config.logical_shards)?;
         self.set_geometry(part)?;
         self.lend()?;
+        self.round_on_device(part.global_rows);
         let (batch, randomness) = (part.batch, self.randomness());
         self.handed.whole = false;
         let (_, _, held) = self.geometry.as_ref().expect("invariant: set above");

@@ -39,6 +39,16 @@ impl Trainer {
         Ok(!overflow)
     }
 
+    /// Whether a gradient that is not finite may be the doing of the loss scale, which is then reduced: where a device
+    /// computes with f16, gradients overflow before they are summed.
+    pub(super) fn overflowed(&mut self) -> bool {
+        let Some(scaler) = self.scaler.as_mut().filter(|scaler| self.device.is_some() && scaler.scale() > 1.0) else {
+            return false;
+        };
+        scaler.on_overflow();
+        true
+    }
+
     /// The loss scale of the next step; none but with f16.
     pub fn loss_scale(&self) -> Option<f32> {
         self.scaler.as_ref().map(|s| s.scale())

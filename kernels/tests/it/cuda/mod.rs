@@ -11,6 +11,7 @@ mod ops;
 mod shim;
 pub mod simt;
 mod steps;
+mod tensor;
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
