@@ -1,8 +1,6 @@
 //! A text file of delimited values, streamed. Rows with another number of fields than the header are reported
 //! by line and left out.
 
-use std::fs;
-use std::io::{Read, Seek};
 use std::sync::Arc;
 
 use arrow_array::ArrayRef;
@@ -10,10 +8,10 @@ use arrow_array::builder::StringBuilder;
 use csv::{ByteRecord, ReaderBuilder, Trim};
 use messages::WireError;
 use messages::error::Code;
-use messages::plan::CsvPlan;
+use messages::plan::{CsvPlan, TextEncoding};
 
-use super::guard::{Fault, Guard};
-use super::{CHUNK_ROWS, Chunk, File, Format, Summary, Want, foreign_format, path};
+use super::text::{self, Stream};
+use super::{CHUNK_ROWS, Chunk, File, Format, Summary, Want};
 use crate::check::{At, MAX_COLUMNS, MAX_FIELD_BYTES, Violation, Violations, shown};
 
 /// Most bytes of a chunk's texts.
@@ -22,7 +20,8 @@ const READ_BYTES: usize = 256 * 1024;
 
 pub struct CsvFile {
     path: String,
-    reader: csv::Reader<Guard<fs::File>>,
+    encoding: TextEncoding,
+    reader: csv::Reader<Stream>,
     columns: Vec<String>,
     wanted: Vec<usize>,
     trim: bool,
@@ -35,17 +34,11 @@ pub struct CsvFile {
 
 impl CsvFile {
     pub fn open(file: &File, plan: &CsvPlan, violations: &mut Violations) -> Result<Option<Self>, WireError> {
-        let mut opened = fs::File::open(&file.real).map_err(|e| path::cannot_open(&file.path, &e))?;
-        let mut head = [0; 8];
-        let read = opened.read(&mut head).map_err(|e| path::cannot_open(&file.path, &e))?;
-        if let Some(violation) = foreign_format(&file.path, &head[..read], Format::Csv) {
-            violations.add(violation);
-            return Ok(None);
-        }
-        opened.rewind().map_err(|e| path::cannot_open(&file.path, &e))?;
-        let reader = builder(plan)?.from_reader(Guard::new(opened));
+        let Some(stream) = text::open(file, Format::Csv, plan.encoding, violations)? else { return Ok(None) };
+        let reader = builder(plan)?.from_reader(stream);
         let mut this = Self {
             path: file.path.clone(),
+            encoding: plan.encoding,
             reader,
             columns: Vec::new(),
             wanted: Vec::new(),
@@ -130,20 +123,8 @@ impl CsvFile {
             Err(error) => {
                 self.ended = true;
                 let line = self.reader.position().line();
-                let violation = match self.reader.get_ref().fault() {
-                    Some(Fault::NotUtf8 { offset, byte, line }) => {
-                        Violation::new(format!("byte {byte:#04x} at offset {offset} is not UTF-8, expected UTF-8 text"))
-                            .at(At::Line(line))
-                            .hint("save the file as UTF-8")
-                    }
-                    Some(Fault::RecordTooLong) => {
-                        Violation::new(format!("a record that begins here is longer than {MAX_FIELD_BYTES} bytes"))
-                            .at(At::Line(line))
-                            .hint("a quote may be open: check data.csv.quote")
-                    }
-                    None => return Err(read_failed(&self.path, &error)),
-                };
-                violations.add(violation.file(&self.path));
+                let violation = text::stopped(self.reader.get_mut(), self.encoding, &self.path, line, &error)?;
+                violations.add(violation);
                 Ok(false)
             }
         }
@@ -184,7 +165,7 @@ impl CsvFile {
             return Ok(None);
         }
         let columns = builders.iter_mut().map(|builder| Arc::new(builder.finish()) as ArrayRef).collect();
-        Ok(Some(Chunk { rows: lines.len(), columns, lines, first_row }))
+        Ok(Some(Chunk { rows: lines.len(), columns, lines, first_row, picked: None }))
     }
 
     fn ragged(&self, record: &ByteRecord, line: u64) -> Violation {
@@ -198,13 +179,8 @@ impl CsvFile {
     }
 
     pub fn finish(mut self) -> Result<Summary, WireError> {
-        let (blake3, size_bytes) = self.reader.get_mut().finish().map_err(|e| path::cannot_open(&self.path, &e))?;
-        Ok(Summary { blake3, size_bytes, rows: self.rows })
+        text::summary(self.reader.get_mut(), &self.path, self.rows)
     }
-}
-
-fn read_failed(path: &str, error: &csv::Error) -> WireError {
-    WireError::new(Code::DatasetNotFound, format!("{path}: cannot be read: {error}"))
 }
 
 fn builder(plan: &CsvPlan) -> Result<ReaderBuilder, WireError> {
