@@ -124,14 +124,14 @@ fn images(
 ) -> Result<BTreeMap<String, Images>, WireError> {
     let mut found = BTreeMap::new();
     for (name, column) in data.columns.iter().filter(|(_, column)| column.r#type == ColumnType::Image) {
-        let Some((usage, Values::Number(numbers))) = loaded.column(name) else { continue };
-        if !usage.is_feature() {
-            continue;
-        }
         if let Some(gallery) = loaded.pictures.remove(name) {
             let images = Images::of_gallery(gallery, name);
             loaded.sources.push(images.source.clone());
             found.insert(name.clone(), images);
+            continue;
+        }
+        let Some((usage, Values::Number(numbers))) = loaded.column(name) else { continue };
+        if !usage.is_feature() {
             continue;
         }
         let path = column.images.as_deref().ok_or_else(|| {

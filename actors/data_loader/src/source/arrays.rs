@@ -46,11 +46,6 @@ fn bytes(array: &ArrayRef) -> Option<ArrayRef> {
     }
 }
 
-/// The column's values of a primitive type, each turned by `turn`.
-fn each<T: ArrowPrimitiveType, U>(array: &ArrayRef, turn: impl Fn(T::Native) -> U) -> Vec<Option<U>> {
-    array.as_primitive::<T>().iter().map(|value| value.map(&turn)).collect()
-}
-
 /// Numbers, booleans as 0 and 1, times of day in their own unit.
 fn numbers(array: &ArrayRef) -> Option<ArrayRef> {
     let values: Vec<Option<f64>> = match array.data_type() {

@@ -204,3 +204,55 @@ fn resized(picture: &Decoded, height: usize, width: usize) -> Decoded {
     }
     Decoded { channels, height, width, bytes: rows }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(serde::Deserialize)]
+    struct Expected {
+        name: String,
+        channels: u32,
+        height: u32,
+        width: u32,
+        pixels: Vec<u8>,
+    }
+
+    /// `tests/golden/pictures/make.py` made pictures and values, with Pillow.
+    #[test]
+    fn pictures_are_pillow_s() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pictures");
+        let expected = std::fs::read(folder.join("expected.json")).expect("is there");
+        let expected: Vec<Expected> = serde_json::from_slice(&expected).expect("JSON");
+        assert_eq!(expected.len(), 70);
+        for case in expected {
+            let Expected { name, channels, height, width, pixels: wanted } = case;
+            let file = std::fs::read(folder.join(&name)).expect("is there");
+            let found = pixels(&file, Shape { channels, height, width }).expect("a picture");
+            let off = found.iter().zip(&wanted).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or_default();
+            // Decoders of JPEG may round each coefficient their own way; what is resized is then averaged.
+            let most = if name.ends_with(".jpg") { 6 } else { 0 };
+            assert!(found.len() == wanted.len() && off <= most, "{name} {channels} x {height} x {width}: off by {off}");
+        }
+    }
+
+    #[test]
+    fn damaged_pictures_are_errors_whatever_is_damaged() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pictures");
+        let shape = Shape { channels: 3, height: 8, width: 8 };
+        for name in ["color.png", "palette.png", "color.jpg", "gray.jpg"] {
+            let file = std::fs::read(folder.join(name)).expect("is there");
+            for length in 0..file.len() {
+                pixels(&file[..length], shape).err().map_or((), drop);
+            }
+            for at in 0..file.len() {
+                for value in [0, 0x7f, 0xff, !file[at]] {
+                    let mut wrong = file.clone();
+                    wrong[at] = value;
+                    pixels(&wrong, shape).err().map_or((), drop);
+                }
+            }
+            assert!(pixels(&file[..file.len() / 3], shape).is_err(), "{name}");
+        }
+    }
+}

@@ -7,4 +7,5 @@ mod network;
 mod plan;
 mod prepare;
 mod real;
+mod sources;
 mod split;
