@@ -8,7 +8,6 @@ use arrow_array::types::{Float64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, BinaryArray, StringArray};
 
 use crate::check::At;
-use crate::check::datetime::Moment;
 use crate::check::names::{Need, Use};
 use crate::check::scan::{ColumnScan, Kind};
 use crate::check::value::{Value, usable};
@@ -24,8 +23,8 @@ pub struct Column {
     pub usage: Use,
     pub scan: ColumnScan,
     kept: Kept,
-    /// Texts so far that are dates, where all were; by key.
-    moments: Option<Vec<Moment>>,
+    /// Whether all texts so far are dates.
+    dates: bool,
 }
 
 #[derive(Debug)]
@@ -74,8 +73,7 @@ impl Column {
             Need::Text => Kept::Texts(Texts::default()),
             Need::Picture(shape) => Kept::Pictures(gallery(shape)),
         };
-        let moments = (usage.need == Need::Infer).then(Vec::new);
-        Self { usage, scan: ColumnScan::default(), kept, moments }
+        Self { usage, scan: ColumnScan::default(), kept, dates: true }
     }
 
     /// Takes in the values of a chunk.
@@ -187,14 +185,9 @@ impl Column {
                 }
             }
             Value::Text(text) => {
-                if let Some(moments) = &mut self.moments {
+                if self.dates {
                     let known = matches!(&self.kept, Kept::Categories(all) if all.places.contains_key(text));
-                    if !known {
-                        match self.usage.dates.read(text) {
-                            Some(moment) => moments.push(moment),
-                            None => self.moments = None,
-                        }
-                    }
+                    self.dates = known || self.usage.dates.read(text).is_some();
                 }
                 self.scan.texts.add(file, at, text);
             }
@@ -298,31 +291,10 @@ impl Column {
         }
     }
 
-    /// Whether all that stands here are dates. Their zones are counted then.
-    pub fn is_time(&mut self, place: impl Fn(usize) -> (usize, At)) -> bool {
-        if self.scan.times > 0 {
-            return self.scan.texts.count == 0 && self.scan.numbers == 0;
-        }
-        let (Some(moments), Kept::Categories(categories)) = (&self.moments, &self.kept) else { return false };
-        let only = self.scan.numbers + self.scan.unusable.count == 0 && !moments.is_empty();
-        if self.usage.need != Need::Infer || !only {
-            return false;
-        }
-        let mut counts = vec![(0u64, 0usize); moments.len()];
-        for (row, &key) in categories.keys.iter().enumerate().filter(|(_, key)| **key != MISSING_KEY) {
-            let (count, first) = &mut counts[key as usize];
-            if *count == 0 {
-                *first = row;
-            }
-            *count += 1;
-        }
-        for ((&moment, (count, row)), text) in moments.iter().zip(counts).zip(&categories.texts) {
-            self.scan.dates.add(moment, count, || {
-                let (file, at) = place(row);
-                (file, at, text.clone())
-            });
-        }
-        true
+    /// Whether texts that nobody declared are all dates.
+    pub fn has_dates(&self) -> bool {
+        let numbers = self.scan.numbers + self.scan.unusable.count;
+        self.usage.need == Need::Infer && numbers == 0 && self.dates && matches!(self.kept, Kept::Categories(_))
     }
 
     /// Whether the values must be read again.
@@ -351,13 +323,7 @@ impl Column {
         let values = match self.kept {
             Kept::Numbers(numbers) => Values::Number(numbers),
             Kept::Nothing(rows) if matches!(kind, Kind::Number | Kind::Time) => Values::Number(vec![f64::NAN; rows]),
-            Kept::Categories(categories) => match self.moments {
-                Some(moments) if kind == Kind::Time => {
-                    let seconds = |key: &u32| moments.get(*key as usize).map_or(f64::NAN, |moment| moment.seconds);
-                    Values::Number(categories.keys.iter().map(seconds).collect())
-                }
-                _ => Values::Category { keys: categories.keys, texts: categories.texts },
-            },
+            Kept::Categories(categories) => Values::Category { keys: categories.keys, texts: categories.texts },
             Kept::Ids(ids) => Values::Id(ids),
             Kept::Texts(texts) => Values::Text(texts),
             Kept::Pictures(gallery) => return (Values::Number(gallery.numbers()), Some(gallery)),

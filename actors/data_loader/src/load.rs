@@ -144,10 +144,10 @@ pub fn load(
     let rows = table.rows;
     let (mut kinds, mut report) = (Vec::new(), Vec::new());
     let mut columns = std::mem::take(&mut table.columns);
-    for column in &mut columns {
-        let is_time = column.is_time(|row| table.place(row));
-        let kind = column.scan.decide(&column.usage, is_time, &names, &mut violations, &mut warnings);
-        report.push(inference::report(&column.usage, &column.scan, kind, rows, &names));
+    for column in &columns {
+        let has_dates = column.has_dates();
+        let kind = column.scan.decide(&column.usage, has_dates, &names, &mut violations, &mut warnings);
+        report.push(inference::report(&column.usage, &column.scan, kind, has_dates, rows, &names));
         kinds.push(kind);
     }
     if rows as u64 > MAX_ROWS {
@@ -204,21 +204,6 @@ struct Pass {
     rows: usize,
     first_test_row: Option<usize>,
     row_of: Option<Vec<u32>>,
-}
-
-impl Pass {
-    /// Index of the file, and the row's place in it.
-    fn place(&self, row: usize) -> (usize, At) {
-        let row = self.row_of.as_ref().map_or(row, |rows| rows[row] as usize) as u64;
-        let mut before = 0;
-        for (index, source) in self.sources.iter().enumerate() {
-            if row < before + source.rows {
-                return (index, At::Row(row - before + 1));
-            }
-            before += source.rows;
-        }
-        (0, At::Row(row + 1))
-    }
 }
 
 /// Chunks that wait for a thread, at most.

@@ -10,12 +10,22 @@ use super::shown;
 const MOST_EXAMPLES: usize = 3;
 
 /// The report on one column.
-pub fn report(usage: &Use, scan: &ColumnScan, kind: Kind, rows: usize, files: &[&str]) -> Inference {
+pub fn report(
+    usage: &Use,
+    scan: &ColumnScan,
+    kind: Kind,
+    has_dates: bool,
+    rows: usize,
+    files: &[&str],
+) -> Inference {
     let there = rows as u64 - scan.missing.count.min(rows as u64);
     let declared = !usage.why.is_empty();
     let mut counter_examples: Vec<String> = Vec::new();
     let reason = match (kind, usage.need) {
         _ if declared => usage.why.to_owned(),
+        (Kind::Category, _) if has_dates => {
+            format!("all of its {there} values are dates in ISO 8601, which are categories unless they are declared")
+        }
         (Kind::Category, Need::Infer) => {
             counter_examples.extend(scan.first_number.iter().map(|text| format!("{} is a number", shown(text))));
             let others = scan.texts.first.iter().take(MOST_EXAMPLES);
@@ -28,7 +38,7 @@ pub fn report(usage: &Use, scan: &ColumnScan, kind: Kind, rows: usize, files: &[
             }
         }
         (Kind::Number, _) => format!("all of its {there} values are numbers"),
-        (Kind::Time, _) => format!("all of its {there} values are dates or times in ISO 8601"),
+        (Kind::Time, _) => format!("all of its {there} values are dates or times"),
         (Kind::Empty, _) => "it has no value".into(),
         (Kind::Category | Kind::Id | Kind::Text | Kind::Picture, _) => "what it is used for makes it so".into(),
     };

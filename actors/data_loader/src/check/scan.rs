@@ -71,11 +71,11 @@ impl ColumnScan {
     }
 
     /// The column's type. What is wrong with its values goes to the violations.
-    /// `is_time` where all its texts are dates.
+    /// `has_dates` where nobody declared its texts, and all are dates.
     pub fn decide(
         &self,
         usage: &Use,
-        is_time: bool,
+        has_dates: bool,
         files: &[&str],
         violations: &mut Violations,
         warnings: &mut Vec<String>,
@@ -88,7 +88,7 @@ impl ColumnScan {
             Need::Number => Kind::Number,
             Need::Time => Kind::Time,
             Need::Picture(_) => Kind::Picture,
-            Need::Infer if is_time => Kind::Time,
+            Need::Infer if self.times > 0 && self.texts.count + self.numbers == 0 => Kind::Time,
             Need::Infer if self.texts.count > 0 => Kind::Category,
             Need::Infer if self.numbers + self.unusable.count + self.times == 0 => Kind::Empty,
             Need::Infer => Kind::Number,
@@ -102,6 +102,12 @@ impl ColumnScan {
         }
         if let Need::Picture(_) = usage.need {
             self.check_pictures(usage, files, violations);
+        }
+        if has_dates && usage.is_feature() {
+            warnings.push(format!(
+                "column {:?} holds dates and is read as categories, each date one: declare data.columns.{}.type: datetime, or exclude it",
+                usage.name, usage.name
+            ));
         }
         if usage.need == Need::Infer && kind == Kind::Category {
             self.check_inferred_category(usage, files, violations, warnings);

@@ -14,6 +14,7 @@ mod packed;
 mod parquet_file;
 pub mod path;
 pub mod picture;
+mod records;
 mod text;
 
 use std::path::PathBuf;

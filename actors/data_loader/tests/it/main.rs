@@ -3,6 +3,7 @@
 mod bad_input;
 mod feed;
 mod inputs;
+mod mutations;
 mod network;
 mod plan;
 mod prepare;
