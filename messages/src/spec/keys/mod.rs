@@ -2,6 +2,7 @@
 //! published JSON Schema share. A row says what a key may hold, its default, its other names and
 //! what becomes of it.
 
+mod features;
 mod index;
 mod job;
 mod kinds;
@@ -10,14 +11,31 @@ mod model;
 pub(crate) use index::{Index, Step, index_of};
 pub(crate) use kinds::{EVALUATION_KEYS, GATES_KEYS, SWEEP_KEYS};
 
-/// Every key of a job.
-pub(crate) static JOB_KEYS: &[Key] = &joined::<{ job::KEYS.len() + model::KEYS.len() }>(job::KEYS, model::KEYS);
+/// The tables of a job's keys.
+const TABLES: &[&[Key]] = &[job::KEYS, features::KEYS, model::KEYS];
 
-const fn joined<const N: usize>(first: &[Key], second: &[Key]) -> [Key; N] {
-    let (mut out, mut at) = ([first[0]; N], 0);
-    while at < N {
-        out[at] = if at < first.len() { first[at] } else { second[at - first.len()] };
-        at += 1;
+/// Every key of a job.
+pub(crate) static JOB_KEYS: &[Key] = &joined::<{ count(TABLES) }>(TABLES);
+
+const fn count(tables: &[&[Key]]) -> usize {
+    let (mut keys, mut table) = (0, 0);
+    while table < tables.len() {
+        keys += tables[table].len();
+        table += 1;
+    }
+    keys
+}
+
+const fn joined<const N: usize>(tables: &[&[Key]]) -> [Key; N] {
+    let (mut out, mut filled, mut table) = ([tables[0][0]; N], 0, 0);
+    while table < tables.len() {
+        let mut at = 0;
+        while at < tables[table].len() {
+            out[filled] = tables[table][at];
+            filled += 1;
+            at += 1;
+        }
+        table += 1;
     }
     out
 }
@@ -114,6 +132,8 @@ pub(crate) enum Shape {
         min: i64,
         max: i64,
     },
+    /// A list of numbers.
+    Numbers(Range),
     /// A local file or folder.
     Path,
     /// One path or a list of paths of local files.
