@@ -12,6 +12,7 @@
 
 mod actor;
 pub mod check;
+pub mod derive;
 pub mod feed;
 pub mod fit;
 pub mod load;
@@ -22,6 +23,7 @@ mod sequence;
 pub mod source;
 pub mod split;
 pub mod state;
+mod storage;
 mod task;
 pub mod write;
 

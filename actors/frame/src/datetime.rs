@@ -5,6 +5,8 @@ use kernels::cpu::math::cos_sin_turns;
 use messages::plan::DatePart;
 
 const DAY: f64 = 86_400.0;
+/// Beyond are no years that anybody means.
+const LATEST: f64 = 1e13;
 
 /// The seconds of ISO 8601 texts (with or without time and offset), of `2024/05/31`, `31.05.2024` and `20240531`.
 pub fn parse(text: &str) -> Option<f64> {
@@ -65,10 +67,21 @@ fn date_of(days: i64) -> (i64, i64, i64) {
     (year, month, day_of_year - (153 * place + 2) / 5 + 1)
 }
 
+/// As ISO 8601, to the second, in UTC.
+pub fn text(seconds: f64) -> String {
+    if seconds.is_nan() || seconds.abs() > LATEST {
+        return seconds.to_string();
+    }
+    let day = (seconds / DAY).floor();
+    let (year, month, day_of_month) = date_of(day as i64);
+    let of_day = (seconds - day * DAY) as i64;
+    let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}-{month:02}-{day_of_month:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 /// The values of a part, one or two; NaN where the time is missing. `reference` is in seconds.
 pub fn part(seconds: f64, part: DatePart, reference: f64) -> (f64, f64) {
-    // Beyond are no years that anybody means.
-    if seconds.is_nan() || seconds.abs() > 1e13 {
+    if seconds.is_nan() || seconds.abs() > LATEST {
         return (f64::NAN, f64::NAN);
     }
     let day = (seconds / DAY).floor();
@@ -146,5 +159,6 @@ mod tests {
         let (sin, cos) = of(DatePart::MonthCyclic);
         assert!((sin - 0.5).abs() < 1e-15 && (cos + 0.75f64.sqrt()).abs() < 1e-15, "{sin} {cos}");
         assert!(part(f64::NAN, DatePart::Year, 0.0).0.is_nan());
+        assert_eq!(text(at), "2024-06-01T17:45:00Z");
     }
 }
