@@ -15,6 +15,8 @@ pub mod check;
 pub mod derive;
 pub mod feed;
 pub mod fit;
+#[cfg(test)]
+mod golden;
 pub mod load;
 pub mod nearest;
 pub mod prepare;

@@ -3,6 +3,8 @@
 //! test also what comes before.
 
 mod aggregate;
+#[cfg(test)]
+mod golden_tests;
 mod history;
 
 use std::borrow::Cow;

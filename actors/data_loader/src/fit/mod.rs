@@ -1,6 +1,8 @@
 //! Fitting preprocessing, on the rows of the train part only: no value of val or test moves anything here.
 
 mod category;
+#[cfg(test)]
+mod golden_tests;
 mod image;
 pub mod number;
 mod target;
@@ -156,6 +158,11 @@ fn encode(
     }
     Ok(match values {
         Values::Number(numbers) => {
+            if plan.columns.get(&usage.name).is_some_and(|column| column.fitting.encoding.is_some()) {
+                let message = format!("data.columns.{}.encoding: the column holds numbers, which have none", usage.name);
+                let hint = format!("declare data.columns.{}.type: category", usage.name);
+                return Err(Violation::new(message).column(&usage.name).hint(hint).into());
+            }
             if looks_like_id(&usage.name, numbers, &statistics) {
                 warnings.push(format!("column {:?} has another whole number in each row of train: if it identifies rows, exclude it or make it data.id_column", usage.name));
             }

@@ -4,14 +4,13 @@
 use frame::manifest::{Encoding, TargetMeans, out_of_fold};
 use messages::WireError;
 use messages::error::Code;
-use messages::plan::Task;
+use messages::plan::{DataPlan, Task};
 
 use super::Inputs;
 use super::category::{Categories, counts, in_text_order};
 use super::number::scale_of;
 use crate::load::MISSING_KEY;
 use crate::split::cross_fit_folds;
-use messages::plan::DataPlan;
 
 /// What one fit on some rows says.
 struct Means {

@@ -2,6 +2,8 @@
 //! come from a counter-based generator keyed by `random_state`.
 
 mod folds;
+#[cfg(test)]
+mod golden_tests;
 mod group;
 mod hashed;
 mod random;

@@ -9,8 +9,8 @@ use frame::{Encoded, Encoder, Manifest, write_shard};
 use messages::WireError;
 use messages::feed::Split;
 use messages::plan::{
-    CategoryEncoding, ColumnPlan, ColumnType, CsvPlan, DataFormat, DataPlan, Impute, PreprocessingPlan, Scale,
-    SequencePlan, SplitPlan, SplitStrategy, TargetPlan, TargetTransform, Task, TextPlan,
+    CategoryEncoding, ColumnFittingPlan, ColumnPlan, ColumnType, CsvPlan, DataFormat, DataPlan, FittingPlan, FoldPlan,
+    Impute, PreprocessingPlan, Scale, SequencePlan, SplitPlan, StoragePlan, SplitStrategy, TargetPlan, TargetTransform, Task, TextPlan,
 };
 use tokio_util::sync::CancellationToken;
 use within_data_loader::prepare::{Prepared, prepare};
@@ -51,7 +51,10 @@ pub fn data_plan(path: &[&str], target: &str) -> DataPlan {
             min_frequency: 0,
             max_categories: 100,
             categories: CategoryEncoding::OneHot,
+            fitting: FittingPlan::default(),
         },
+        derive: vec![],
+        storage: StoragePlan::default(),
         text: TextPlan::default(),
         sequence: SequencePlan::default(),
         split: SplitPlan {
@@ -62,6 +65,7 @@ pub fn data_plan(path: &[&str], target: &str) -> DataPlan {
             stratify_column: None,
             group_column: None,
             time_column: None,
+            folding: FoldPlan::default(),
         },
         shuffle: true,
         shuffle_seed: 42,
@@ -70,7 +74,7 @@ pub fn data_plan(path: &[&str], target: &str) -> DataPlan {
 }
 
 pub fn column(r#type: ColumnType) -> ColumnPlan {
-    ColumnPlan { r#type, null_values: vec![], impute: None, scale: None, images: None }
+    ColumnPlan { r#type, null_values: vec![], impute: None, scale: None, images: None, fitting: ColumnFittingPlan::default() }
 }
 
 /// A data root with files, removed in the end.
