@@ -13,6 +13,7 @@ mod checkpoint;
 mod features;
 mod preprocessing;
 mod resources;
+mod source;
 mod split;
 
 pub use checkpoint::CheckpointPlan;
@@ -22,6 +23,7 @@ pub use preprocessing::{
     TargetEncodingPlan, TextCleaning, TextPlan, TokenizerType,
 };
 pub use resources::{ResourcePlan, StragglerPolicy};
+pub use source::{ColumnSourcePlan, JoinKind, JoinPlan, TextEncoding};
 pub use split::{FoldPlan, Gap, SplitBy, SplitPlan, SplitStrategy};
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -135,6 +137,9 @@ pub struct DataPlan {
     pub text: TextPlan,
     #[serde(default)]
     pub sequence: SequencePlan,
+    /// Tables that are joined to this one, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub joins: Vec<JoinPlan>,
     pub split: SplitPlan,
     #[serde(default, skip_serializing_if = "is_default")]
     pub storage: StoragePlan,
@@ -149,7 +154,13 @@ pub enum DataFormat {
     /// By the file's suffix.
     Auto,
     Csv,
+    /// CSV between tabs.
+    Tsv,
     Parquet,
+    /// One JSON object a line.
+    JsonLines,
+    /// Arrow IPC, as a file or a stream.
+    Arrow,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -167,6 +178,8 @@ pub struct CsvPlan {
     pub decimal: String,
     /// Texts that mean missing.
     pub null_values: Vec<String>,
+    #[serde(default)]
+    pub encoding: TextEncoding,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -202,9 +215,9 @@ pub enum ColumnType {
     Category,
     /// Words: tokens of a text encoder.
     Text,
-    /// The number of an image in the file `images`.
+    /// The number of an image in the file `images`; or the path of an image file, or its bytes.
     Image,
-    /// A date or a time: its parts are features.
+    /// A date or a time: seconds since the epoch, whose parts are features.
     Datetime,
 }
 
@@ -219,6 +232,8 @@ pub struct ColumnPlan {
     /// Of an image column: the IDX file (also `.gz`) that its whole numbers, from 0, point into.
     #[serde(default)]
     pub images: Option<String>,
+    #[serde(flatten)]
+    pub source: ColumnSourcePlan,
     #[serde(flatten)]
     pub fitting: ColumnFittingPlan,
 }

@@ -1,11 +1,14 @@
 //! What scikit-learn and pandas say of small inputs (`tests/golden/make.py`), and plans to compare with.
 
+use std::collections::BTreeMap;
+
 use frame::manifest::ColumnRole;
 use messages::plan::DataPlan;
 use messages::rpc::SpecFormat;
 use messages::spec::{PlanDefaults, SpecInput, plan, resolve_base};
 use serde_json::Value as Json;
 
+use crate::check::datetime::DateReader;
 use crate::check::names::{Layout, Need, Use};
 use crate::check::value::ValueReader;
 use crate::load::{Loaded, MISSING_KEY, Values};
@@ -68,6 +71,7 @@ pub fn loaded(columns: Vec<(&str, Values)>, rows: usize) -> Loaded {
         why: "",
         required: None,
         values: ValueReader::new(Vec::new(), false),
+        dates: DateReader::default(),
     });
     Loaded {
         layout: Layout { names: columns.iter().map(|(name, _)| (*name).to_owned()).collect(), uses: uses.collect() },
@@ -77,5 +81,7 @@ pub fn loaded(columns: Vec<(&str, Values)>, rows: usize) -> Loaded {
         first_test_row: rows,
         warnings: Vec::new(),
         row_of: None,
+        pictures: BTreeMap::new(),
+        inference: Vec::new(),
     }
 }

@@ -23,6 +23,7 @@ use crate::check::{Violation, Violations};
 use crate::derive;
 use crate::fit::{self, Fitted, fit};
 use crate::load::{Loaded, MISSING_KEY, Values, load};
+use crate::memory;
 use crate::pretrained::Pretrained;
 use crate::sequence::Samples;
 use crate::source::{self, idx::Images};
@@ -63,10 +64,9 @@ pub fn prepare(
     cancelled: &CancellationToken,
 ) -> Result<Prepared, WireError> {
     let files = source::files(data, roots)?;
-    let mut loaded = load(data, task, &files, cancelled)?;
+    let mut loaded = load(data, task, &files, roots, memory::limit_bytes(), cancelled)?;
     let mut warnings = std::mem::take(&mut loaded.warnings);
     let mut violations = Violations::default();
-    derive::datetimes(data, &mut loaded, &mut violations);
     let images = images(data, &mut loaded, roots, &mut violations)?;
     let pretrained = match &data.text.pretrained {
         Some(path) => Some(Pretrained::open(path, data.text.max_length, roots)?),
@@ -144,12 +144,19 @@ fn images(
 ) -> Result<BTreeMap<String, Images>, WireError> {
     let mut found = BTreeMap::new();
     for (name, column) in data.columns.iter().filter(|(_, column)| column.r#type == ColumnType::Image) {
+        if let Some(gallery) = loaded.pictures.remove(name) {
+            let images = Images::of_gallery(gallery, name);
+            loaded.sources.push(images.source.clone());
+            found.insert(name.clone(), images);
+            continue;
+        }
         let Some((usage, Values::Number(numbers))) = loaded.column(name) else { continue };
         if !usage.is_feature() {
             continue;
         }
         let path = column.images.as_deref().ok_or_else(|| {
-            WireError::new(Code::ConfigError, format!("data.columns.{name}.images: missing: the file of its images"))
+            let expected = "expected the file of its images, or the size of the pictures that it names or holds";
+            WireError::new(Code::ConfigError, format!("data.columns.{name}.images: missing: {expected}"))
         })?;
         let images = Images::open(path, roots)?;
         for (row, number) in numbers.iter().enumerate() {
@@ -323,6 +330,7 @@ impl Prepared {
             parts: parts.collect(),
             storage: self.stored.report.clone(),
             warnings: self.warnings.clone(),
+            inference: self.loaded.inference.clone(),
         }
     }
 

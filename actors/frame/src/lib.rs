@@ -26,6 +26,7 @@ pub mod encoded;
 pub mod error;
 pub mod feed_frame;
 pub mod hash;
+mod inference;
 mod ipc;
 pub mod manifest;
 pub mod model_file;

@@ -18,10 +18,11 @@ use messages::error::Code;
 use messages::plan::{ColumnType, DataPlan, DatePart, DeriveStep, TextCleaning};
 use tokio_util::sync::CancellationToken;
 
+use crate::check::datetime::DateReader;
 use crate::check::names::{Need, Use};
 use crate::check::value::ValueReader;
-use crate::check::{Violation, Violations, shown};
-use crate::load::{Loaded, MISSING_KEY, Values, alive};
+use crate::check::Violation;
+use crate::load::{Loaded, Values, alive};
 use crate::nearest::did_you_mean;
 
 /// Rows of train, val and test.
@@ -56,28 +57,6 @@ pub fn raw_inputs(plan: &DataPlan) -> Vec<&str> {
         }
     }
     found
-}
-
-/// Texts of columns of dates become seconds since 1970.
-pub fn datetimes(plan: &DataPlan, loaded: &mut Loaded, violations: &mut Violations) {
-    for (usage, values) in loaded.layout.uses.iter().zip(&mut loaded.columns) {
-        let declared = plan.columns.get(&usage.name).is_some_and(|column| column.r#type == ColumnType::Datetime);
-        let Values::Category { keys, texts } = values else { continue };
-        if !declared || usage.role == ColumnRole::Target || usage.role == ColumnRole::Sequence {
-            continue;
-        }
-        let mut seconds = Vec::with_capacity(texts.len());
-        for text in texts.iter() {
-            let at = datetime::parse(text);
-            if at.is_none() {
-                let message = format!("{} is no date, expected one such as 2024-05-31 or 2024-05-31T18:00:00Z", shown(text));
-                violations.add(Violation::new(message).column(&usage.name));
-            }
-            seconds.push(at.unwrap_or(f64::NAN));
-        }
-        let at = |key: &u32| if *key == MISSING_KEY { f64::NAN } else { seconds[*key as usize] };
-        *values = Values::Number(keys.iter().map(at).collect());
-    }
 }
 
 /// Makes the columns, puts them beside the others, and answers the steps as they were fitted.
@@ -219,6 +198,7 @@ fn add(plan: &DataPlan, loaded: &mut Loaded, name: &str, values: Values) {
         why: "",
         required: None,
         values: ValueReader::new(Vec::new(), false),
+        dates: DateReader::default(),
     });
     loaded.columns.push(values);
 }
