@@ -259,9 +259,7 @@ impl Prepared {
             self.samples.as_ref().map(|(samples, _)| samples.last_rows(&self.loaded, &split_columns(data)));
         let loaded = last.as_ref().unwrap_or(&self.loaded);
         let column = split_column(data).and_then(|name| loaded.column(name));
-        let is_date = column.is_some_and(|(usage, _)| {
-            data.columns.get(&usage.name).is_some_and(|column| column.r#type == ColumnType::Datetime)
-        });
+        let is_date = column.is_some_and(|(usage, _)| derive::is_date(data, &self.loaded, &usage.name));
         let targets = report::Targets { values: &self.target.values, classes: &self.target.classes };
         let values = column.map(|(_, values)| values);
         let report = report::report(&self.split, &self.parts, loaded.rows, &targets, values, is_date);

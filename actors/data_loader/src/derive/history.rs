@@ -8,7 +8,7 @@ use messages::plan::{Aggregate, DataPlan, DeriveStep, WindowUnit};
 use tokio_util::sync::CancellationToken;
 
 use super::aggregate::aggregate;
-use super::{PartRows, column};
+use super::{PartRows, column, is_date};
 use crate::check::Violation;
 use crate::load::{Loaded, Values, alive};
 use crate::split::{ranks, time};
@@ -78,7 +78,7 @@ fn times(plan: &DataPlan, loaded: &Loaded, name: &str, look: &Look<'_>) -> Resul
         return Err(Violation::new("data.derive: has no values").column(name).into());
     };
     if matches!(look, Look::Window { days: true, .. }) {
-        return Ok(time::seconds(plan, name, values)?);
+        return Ok(time::seconds(is_date(plan, loaded, name), name, values)?);
     }
     let missing = |row: usize| match values {
         Values::Number(numbers) => numbers[row].is_nan(),

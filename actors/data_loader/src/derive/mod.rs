@@ -28,18 +28,37 @@ use crate::nearest::did_you_mean;
 /// Rows of train, val and test.
 pub type PartRows<'a> = [&'a [u32]; 3];
 
-/// The steps of a plan: parts of its columns of dates come first, so that the others can be made of them.
-fn steps(plan: &DataPlan) -> Vec<DeriveStep> {
+/// Parts of the plan's columns of dates that are features.
+fn parts_of_dates(plan: &DataPlan) -> Vec<DeriveStep> {
     let dates = plan.columns.iter().filter(|(name, column)| {
         let is_feature = (plan.include.is_empty() || plan.include.contains(name)) && !plan.exclude.contains(name);
-        column.r#type == ColumnType::Datetime && is_feature && **name != plan.target.column
+        let own = [Some(&plan.target.column), plan.id_column.as_ref(), plan.weight_column.as_ref()];
+        let sequence = [plan.sequence.group_column.as_ref(), plan.sequence.order_column.as_ref()];
+        let has_role = own.into_iter().chain(sequence).any(|column| column == Some(*name));
+        column.r#type == ColumnType::Datetime && is_feature && !has_role
     });
     let parts = dates.map(|(name, column)| DeriveStep::DateParts {
         columns: vec![name.clone()],
         parts: column.fitting.date_parts.clone().unwrap_or_else(|| plan.preprocessing.fitting.date_parts.clone()),
         reference: column.fitting.date_reference.clone(),
     });
-    parts.chain(plan.derive.iter().cloned()).collect()
+    parts.collect()
+}
+
+/// The steps of a plan: parts of its columns of dates come first, so that the others can be made of them.
+fn steps(plan: &DataPlan) -> Vec<DeriveStep> {
+    [parts_of_dates(plan), plan.derive.clone()].concat()
+}
+
+/// Whether a column is a part of a date that nobody asked for by name: one that never varies is left out.
+pub fn is_part_of_date(plan: &DataPlan, name: &str) -> bool {
+    parts_of_dates(plan).iter().any(|step| step.outputs().iter().any(|output| output == name))
+}
+
+/// Whether a column's numbers are seconds since 1970.
+pub fn is_date(plan: &DataPlan, loaded: &Loaded, name: &str) -> bool {
+    plan.columns.get(name).is_some_and(|column| column.r#type == ColumnType::Datetime)
+        || loaded.inference.iter().any(|found| found.column == name && found.r#type == "datetime")
 }
 
 /// Names of all columns that a plan makes.

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::check::target::TargetValues;
 use crate::check::{Violation, names::Use};
+use crate::derive::is_part_of_date;
 use crate::load::{Loaded, Values, alive};
 use crate::pretrained::Pretrained;
 use crate::source::idx::Images;
@@ -142,6 +143,9 @@ fn encode(
     let train = inputs.train;
     let statistics = described.statistics.clone().unwrap_or_default();
     if statistics.distinct <= 1 && statistics.missing == 0 && described.r#type != ColumnKind::Dropped {
+        if is_part_of_date(plan, &usage.name) {
+            return Ok(None);
+        }
         warnings.push(format!("column {:?} has the same value in every row of train: it teaches nothing", usage.name));
     }
     if is_date(plan, &usage.name) {

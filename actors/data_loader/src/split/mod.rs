@@ -20,6 +20,7 @@ use messages::plan::{DataPlan, Gap, SplitBy, SplitPlan, SplitStrategy, Task};
 use crate::check::names::split_column;
 use crate::check::target::TargetValues;
 use crate::check::{Violation, Violations};
+use crate::derive::is_date;
 use crate::load::{Loaded, MISSING_KEY, Values};
 
 pub use stratified::warn_of_small_classes;
@@ -221,18 +222,27 @@ impl Labels {
                 }
             }
             SplitStrategy::Time => match plan.split.time_column.as_deref().and_then(|column| loaded.column(column)) {
-                Some((usage, values)) => Self::times(plan, &usage.name, values, violations),
+                Some((usage, values)) => {
+                    let is_date = is_date(plan, loaded, &usage.name);
+                    Self::times(plan, &usage.name, values, is_date, violations)
+                }
                 None => missing_key("time_column", violations),
             },
         }
     }
 
-    fn times(plan: &DataPlan, column: &str, values: &Values, violations: &mut Violations) -> Self {
+    fn times(
+        plan: &DataPlan,
+        column: &str,
+        values: &Values,
+        is_date: bool,
+        violations: &mut Violations,
+    ) -> Self {
         time::check(column, values, violations);
         let gap = plan.split.folding.gap.as_deref().and_then(Gap::parse);
         let mut times = time::Times { ranks: ranks(values), seconds: Vec::new() };
         if matches!(gap, Some(Gap::Seconds(_))) {
-            match time::seconds(plan, column, values) {
+            match time::seconds(is_date, column, values) {
                 Ok(seconds) => times.seconds = seconds,
                 Err(violation) => violations.add(violation),
             }

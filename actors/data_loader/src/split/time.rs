@@ -2,7 +2,7 @@
 //! before them is left out.
 
 use frame::datetime;
-use messages::plan::{ColumnType, DataPlan, Gap};
+use messages::plan::Gap;
 
 use super::{Cut, Side};
 use crate::check::{Violation, Violations, shown};
@@ -61,11 +61,9 @@ pub fn check(column: &str, values: &Values, violations: &mut Violations) {
 }
 
 /// The times of a column in seconds: of a column of dates, or of texts that are some.
-pub fn seconds(plan: &DataPlan, column: &str, values: &Values) -> Result<Vec<f64>, Violation> {
+pub fn seconds(is_date: bool, column: &str, values: &Values) -> Result<Vec<f64>, Violation> {
     match values {
-        Values::Number(numbers) if plan.columns.get(column).is_some_and(|c| c.r#type == ColumnType::Datetime) => {
-            Ok(numbers.clone())
-        }
+        Values::Number(numbers) if is_date => Ok(numbers.clone()),
         Values::Category { keys, texts } => {
             let mut read = Vec::with_capacity(texts.len());
             for text in texts {

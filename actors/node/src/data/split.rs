@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use messages::WireError;
-use messages::error::Code;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -30,12 +29,12 @@ pub fn command(config: &Config, args: &SplitArgs) -> Result<u8, Failure> {
     let mut roots = vec![folder.to_path_buf()];
     roots.extend(config.data_roots.iter().cloned());
     let plan = &loaded.plan;
-    let prepared = data_loader::prepare::prepare(&plan.data, plan.task, &roots, &CancellationToken::new())?;
+    let roots: Vec<PathBuf> = roots.into_iter().filter_map(|root| root.canonicalize().ok()).collect();
+    let prepared = data_loader::prepare::prepare(&plan.data, plan.task, &roots, &CancellationToken::new())
+        .map_err(|error| Failure::Usage(said(&error)))?;
     let (report, assigned) = prepared.split_report(&plan.data);
     if let Some(file) = &args.write {
-        let failed = |error: std::io::Error| {
-            WireError::new(Code::ConfigError, format!("--write {}: {error}", file.display()))
-        };
+        let failed = |error: std::io::Error| Failure::Usage(format!("--write {}: {error}", file.display()));
         let mut out = std::io::BufWriter::new(std::fs::File::create(file).map_err(failed)?);
         writeln!(out, "sample_id,part").map_err(failed)?;
         for (id, part) in &assigned {
@@ -52,4 +51,12 @@ pub fn command(config: &Config, args: &SplitArgs) -> Result<u8, Failure> {
         print!("{}", report.to_text());
     }
     Ok(DONE)
+}
+
+/// What is wrong with the data, and what may help.
+fn said(error: &WireError) -> String {
+    match &error.hint {
+        Some(hint) => format!("{}\nhint: {hint}", error.message),
+        None => error.message.clone(),
+    }
 }
