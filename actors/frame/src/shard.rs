@@ -200,3 +200,64 @@ fn plain(array: &ArrayRef) -> Option<ArrayRef> {
     let text = |row: usize| dictionary.key(row).filter(|key| texts.is_valid(*key)).map(|key| texts.value(key));
     Some(Arc::new((0..dictionary.len()).map(text).collect::<StringArray>()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::ColumnValues;
+    use arrow_array::Float64Array;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_smallest_type_that_holds_all() {
+        for (values, expected) in [
+            (vec![], Stored::Int8),
+            (vec![-128.0, f64::NAN, 127.0], Stored::Int8),
+            (vec![128.0], Stored::Int16),
+            (vec![-32_769.0], Stored::Int32),
+            (vec![2_147_483_648.0], Stored::Float32),
+            (vec![-0.0], Stored::Float32),
+            (vec![0.5], Stored::Float32),
+            (vec![0.1], Stored::Float64),
+            (vec![2_147_483_649.0], Stored::Float64),
+        ] {
+            assert_eq!(Stored::of_numbers(&values, false), expected, "{values:?}");
+        }
+        assert_eq!(Stored::of_numbers(&[0.1], true), Stored::Float32);
+    }
+
+    fn table(numbers: &[Option<f64>], texts: &[Option<String>]) -> Table {
+        let columns = vec![
+            ("n".to_owned(), ColumnValues::Number(numbers.iter().copied().collect::<Float64Array>())),
+            ("t".to_owned(), ColumnValues::Text(texts.iter().map(Option::as_deref).collect::<StringArray>())),
+        ];
+        let rows = numbers.len();
+        Table::new((0..rows as u64).collect(), columns, vec![0.0; rows], Some(vec![1.0; rows])).expect("a table")
+    }
+
+    proptest! {
+        #[test]
+        fn small_types_come_back_and_hostile_bytes_are_refused(
+            numbers in prop::collection::vec(prop::option::of(prop_oneof![
+                (-200i32..200).prop_map(f64::from), any::<i32>().prop_map(f64::from), -1e9f64..1e9, (-8i32..8).prop_map(|n| f64::from(n) / 4.0),
+            ]), 1..40),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        ) {
+            let texts: Vec<Option<String>> = numbers.iter().map(|n| n.map(|n| format!("t{}", n as i64 % 3))).collect();
+            let table = table(&numbers, &texts);
+            let values: Vec<f64> = numbers.iter().map(|n| n.unwrap_or(f64::NAN)).collect();
+            let stored = BTreeMap::from([
+                ("n".to_owned(), Stored::of_numbers(&values, false)),
+                ("t".to_owned(), Stored::Dictionary),
+            ]);
+            let bytes = write_shard_as(&table, &stored).expect("writes");
+            prop_assert_eq!(&read_shard(&bytes).expect("reads"), &table);
+            let mut bytes = bytes.to_vec();
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            let _ = read_shard(&bytes);
+        }
+    }
+}
