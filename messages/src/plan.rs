@@ -238,7 +238,6 @@ pub struct ColumnPlan {
     pub fitting: ColumnFittingPlan,
 }
 
-
 /// Rows that belong together are one sample: a sequence of steps.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SequencePlan {

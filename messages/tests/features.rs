@@ -69,10 +69,7 @@ fn steps_and_columns_come_into_the_plan() {
 
 #[test]
 fn splits_that_do_not_fit() {
-    check(
-        "  split: {strategy: stratified_group, folds: 3, fold: 3, gap: 7d}\n",
-        expect![[r#""#]],
-    );
+    check("  split: {strategy: stratified_group, folds: 3, fold: 3, gap: 7d}\n", expect![[r#""#]]);
     check("  split: {strategy: time, time_column: t, by: hash, repeat: 1, gap: soon}\n", expect![[r#""#]]);
     check("  split: {folds: 4, test_size: 0.3, by: hash}\n", expect![[r#""#]]);
 }
@@ -86,10 +83,7 @@ fn steps_that_do_not_fit() {
         "  derive:\n  - {type: lag, columns: x, time_column: t}\n  - {type: lag, columns: x, time_column: t, lags: [2, 1]}\n",
         expect![[r#""#]],
     );
-    check(
-        "  derive:\n  - {type: date_parts, columns: t, parts: [days_since], reference: soon}\n",
-        expect![[r#""#]],
-    );
+    check("  derive:\n  - {type: date_parts, columns: t, parts: [days_since], reference: soon}\n", expect![[r#""#]]);
 }
 
 #[test]

@@ -387,14 +387,18 @@ mod tests {
         assert_eq!(numbers(&found[1]), [0.0, 1.0, 1.0, 1.0, 0.0]);
         let found = step(Some(0.0), false).apply(5, &read).expect("applies");
         assert_eq!(format!("{:?}", numbers(&found[0])), "[0.25, 0.0, 0.0, NaN, NaN]");
-        let huge = Step::Ratio { name: "r".into(), numerator: "a".into(), denominator: "b".into(), zero: None, flag: false };
+        let huge =
+            Step::Ratio { name: "r".into(), numerator: "a".into(), denominator: "b".into(), zero: None, flag: false };
         let read = |name: &str| Some(number(if name == "a" { &[1e30] } else { &[1e-30] }));
         assert!(numbers(&huge.apply(1, &read).expect("applies")[0])[0].is_nan());
     }
 
     #[test]
     fn crosses_are_told_apart() {
-        let columns = [category(&[Some("a|b"), Some("a"), None, Some("a")]), category(&[Some("c"), Some("b|c"), Some("d"), Some("b|c")])];
+        let columns = [
+            category(&[Some("a|b"), Some("a"), None, Some("a")]),
+            category(&[Some("c"), Some("b|c"), Some("d"), Some("b|c")]),
+        ];
         assert_eq!(texts(&cross(4, &columns)), ["a||b|c", "a|b||c", "-", "a|b||c"]);
         let mixed = [number(&[1.0, 1.5, -0.0, NONE]), category(&[Some("x"); 4])];
         assert_eq!(texts(&cross(4, &mixed)), ["1|x", "1.5|x", "0|x", "-"]);

@@ -318,7 +318,10 @@ fn normalized(
     });
     let Some((mean, std)) = found else { return Ok(PixelValues::Bytes(bytes)) };
     if mean.len() != channels || std.len() != channels || channels == 0 {
-        return Err(Error::malformed(format!("column {column:?}: normalized by {} channels of {channels}", mean.len())));
+        return Err(Error::malformed(format!(
+            "column {column:?}: normalized by {} channels of {channels}",
+            mean.len()
+        )));
     }
     // One value for each byte of each channel.
     let table = |channel: usize| {

@@ -29,9 +29,14 @@ mod tests {
     /// `sklearn.utils.murmurhash3_32(text, seed=0, positive=True)`.
     #[test]
     fn published_values() {
-        for (text, expected) in
-            [("", 0), ("a", 0x3c25_69b2), ("foo", 0xf6a5_c420), ("Oslo", 0xc812_3f6d), ("ünïcode", 0xafae_8a5c), ("a longer text", 0xff30_ff50)]
-        {
+        for (text, expected) in [
+            ("", 0),
+            ("a", 0x3c25_69b2),
+            ("foo", 0xf6a5_c420),
+            ("Oslo", 0xc812_3f6d),
+            ("ünïcode", 0xafae_8a5c),
+            ("a longer text", 0xff30_ff50),
+        ] {
             assert_eq!(murmur3(text.as_bytes()), expected, "{text:?}");
         }
     }

@@ -42,11 +42,8 @@ pub fn normal_quantile(p: f64) -> f64 {
         return f64::INFINITY.copysign(q);
     }
     let r = (-ln_f64(tail)).sqrt();
-    let found = if r <= 5.0 {
-        ratio(r - 1.6, &MIDDLE_ABOVE, &MIDDLE_BELOW)
-    } else {
-        ratio(r - 5.0, &FAR_ABOVE, &FAR_BELOW)
-    };
+    let found =
+        if r <= 5.0 { ratio(r - 1.6, &MIDDLE_ABOVE, &MIDDLE_BELOW) } else { ratio(r - 5.0, &FAR_ABOVE, &FAR_BELOW) };
     found.copysign(q)
 }
 

@@ -74,7 +74,6 @@ impl Default for TargetEncodingPlan {
     }
 }
 
-
 /// What a category becomes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -134,7 +133,6 @@ pub enum TokenizerType {
     /// That of `data.text.pretrained`.
     Pretrained,
 }
-
 
 /// Where numbers are cut off before they are scaled; bounds are fitted on train.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

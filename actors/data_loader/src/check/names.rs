@@ -72,7 +72,7 @@ impl Layout {
         check_plan_names(plan, file, names, violations);
         check_zones(plan, violations);
         let uses = names.iter().filter_map(|name| usage(plan, task, name)).collect::<Vec<_>>();
-        if violations.is_empty() && !uses.iter().any(Use::is_feature) {
+        if violations.is_empty() && !uses.iter().any(Use::is_feature) && plan.derive.is_empty() {
             let hint = "features are all columns but target, id, weight and excluded ones";
             violations.add(Violation::new("no feature column is left").file(file).hint(hint));
         }
@@ -201,9 +201,8 @@ fn usage(plan: &DataPlan, task: Task, name: &str) -> Option<Use> {
     let mut null_values = plan.csv.null_values.clone();
     null_values.extend(declared.iter().flat_map(|column| column.null_values.iter().cloned()));
     let values = ValueReader::new(null_values, plan.csv.decimal == ",");
-    let dates = declared.and_then(|column| {
-        DateReader::new(column.source.date_format.clone(), column.source.time_zone.as_deref()).ok()
-    });
+    let dates = declared
+        .and_then(|column| DateReader::new(column.source.date_format.clone(), column.source.time_zone.as_deref()).ok());
     let declared_need = declared_need(declared);
     let lists = |columns: &[String]| columns.iter().any(|column| column == name);
     let is_feature = (plan.include.is_empty() || lists(&plan.include)) && !lists(&plan.exclude);

@@ -45,8 +45,10 @@ pub fn fit(
         for how in aggregates {
             let prior = if *how == Aggregate::Count { 0.0 } else { aggregate(*how, &all).unwrap_or(0.0) };
             let of_group = |group: usize| aggregate(*how, &groups[group]).unwrap_or(prior);
-            let fitted: BTreeMap<String, f64> =
-                (0..texts.len()).filter(|&group| known[group]).map(|group| (texts[group].clone(), of_group(group))).collect();
+            let fitted: BTreeMap<String, f64> = (0..texts.len())
+                .filter(|&group| known[group])
+                .map(|group| (texts[group].clone(), of_group(group)))
+                .collect();
             let name = format!("{name}_{}", how.as_str());
             steps.push(Step::Aggregate { name, by: by.to_vec(), groups: fitted, prior });
         }

@@ -53,7 +53,11 @@ fn windows_lags_and_aggregates_are_those_of_pandas() {
         }
     }
     let mut table = table();
-    made(&data_plan(&format!("derive: [{{ type: lag, {step}, lags: [1, 3] }}]"), "regression"), &mut table, [&all, &[], &[]]);
+    made(
+        &data_plan(&format!("derive: [{{ type: lag, {step}, lags: [1, 3] }}]"), "regression"),
+        &mut table,
+        [&all, &[], &[]],
+    );
     for lag in [1, 3] {
         assert_near(&values(&table, &format!("value_lag_{lag}")), &numbers(&golden[format!("lag_{lag}")]), "lag");
     }
@@ -62,10 +66,11 @@ fn windows_lags_and_aggregates_are_those_of_pandas() {
 #[test]
 fn products_are_those_of_scikit_learn() {
     let golden = section("polynomials");
-    let columns = || ["a", "b", "c"].into_iter().enumerate().map(|(i, name)| (name, Values::Number(numbers(&golden["rows"][i]))));
+    let columns =
+        || ["a", "b", "c"].into_iter().enumerate().map(|(i, name)| (name, Values::Number(numbers(&golden["rows"][i]))));
     for case in golden["cases"].as_array().expect("cases") {
         let mut table = loaded(columns().collect(), 4);
-        let settings = format!("degree: {}, interaction_only: {}", case["degree"], case["interaction_only"]);
+        let settings = format!("degree: {}, interaction_only: {}", case["degree"], case["interaction_only"] == 1);
         let text = format!("derive: [{{ type: polynomial, columns: [a, b, c], {settings} }}]");
         made(&data_plan(&text, "regression"), &mut table, [&[0], &[], &[]]);
         let names = texts(&case["names"]);

@@ -18,10 +18,10 @@ use messages::error::Code;
 use messages::plan::{ColumnType, DataPlan, DatePart, DeriveStep, TextCleaning};
 use tokio_util::sync::CancellationToken;
 
+use crate::check::Violation;
 use crate::check::datetime::DateReader;
 use crate::check::names::{Need, Use};
 use crate::check::value::ValueReader;
-use crate::check::Violation;
 use crate::load::{Loaded, Values, alive};
 use crate::nearest::did_you_mean;
 
@@ -139,7 +139,9 @@ fn check(plan: &DataPlan, step: &DeriveStep, loaded: &Loaded) -> Result<(), Viol
                 return Err(Violation::new(message).column(name).hint(hint));
             }
             ColumnRole::SampleId | ColumnRole::Weight => {
-                return Err(Violation::new(format!("{said}: identifies or weighs rows, expected another column")).column(name));
+                return Err(
+                    Violation::new(format!("{said}: identifies or weighs rows, expected another column")).column(name)
+                );
             }
             _ => {}
         }
@@ -180,9 +182,7 @@ fn fit(step: &DeriveStep, loaded: &Loaded, train: &[u32]) -> Result<Vec<Step>, V
             let one = |column: String| Step::DateParts { reference: at(&column), column, parts: parts.clone() };
             columns.into_iter().map(one).collect()
         }
-        DeriveStep::Aggregate { columns, by, aggregates } => {
-            aggregate::fit(&columns, &by, &aggregates, loaded, train)?
-        }
+        DeriveStep::Aggregate { columns, by, aggregates } => aggregate::fit(&columns, &by, &aggregates, loaded, train)?,
         DeriveStep::Rolling { .. } | DeriveStep::Lag { .. } => Vec::new(),
     })
 }

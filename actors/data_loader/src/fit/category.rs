@@ -78,7 +78,8 @@ pub fn fit(
                 Some(order) => ordered(order, &counts, column)?,
                 None => kept(&plan.preprocessing, &counts, column, warnings).0,
             };
-            let place: HashMap<&str, usize> = categories.iter().enumerate().map(|(i, text)| (text.as_str(), i)).collect();
+            let place: HashMap<&str, usize> =
+                categories.iter().enumerate().map(|(i, text)| (text.as_str(), i)).collect();
             let places: Vec<f64> =
                 column.texts.iter().map(|text| place.get(text.as_str()).map_or(-1.0, |&place| place as f64)).collect();
             let of_row = |key: u32| if key == MISSING_KEY { -1.0 } else { places[key as usize] };
@@ -111,7 +112,8 @@ fn ordered(order: &[String], counts: &[u64], column: &Categories<'_>) -> Result<
     let (known, _) = in_text_order(counts, column.texts);
     if let Some(lacking) = known.iter().find(|text| !order.contains(text)) {
         let nearest = did_you_mean(lacking, order.iter().map(String::as_str));
-        let message = format!("category {} of train is not in data.columns.{}.order{nearest}", shown(lacking), column.name);
+        let message =
+            format!("category {} of train is not in data.columns.{}.order{nearest}", shown(lacking), column.name);
         return Err(Violation::new(message).column(column.name).into());
     }
     Ok(order.to_vec())

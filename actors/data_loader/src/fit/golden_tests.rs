@@ -90,7 +90,8 @@ fn category_encoders_are_those_of_scikit_learn() {
         row[at] = f64::from(sign);
         assert_eq!(row, numbers(expected), "{text}");
     }
-    let Encoding::Frequency { categories, shares, .. } = category_encoding(CategoryEncoding::Frequency, "min_frequency: 1")
+    let Encoding::Frequency { categories, shares, .. } =
+        category_encoding(CategoryEncoding::Frequency, "min_frequency: 1")
     else {
         panic!("frequency");
     };

@@ -163,7 +163,8 @@ fn encode(
     Ok(match values {
         Values::Number(numbers) => {
             if plan.columns.get(&usage.name).is_some_and(|column| column.fitting.encoding.is_some()) {
-                let message = format!("data.columns.{}.encoding: the column holds numbers, which have none", usage.name);
+                let message =
+                    format!("data.columns.{}.encoding: the column holds numbers, which have none", usage.name);
                 let hint = format!("declare data.columns.{}.type: category", usage.name);
                 return Err(Violation::new(message).column(&usage.name).hint(hint).into());
             }

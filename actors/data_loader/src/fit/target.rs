@@ -108,7 +108,8 @@ fn means(
     }
     let prior = if size > 0 { sum / size as f64 } else { 0.0 };
     let value: Box<dyn Fn(usize) -> f64> = if let Some(more) = smoothing {
-        Box::new(|place: usize| (sums[place] + more * prior) / (sizes[place] as f64 + more))
+        let (sums, sizes) = (&sums, &sizes);
+        Box::new(move |place: usize| (sums[place] + more * prior) / (sizes[place] as f64 + more))
     } else {
         let (mut squares, mut square) = (vec![0.0; distinct + 1], 0.0);
         for row in rows() {

@@ -157,7 +157,8 @@ impl ArrowFile {
             return Ok(None);
         }
         if length > MAX_HEAD_BYTES {
-            let what = format!("a message says that its description takes {length} bytes, expected at most {MAX_HEAD_BYTES}");
+            let what =
+                format!("a message says that its description takes {length} bytes, expected at most {MAX_HEAD_BYTES}");
             return Err(what.into());
         }
         if message.len() < prefix + length && !self.fill(&mut message, prefix + length)? {

@@ -260,7 +260,9 @@ mod tests {
     fn files_are_found_in_order_and_inside_the_roots() {
         let folder = tempfile::tempdir().expect("a folder");
         let (root, outside) = (folder.path().join("root"), folder.path().join("outside"));
-        for name in ["ads/year=2023/b.csv", "ads/year=2023/a.csv", "ads/year=2024/a.csv", "ads/year=2024/_done", "ads/x.txt"] {
+        for name in
+            ["ads/year=2023/b.csv", "ads/year=2023/a.csv", "ads/year=2024/a.csv", "ads/year=2024/_done", "ads/x.txt"]
+        {
             let path = root.join(name);
             std::fs::create_dir_all(path.parent().expect("a folder")).expect("creates");
             std::fs::write(path, "x").expect("writes");
@@ -268,9 +270,8 @@ mod tests {
         std::fs::create_dir_all(&outside).expect("creates");
         std::fs::write(outside.join("secret.csv"), "x").expect("writes");
         let roots = [folder.path().join("none"), root.clone()];
-        let names = |path: &str| -> Vec<String> {
-            find(path, &roots).expect(path).into_iter().map(|(name, _)| name).collect()
-        };
+        let names =
+            |path: &str| -> Vec<String> { find(path, &roots).expect(path).into_iter().map(|(name, _)| name).collect() };
         let all = ["ads/year=2023/a.csv", "ads/year=2023/b.csv", "ads/year=2024/a.csv"];
         assert_eq!(names("ads/year=*/*.csv"), all);
         assert_eq!(names("./ads/**/*.csv"), all);

@@ -222,9 +222,8 @@ impl Joined {
                 .filter_map(|column| converted(column, Want::Text))
                 .collect();
             let texts: Vec<&StringArray> = texts.iter().map(|texts| texts.as_string()).collect();
-            let mut partners: Vec<Option<u32>> = (0..chunk.rows)
-                .map(|row| key(&texts, row).and_then(|key| table.rows.get(&key).copied()))
-                .collect();
+            let mut partners: Vec<Option<u32>> =
+                (0..chunk.rows).map(|row| key(&texts, row).and_then(|key| table.rows.get(&key).copied())).collect();
             let alone = partners.iter().filter(|partner| partner.is_none()).count() as u64;
             table.seen.fetch_add(chunk.rows as u64, Ordering::Relaxed);
             table.alone.fetch_add(alone, Ordering::Relaxed);

@@ -30,7 +30,9 @@ pub enum Packing {
 impl Packing {
     /// By suffix, and what of the name is left.
     pub fn of(name: &str) -> (Self, &str) {
-        for (suffix, packing) in [(".gz", Self::Gzip), (".gzip", Self::Gzip), (".zst", Self::Zstd), (".zstd", Self::Zstd)] {
+        for (suffix, packing) in
+            [(".gz", Self::Gzip), (".gzip", Self::Gzip), (".zst", Self::Zstd), (".zstd", Self::Zstd)]
+        {
             let at = name.len().saturating_sub(suffix.len());
             if name.is_char_boundary(at) && name[at..].eq_ignore_ascii_case(suffix) {
                 return (packing, &name[..at]);

@@ -76,7 +76,9 @@ fn check_sides(height: u64, width: u64) -> Result<(), String> {
     if sides.contains(&height) && sides.contains(&width) && height * width <= MAX_PIXELS {
         return Ok(());
     }
-    Err(format!("says it has {height} x {width} pixels, expected sides of 1 to {MAX_SIDE} and at most {MAX_PIXELS} pixels"))
+    Err(format!(
+        "says it has {height} x {width} pixels, expected sides of 1 to {MAX_SIDE} and at most {MAX_PIXELS} pixels"
+    ))
 }
 
 fn png_pixels(file: &[u8]) -> Result<Decoded, String> {
@@ -153,9 +155,8 @@ fn weights(inputs: usize, outputs: usize) -> Weights {
         let center = (output as f64 + 0.5) * scale;
         let from = ((center - reach + 0.5) as isize).max(0) as usize;
         let to = ((center + reach + 0.5) as usize).min(inputs);
-        let near: Vec<f64> = (from..to)
-            .map(|input| (1.0 - ((input as f64 - center + 0.5) * (1.0 / reach)).abs()).max(0.0))
-            .collect();
+        let near: Vec<f64> =
+            (from..to).map(|input| (1.0 - ((input as f64 - center + 0.5) * (1.0 / reach)).abs()).max(0.0)).collect();
         let sum: f64 = near.iter().fold(0.0, |sum, share| sum + share);
         let fixed = |share: f64| (share * f64::from(1u32 << PRECISION) + if share < 0.0 { -0.5 } else { 0.5 }) as i32;
         first.push(from);

@@ -108,7 +108,8 @@ pub(super) fn assign(counts: &[Vec<u64>], order: &[usize], shares: &[f64]) -> Ve
                 let more = if other == fold { counts[group][class] } else { 0 };
                 (filled[other][class] + more) as f64 / totals[class] / weight[other]
             };
-            let spreads = (0..classes).map(|class| std(&(0..folds).map(|other| with(other, class)).collect::<Vec<_>>()));
+            let spreads =
+                (0..classes).map(|class| std(&(0..folds).map(|other| with(other, class)).collect::<Vec<_>>()));
             let value = spreads.sum::<f64>() / classes as f64;
             let rows = filled[fold].iter().sum::<u64>() as f64 / weight[fold];
             let better = best.is_none_or(|(_, least, least_rows)| {
@@ -136,7 +137,9 @@ fn fill_empty(fold_of: &mut [u32], counts: &[Vec<u64>], folds: usize) {
             continue;
         }
         let groups = |fold: u32| fold_of.iter().filter(|own| **own == fold).count();
-        let Some(fullest) = (0..folds as u32).max_by_key(|&fold| (groups(fold), std::cmp::Reverse(fold))) else { return };
+        let Some(fullest) = (0..folds as u32).max_by_key(|&fold| (groups(fold), std::cmp::Reverse(fold))) else {
+            return;
+        };
         if groups(fullest) < 2 {
             return;
         }

@@ -124,12 +124,7 @@ pub fn split(
     Ok((parts, info(plan, official_test, (loaded.rows - kept) as u64)))
 }
 
-fn check_parts(
-    plan: &DataPlan,
-    loaded: &Loaded,
-    parts: &Parts,
-    violations: &mut Violations,
-) -> Result<(), WireError> {
+fn check_parts(plan: &DataPlan, loaded: &Loaded, parts: &Parts, violations: &mut Violations) -> Result<(), WireError> {
     for split in Split::ALL {
         if parts.rows(split).is_empty() {
             let message = format!(
@@ -231,13 +226,7 @@ impl Labels {
         }
     }
 
-    fn times(
-        plan: &DataPlan,
-        column: &str,
-        values: &Values,
-        is_date: bool,
-        violations: &mut Violations,
-    ) -> Self {
+    fn times(plan: &DataPlan, column: &str, values: &Values, is_date: bool, violations: &mut Violations) -> Self {
         time::check(column, values, violations);
         let gap = plan.split.folding.gap.as_deref().and_then(Gap::parse);
         let mut times = time::Times { ranks: ranks(values), seconds: Vec::new() };

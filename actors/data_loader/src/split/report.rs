@@ -9,7 +9,7 @@ use messages::plan::SplitStrategy;
 use serde::Serialize;
 
 use super::Parts;
-use crate::load::{Loaded, MISSING_KEY, Values};
+use crate::load::{MISSING_KEY, Values};
 
 /// The parts of a split.
 #[derive(Debug, Clone, PartialEq, Serialize)]

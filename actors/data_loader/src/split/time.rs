@@ -18,7 +18,7 @@ pub struct Times {
 }
 
 /// The last rows in time, or one of several folds of which each comes after all that is trained on.
-pub fn sides(cut: Cut, times: &Times, fold: Option<(usize, usize)>, gap: Option<Gap>) -> Vec<Side> {
+pub(super) fn sides(cut: Cut, times: &Times, fold: Option<(usize, usize)>, gap: Option<Gap>) -> Vec<Side> {
     let rows = times.ranks.len();
     let mut order: Vec<u32> = (0..rows as u32).collect();
     order.sort_by_key(|&row| times.ranks[row as usize]);
@@ -56,7 +56,7 @@ pub fn check(column: &str, values: &Values, violations: &mut Violations) {
     if let Some(text) = texts.iter().find(|text| !is_iso(text)) {
         let message =
             format!("{} is no time to order by, expected numbers or ISO 8601 dates such as 2024-05-31", shown(text));
-        violations.add(Violation::new(message).column(column).hint(format!("or declare data.columns.{column}.type: datetime")));
+        violations.add(Violation::new(message).column(column));
     }
 }
 
@@ -68,7 +68,8 @@ pub fn seconds(is_date: bool, column: &str, values: &Values) -> Result<Vec<f64>,
             let mut read = Vec::with_capacity(texts.len());
             for text in texts {
                 let at = datetime::parse(text).ok_or_else(|| {
-                    Violation::new(format!("{} is no date, expected one such as 2024-05-31", shown(text))).column(column)
+                    Violation::new(format!("{} is no date, expected one such as 2024-05-31", shown(text)))
+                        .column(column)
                 })?;
                 read.push(at);
             }

@@ -8,8 +8,8 @@ use frame::shard::Stored;
 use frame::{Encoded, Encoder, write_shard, write_shard_as};
 use messages::feed::Split;
 use messages::plan::{
-    Aggregate, CategoryEncoding, ColumnType, DataPlan, DatePart, DeriveStep, Downcast, Impute, Outliers, Scale, SplitBy,
-    SplitStrategy, Task, TextCleaning, TimeUnit, WindowUnit,
+    Aggregate, CategoryEncoding, ColumnType, DataPlan, DatePart, DeriveStep, Downcast, Impute, Outliers, Scale,
+    SplitBy, SplitStrategy, Task, TextCleaning, TimeUnit, WindowUnit,
 };
 use within_data_loader::prepare::Prepared;
 
@@ -111,7 +111,9 @@ fn a_gap_is_in_no_part() {
         });
         (ids(&prepared), manifest(&prepared).split.left_out)
     };
-    let ends = |parts: &[Vec<u64>; 3]| [parts[0].last().copied(), parts[1].first().copied(), parts[1].last().copied(), parts[2].first().copied()];
+    let ends = |parts: &[Vec<u64>; 3]| {
+        [parts[0].last().copied(), parts[1].first().copied(), parts[1].last().copied(), parts[2].first().copied()]
+    };
     let (rows, left_out) = of("3", ColumnType::Auto);
     assert_eq!((ends(&rows), left_out), ([Some(19), Some(23), Some(28), Some(32)], 6));
     // Test begins on the 13th of February, so val ends 5 days before; from the 20th of January to the 1st of February
@@ -151,7 +153,7 @@ fn rich(plan: &mut DataPlan) {
     };
     plan.columns.insert("day".into(), date);
     plan.columns.insert("end".into(), column(ColumnType::Datetime));
-    plan.exclude = vec!["end".into(), "end_month".into()];
+    plan.exclude = vec!["end".into()];
     for (name, encoding) in [
         ("city", CategoryEncoding::Target),
         ("shop", CategoryEncoding::Frequency),
@@ -170,11 +172,26 @@ fn rich(plan: &mut DataPlan) {
     plan.preprocessing.fitting.outliers = Outliers::Quantile;
     plan.preprocessing.fitting.hash_buckets = 4;
     plan.derive = vec![
-        DeriveStep::Ratio { name: "ctr".into(), numerator: "clicks".into(), denominator: "shows".into(), zero: None, flag: true },
+        DeriveStep::Ratio {
+            name: "ctr".into(),
+            numerator: "clicks".into(),
+            denominator: "shows".into(),
+            zero: None,
+            flag: true,
+        },
         DeriveStep::Cross { name: None, columns: vec!["city".into(), "size".into()] },
         DeriveStep::Polynomial { columns: vec!["ctr".into(), "clicks".into()], degree: 2, interaction_only: false },
-        DeriveStep::DateDifference { name: "length".into(), from: "day".into(), to: "end".into(), unit: TimeUnit::Days },
-        DeriveStep::Aggregate { columns: vec!["clicks".into()], by: vec!["city".into()], aggregates: vec![Aggregate::Mean, Aggregate::Max] },
+        DeriveStep::DateDifference {
+            name: "length".into(),
+            from: "day".into(),
+            to: "end".into(),
+            unit: TimeUnit::Days,
+        },
+        DeriveStep::Aggregate {
+            columns: vec!["clicks".into()],
+            by: vec!["city".into()],
+            aggregates: vec![Aggregate::Mean, Aggregate::Max],
+        },
     ];
 }
 
@@ -204,10 +221,32 @@ fn one_raw_row_has_the_features_that_training_and_evaluation_see() {
     let prepared = prepare(&table(RICH, 120, rich_row), Task::Regression, rich);
     let manifest = manifest(&prepared);
     let expected = [
-        "clicks", "clicks=<missing>", "shows", "city=<target>", "shop=<frequency>", "size", "day_month", "day_weekday_sin",
-        "day_weekday_cos", "day_days_since", "ctr", "ctr=<missing>", "ctr_zero", "city_x_size=<hash 0>",
-        "city_x_size=<hash 1>", "city_x_size=<hash 2>", "city_x_size=<hash 3>", "ctr^2", "ctr^2=<missing>", "ctr clicks",
-        "ctr clicks=<missing>", "clicks^2", "clicks^2=<missing>", "length", "clicks_mean", "clicks_max",
+        "clicks",
+        "clicks=<missing>",
+        "shows",
+        "city=<target>",
+        "shop=<frequency>",
+        "size",
+        "day_month",
+        "day_weekday_sin",
+        "day_weekday_cos",
+        "day_days_since",
+        "ctr",
+        "ctr=<missing>",
+        "ctr_zero",
+        "city_x_size=<hash 0>",
+        "city_x_size=<hash 1>",
+        "city_x_size=<hash 2>",
+        "city_x_size=<hash 3>",
+        "ctr^2",
+        "ctr^2=<missing>",
+        "ctr clicks",
+        "ctr clicks=<missing>",
+        "clicks^2",
+        "clicks^2=<missing>",
+        "length",
+        "clicks_mean",
+        "clicks_max",
     ];
     assert_eq!(manifest.feature_names, expected);
     let encoder = Encoder::new(&manifest).expect("an encoder");
@@ -304,13 +343,24 @@ fn windows_are_kept_with_the_rows_and_asked_for_in_serving() {
     assert_eq!(names, ["within.sample_id", "x_sum_2", "within.target"]);
     let error = Encoder::new(&manifest).expect("fits").encode(&raw.batch().project(&[0, 2]).expect("columns"));
     let message = error.expect_err("no history").to_string();
-    assert!(message.contains("\"x_sum_2\"") && message.contains("rolling") && message.contains("earlier rows"), "{message}");
+    assert!(
+        message.contains("\"x_sum_2\"") && message.contains("rolling") && message.contains("earlier rows"),
+        "{message}"
+    );
 }
 
 #[test]
 fn smaller_types_hold_the_same_values() {
     let content = table("flag,count,big,half,third,text,y", 200, |i| {
-        format!("{},{},{},{}.5,{},{},{i}", i % 2, i * 100, i * 1_000_000, i, 1.0 / (3.0 + i as f64), ["same words", "others"][i % 2])
+        format!(
+            "{},{},{},{}.5,{},{},{i}",
+            i % 2,
+            i * 100,
+            i * 1_000_000,
+            i,
+            1.0 / (3.0 + i as f64),
+            ["same words", "others"][i % 2]
+        )
     });
     let of = |downcast, dictionary| {
         prepare(&content, Task::Regression, |plan| {
@@ -377,7 +427,11 @@ fn names_that_do_not_fit_are_told() {
         zero: None,
         flag: false,
     };
-    assert!(error(ratio("c", "aa")).contains("no such column, named by data.derive; did you mean"), "{}", error(ratio("c", "aa")));
+    assert!(
+        error(ratio("c", "aa")).contains("no such column, named by data.derive (did you mean"),
+        "{}",
+        error(ratio("c", "aa"))
+    );
     assert!(error(ratio("b", "a")).contains("is made by a step of data.derive too"));
     assert!(error(ratio("c", "y")).contains("is the target"));
 }

@@ -226,7 +226,8 @@ fn images_are_normalized_by_train_or_as_given() {
         PixelValues::Floats(floats) => floats.clone(),
         PixelValues::Bytes(_) => panic!("floats"),
     };
-    let prepared = of(&|fitting| fitting.normalize = Some(messages::plan::Normalize::Fitted)).expect("the data are good");
+    let prepared =
+        of(&|fitting| fitting.normalize = Some(messages::plan::Normalize::Fitted)).expect("the data are good");
     let train = encoded(&prepared, Split::Train);
     let pixels = floats(&train);
     let mean = pixels.iter().map(|&p| f64::from(p)).sum::<f64>() / pixels.len() as f64;
@@ -247,5 +248,7 @@ fn images_are_normalized_by_train_or_as_given() {
         fitting.normalize = Some(messages::plan::Normalize::Given);
         (fitting.mean, fitting.std) = (Some(vec![0.5; 3]), Some(vec![0.5; 3]));
     });
-    assert!(wrong.expect_err("one channel").message.contains("3 means and 3 deviations, but its images have 1 channels"));
+    assert!(
+        wrong.expect_err("one channel").message.contains("3 means and 3 deviations, but its images have 1 channels")
+    );
 }

@@ -67,10 +67,13 @@ fn by_hash(draft: &mut Draft<'_>, strategy: &str) {
         return;
     }
     if !matches!(strategy, "random" | "group") {
-        let message = format!("hash, but a hash knows nothing of the other rows, and {STRATEGY} is {strategy}: expected exact, or strategy random or group");
+        let message = format!(
+            "hash, but a hash knows nothing of the other rows, and {STRATEGY} is {strategy}: expected exact, or strategy random or group"
+        );
         draft.blame("data.split.by", message);
     } else if strategy == "random" && draft.text("data.id_column").is_none() {
-        let message = "without data.id_column the hash is of the row's number: a row that is put in before others moves them";
+        let message =
+            "without data.id_column the hash is of the row's number: a row that is put in before others moves them";
         draft.warn("data.split.by", message);
     }
 }
@@ -119,7 +122,10 @@ fn columns(draft: &mut Draft<'_>) {
         if encoding.as_deref() == Some("embedding") && !embeds {
             let kind = draft.text("model.type").unwrap_or_default().to_owned();
             if !matches!(kind.as_str(), "tabular" | "ad_score") {
-                draft.blame(&path("encoding"), format!("embedding, but model.type {kind} has no embeddings for categories"));
+                draft.blame(
+                    &path("encoding"),
+                    format!("embedding, but model.type {kind} has no embeddings for categories"),
+                );
             }
         }
         if draft.value(&path("order")).is_some() && encoding.as_deref() != Some("ordinal") {
@@ -167,10 +173,9 @@ fn normalize(draft: &mut Draft<'_>, name: &str, kind: &str) {
 fn keys_of(kind: &str) -> (&'static [&'static str], &'static [&'static str]) {
     match kind {
         "ratio" => (&["name", "numerator", "denominator"], &["zero", "flag"]),
-        "rolling" => (
-            &["columns", "time_column"],
-            &["by", "window", "unit", "aggregates", "include_current", "min_rows"],
-        ),
+        "rolling" => {
+            (&["columns", "time_column"], &["by", "window", "unit", "aggregates", "include_current", "min_rows"])
+        }
         "lag" => (&["columns", "time_column"], &["by", "lags"]),
         "aggregate" => (&["columns", "by"], &["aggregates"]),
         "cross" => (&["columns"], &["name"]),
@@ -193,7 +198,10 @@ fn derive(draft: &mut Draft<'_>) {
         for key in needed.iter().filter(|key| !step.contains_key(**key)) {
             draft.blame(path, format!("{said}: missing: {key}"));
         }
-        for key in step.keys().filter(|key| *key != "type" && !needed.contains(&key.as_str()) && !optional.contains(&key.as_str())) {
+        for key in step
+            .keys()
+            .filter(|key| *key != "type" && !needed.contains(&key.as_str()) && !optional.contains(&key.as_str()))
+        {
             let expected = [needed, optional].concat().join(", ");
             draft.blame(path, format!("{said}: {key} does not belong to it: expected {expected}"));
         }
@@ -246,7 +254,9 @@ fn problem(step: &DeriveStep) -> Option<String> {
             let counts = parts.contains(&DatePart::DaysSince);
             match reference {
                 Some(_) if !counts => Some("reference without the part days_since".into()),
-                Some(text) if date(text).is_none() => Some(format!("reference {text:?}: expected a day such as 2024-01-01")),
+                Some(text) if date(text).is_none() => {
+                    Some(format!("reference {text:?}: expected a day such as 2024-01-01"))
+                }
                 _ => twice(columns),
             }
         }

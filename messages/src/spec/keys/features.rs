@@ -2,9 +2,7 @@
 
 use super::Fallback::{Absent, Required};
 use super::Shape::{Bool, Numbers, Records, Text, Texts};
-use super::{
-    ANY_NUMBER, Choice, Key, NOT_NEGATIVE, Range, Shape, also, between, json, key, name, whole,
-};
+use super::{ANY_NUMBER, Choice, Key, NOT_NEGATIVE, Range, Shape, also, between, json, key, name, whole};
 
 pub(super) const CATEGORIES: Shape = Shape::Choice(&[
     also("one_hot", &["onehot"]),
@@ -14,8 +12,7 @@ pub(super) const CATEGORIES: Shape = Shape::Choice(&[
     also("target", &["target_mean"]),
     also("frequency", &["count"]),
 ]);
-const OUTLIERS: Shape =
-    Shape::Choice(&[name("none"), also("quantile", &["winsorize", "percentile"]), name("iqr")]);
+const OUTLIERS: Shape = Shape::Choice(&[name("none"), also("quantile", &["winsorize", "percentile"]), name("iqr")]);
 const DATE_PART_NAMES: &[Choice] = &[
     name("year"),
     name("month"),
@@ -73,7 +70,12 @@ const STEP: &[Key] = &[
     key("by", Texts, Absent, "The columns whose values make a group."),
     key("time_column", Text, Absent, "Rolling, lag: the column that says what came before."),
     key("window", whole(1, 100_000), Absent, "Rolling: length, in rows or days. Default 7."),
-    key("unit", Shape::Choice(&[name("rows"), name("days"), name("hours"), name("minutes"), name("seconds")]), Absent, "Rolling: rows (default) or days. Date difference: days (default), hours, minutes or seconds."),
+    key(
+        "unit",
+        Shape::Choice(&[name("rows"), name("days"), name("hours"), name("minutes"), name("seconds")]),
+        Absent,
+        "Rolling: rows (default) or days. Date difference: days (default), hours, minutes or seconds.",
+    ),
     key("aggregates", AGGREGATES, Absent, "Rolling, aggregate: how values become one. Default mean."),
     key("include_current", Bool, Absent, "Rolling: whether the row itself counts. Default false."),
     key("min_rows", whole(1, 100_000), Absent, "Rolling: with fewer values the result is missing. Default 1."),
