@@ -2,6 +2,7 @@
 //! it does, how it prints.
 
 mod profile;
+mod split;
 mod validate;
 
 use clap::Subcommand;
@@ -16,11 +17,14 @@ pub enum DataCommand {
     Validate(validate::ValidateArgs),
     /// Describe files: columns, distributions, and what is remarkable about them
     Profile(profile::ProfileArgs),
+    /// Show the parts that a job's split makes: sizes, classes, groups, times
+    Split(split::SplitArgs),
 }
 
 pub fn command(config: &Config, command: &DataCommand) -> Result<u8, Failure> {
     match command {
         DataCommand::Validate(args) => validate::command(config, args),
         DataCommand::Profile(args) => profile::command(config, args),
+        DataCommand::Split(args) => split::command(config, args),
     }
 }
