@@ -294,6 +294,8 @@ fn feeds() -> Vec<Sample> {
                 global_batch_size: 256,
                 logical_shards: 8,
                 shuffle_seed: Some(42),
+                shuffle_window_mb: 1_000,
+                augmentation: None,
                 drop_last: false,
                 epoch: 3,
                 batch: 17,

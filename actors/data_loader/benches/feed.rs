@@ -143,6 +143,8 @@ async fn feed(figures: &mut Vec<serde_json::Value>) {
         global_batch_size: ROWS,
         logical_shards: 8,
         shuffle_seed: Some(1),
+        shuffle_window_mb: messages::plan::DEFAULT_SHUFFLE_WINDOW_MB,
+        augmentation: None,
         drop_last: true,
         epoch: 0,
         batch: 0,

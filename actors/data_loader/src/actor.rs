@@ -9,6 +9,7 @@ use bus::queue::{Finish, Leased, Queue};
 use bus::role::RoleEnv;
 use bus::{Incoming, RawMessage, heartbeat, now_ms, queue};
 use futures::StreamExt;
+use kernels::pool::{Pool, available_threads};
 use messages::WireError;
 use messages::error::Code;
 use messages::feed::{FeedControl, OpenFeed};
@@ -47,6 +48,8 @@ pub(crate) struct Running {
     state: State,
     queue: Queue,
     beat: Beat,
+    /// Threads that encode and augment rows.
+    pool: Arc<Pool>,
     parts: HashMap<Key, Arc<Part>>,
     feeds: HashMap<String, OpenSession>,
     waiters: HashMap<Token, Incoming>,
@@ -98,6 +101,7 @@ impl Actor for DataLoader {
             state,
             queue,
             beat,
+            pool: Arc::new(Pool::new(available_threads())),
             parts: HashMap::new(),
             feeds: HashMap::new(),
             waiters: HashMap::new(),
@@ -255,11 +259,10 @@ impl Running {
 
     fn loaded(&mut self, key: &Key, result: Result<Arc<Part>, WireError>) -> Vec<Effect> {
         let info = result.map(|part| {
-            let encoded = &part.encoded;
             let info = PartInfo {
-                rows: encoded.rows,
+                shards: part.shards.iter().map(|shard| shard.rows).collect(),
                 row_bytes: part.row_bytes,
-                bytes: encoded.size_bytes(),
+                bytes: part.size_bytes(),
                 feature_names: part.feature_names.clone(),
             };
             self.parts.insert(key.clone(), part);
@@ -270,10 +273,10 @@ impl Running {
 
     fn perform(&mut self, me: &ActorRef<Msg>, effect: Effect) {
         match effect {
-            Effect::Load { key, dataset, split } => {
-                let (artifacts, me) = (self.env.artifacts.clone(), me.clone());
+            Effect::Load { key, dataset, wanted } => {
+                let (artifacts, pool, me) = (self.env.artifacts.clone(), Arc::clone(&self.pool), me.clone());
                 tokio::spawn(async move {
-                    let result = feed::load(&artifacts, &dataset, split).await.map(Arc::new);
+                    let result = feed::load(&artifacts, &dataset, wanted, &pool).await.map(Arc::new);
                     me.cast(Msg::Loaded { key, result }).ok();
                 });
             }
@@ -289,8 +292,12 @@ impl Running {
                 let session = session::Session {
                     feed: feed.clone(),
                     subject,
-                    part,
-                    order,
+                    maker: Arc::new(feed::frames::Maker {
+                        part,
+                        order,
+                        artifacts: self.env.artifacts.clone(),
+                        pool: Arc::clone(&self.pool),
+                    }),
                     position,
                     granted: credits,
                     sequence: 0,

@@ -11,6 +11,7 @@
 //! an encoded part stays in memory while a feed uses it, and in a cache of [`state::CACHE_BYTES`] after.
 
 mod actor;
+pub mod augment;
 pub mod check;
 pub mod feed;
 pub mod fit;

@@ -257,6 +257,8 @@ impl Prepared {
             feature_names: self.fitted.feature_names.clone(),
             sequence: self.samples.as_ref().map(|(_, sequence)| sequence.clone()),
             pretrained,
+            augmentation: None,
+            synthetic: None,
             sample_id: match (&self.samples, id_column) {
                 (Some((_, sequence)), _) => SampleIdScheme::Column { column: sequence.group_column.clone() },
                 (None, Some((usage, _))) => SampleIdScheme::Column { column: usage.name.clone() },

@@ -1,5 +1,6 @@
 //! What follows from one key for another: derived defaults, and checks across keys.
 
+pub(crate) mod augmentation;
 mod model;
 
 use serde_json::json;
@@ -20,6 +21,7 @@ pub(crate) fn complete(draft: &mut Draft<'_>, name: &str) {
     split(draft);
     order_of_batches(draft);
     model::complete(draft);
+    augmentation::complete(draft);
     optimization(draft);
     scheduler(draft);
     if let Some(task) = task {

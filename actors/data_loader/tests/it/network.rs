@@ -157,6 +157,8 @@ impl World {
             global_batch_size: 64,
             logical_shards: 8,
             shuffle_seed: Some(5),
+            shuffle_window_mb: messages::plan::DEFAULT_SHUFFLE_WINDOW_MB,
+            augmentation: None,
             drop_last: false,
             epoch: 0,
             batch: 0,

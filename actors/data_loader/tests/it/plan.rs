@@ -65,7 +65,9 @@ pub fn data_plan(path: &[&str], target: &str) -> DataPlan {
         },
         shuffle: true,
         shuffle_seed: 42,
+        shuffle_window_mb: messages::plan::DEFAULT_SHUFFLE_WINDOW_MB,
         drop_last: false,
+        augmentation: None,
     }
 }
 

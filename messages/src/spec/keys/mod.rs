@@ -2,6 +2,7 @@
 //! published JSON Schema share. A row says what a key may hold, its default, its other names and
 //! what becomes of it.
 
+mod augmentation;
 mod index;
 mod job;
 mod kinds;
@@ -11,7 +12,9 @@ pub(crate) use index::{Index, Step, index_of};
 pub(crate) use kinds::{EVALUATION_KEYS, GATES_KEYS, SWEEP_KEYS};
 
 /// Every key of a job.
-pub(crate) static JOB_KEYS: &[Key] = &joined::<{ job::KEYS.len() + model::KEYS.len() }>(job::KEYS, model::KEYS);
+pub(crate) static JOB_KEYS: &[Key] = &joined::<{ DATA.len() + model::KEYS.len() }>(DATA, model::KEYS);
+/// Those that are not of the model.
+const DATA: &[Key] = &joined::<{ job::KEYS.len() + augmentation::KEYS.len() }>(job::KEYS, augmentation::KEYS);
 
 const fn joined<const N: usize>(first: &[Key], second: &[Key]) -> [Key; N] {
     let (mut out, mut at) = ([first[0]; N], 0);
