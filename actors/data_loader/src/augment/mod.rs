@@ -6,6 +6,7 @@ pub mod gathered;
 pub mod image;
 pub mod lane;
 pub mod numbers;
+pub mod smote;
 pub mod text;
 pub mod wordnet;
 

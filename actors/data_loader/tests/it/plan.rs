@@ -112,7 +112,7 @@ pub fn manifest(prepared: &Prepared) -> Manifest {
             })
             .collect()
     });
-    let manifest = prepared.manifest(Lineage::default(), shards, None);
+    let manifest = prepared.manifest(Lineage::default(), shards, None, None);
     // What readers get went through JSON.
     Manifest::from_json(&manifest.to_json()).expect("reads back")
 }
