@@ -1,6 +1,7 @@
 //! The actor: translates messages into calls of [`State`] and executes its effects.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::augment::translate::Apertium;
 use crate::feed::{Part, session};
 use crate::state::{Effect, Key, PartInfo, State, Token};
 use crate::{Config, feed, task};
@@ -95,7 +97,7 @@ impl Actor for DataLoader {
         let (held, slots) = (queue.clone(), config.slots);
         let pulse = move || Pulse { slots, slots_free: held.slots_free(), held: held.held() };
         let (heartbeats, beat) = heartbeat::spawn(&env, Role::DataLoader, pulse);
-        let sources = sources(&env, &me, tasks, &credit_subject).await?;
+        let sources = sources(&env, &me, tasks, &credit_subject, config.program_path.as_deref()).await?;
         Ok(Running {
             env,
             state,
@@ -168,6 +170,7 @@ async fn sources(
     me: &ActorRef<Msg>,
     mut tasks: mpsc::Receiver<Leased>,
     credit_subject: &str,
+    program_path: Option<&OsStr>,
 ) -> Result<JoinSet<()>, ActorProcessingErr> {
     let mut sources = JoinSet::new();
     let open_subject = env.bus.subjects().svc(OpenFeed::ROLE, OpenFeed::VERB);
@@ -197,6 +200,11 @@ async fn sources(
             }
         }
     });
+    if let Some(path) = program_path
+        && let Some(translator) = translator(env, path).await
+    {
+        sources.spawn(translator);
+    }
     let (to, drain) = (me.clone(), env.drain.clone());
     sources.spawn(async move {
         let mut ticks = tokio::time::interval(TICK);
@@ -215,6 +223,20 @@ async fn sources(
         }
     });
     Ok(sources)
+}
+
+/// Serves translations, where this host has a translator.
+async fn translator(env: &RoleEnv, program_path: &OsStr) -> Option<impl Future<Output = ()> + Send + 'static + use<>> {
+    let patience = Duration::from_millis(env.bus.timings().translate_timeout_ms);
+    let apertium = Apertium::find(program_path, &env.home, patience)?;
+    match apertium.serve(&env.bus).await {
+        Ok(serving) => Some(serving),
+        // An operator's permissions may leave this out; nothing else needs it.
+        Err(error) => {
+            tracing::info!(%error, "this data_loader translates nothing");
+            None
+        }
+    }
 }
 
 /// One prepare task, from its lease to its report.

@@ -36,11 +36,13 @@ pub struct Config {
     pub slots: u32,
     /// Bytes of encoded rows kept for feeds to come.
     pub cache_bytes: usize,
+    /// Folders in which programs are looked for, such as a translator; none: no program is used.
+    pub program_path: Option<std::ffi::OsString>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { slots: 2, cache_bytes: state::CACHE_BYTES }
+        Self { slots: 2, cache_bytes: state::CACHE_BYTES, program_path: std::env::var_os("PATH") }
     }
 }
 

@@ -209,6 +209,16 @@ impl Prepared {
         &self.warnings
     }
 
+    /// Fitted preprocessing, a column each.
+    pub fn features(&self) -> &[Feature] {
+        &self.fitted.features
+    }
+
+    /// Name of each encoded feature.
+    pub fn feature_names(&self) -> &[String] {
+        &self.fitted.feature_names
+    }
+
     /// The cuts of a part into shards.
     pub fn shards(&self, split: Split) -> Vec<Range<usize>> {
         let rows = self.rows(split);

@@ -6,8 +6,10 @@ pub mod gathered;
 pub mod image;
 pub mod lane;
 pub mod numbers;
+pub mod sheet;
 pub mod smote;
 pub mod text;
+pub mod translate;
 pub mod wordnet;
 
 use std::sync::{Arc, Mutex, PoisonError};

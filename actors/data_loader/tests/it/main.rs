@@ -1,5 +1,6 @@
 //! The data_loader from outside: files in, dataset versions and feeds out.
 
+mod augment;
 mod bad_input;
 mod feed;
 mod inputs;
