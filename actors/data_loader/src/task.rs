@@ -33,9 +33,10 @@ async fn steps(env: &RoleEnv, work: &Work, cancelled: &CancellationToken) -> Res
     let plan: JobPlan = env.artifacts.get_json(&work.plan).await.map_err(|e| e.to_wire())?;
     let lineage =
         Lineage { plan_blake3: plan.content_blake3(), code_version: env.identity.build.clone(), parents: Vec::new() };
+    let augmentation = plan.data.augmentation.clone();
     let (roots, token) = (Arc::clone(&env.data_roots), cancelled.clone());
     let mut prepared = off_runtime(move || prepare(&plan.data, plan.task, &roots, &token)).await?;
-    if let Some(augmentation) = plan.data.augmentation.as_ref().filter(|a| a.uses_text(TextMethod::BackTranslation)) {
+    if let Some(augmentation) = augmentation.filter(|plan| plan.uses_text(TextMethod::BackTranslation)) {
         let texts = prepared.train_texts().into_iter().map(str::to_owned).collect();
         prepared.set_translations(back_translations(&env.bus, texts, &augmentation.text.languages).await?);
     }

@@ -4,6 +4,7 @@ mod augment;
 mod bad_input;
 mod feed;
 mod inputs;
+mod methods;
 mod network;
 mod plan;
 mod prepare;
