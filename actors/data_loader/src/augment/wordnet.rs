@@ -186,7 +186,7 @@ mod tests {
         }
         let found = read(folder, &wanted(&["car", "buy", "quickly", "in", "xyzzy"])).expect("reads");
         assert!(found["car"].starts_with(&["auto".into(), "automobile".into(), "machine".into()]), "{found:?}");
-        assert_eq!(found["buy"][0], "purchase");
+        assert!(found["buy"].contains(&"purchase".to_owned()), "{found:?}");
         assert!(found["quickly"].contains(&"rapidly".to_owned()), "{found:?}");
         assert_eq!(found.len(), 3);
     }
