@@ -125,6 +125,7 @@ impl World {
             artifacts: ArtifactStore::open(&home.path().join("artifacts").to_string_lossy()).expect("a store"),
             drain: CancellationToken::new(),
             data_roots: Arc::new(root.roots()),
+            remote: bus::remote::Remote::default(),
             home: Arc::new(home.path().to_owned()),
         };
         let (supervisor, _) = Actor::spawn(None, Supervisor, ()).await.expect("a supervisor");

@@ -13,10 +13,14 @@
 mod actor;
 pub mod augment;
 pub mod check;
+mod column;
 pub mod feed;
 pub mod fit;
 pub mod load;
+pub mod memory;
+mod mirror;
 pub mod nearest;
+mod pictures;
 pub mod prepare;
 mod pretrained;
 mod sequence;
@@ -38,11 +42,18 @@ pub struct Config {
     pub cache_bytes: usize,
     /// Folders in which programs are looked for, such as a translator; none: no program is used.
     pub program_path: Option<std::ffi::OsString>,
+    /// Bytes that the columns of a preparation may take; none: half of what the machine has.
+    pub memory_limit_bytes: Option<usize>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { slots: 2, cache_bytes: state::CACHE_BYTES, program_path: std::env::var_os("PATH") }
+        Self {
+            slots: 2,
+            cache_bytes: state::CACHE_BYTES,
+            memory_limit_bytes: None,
+            program_path: std::env::var_os("PATH"),
+        }
     }
 }
 
@@ -51,5 +62,9 @@ impl Default for Config {
 /// # Errors
 /// `retry: false` when it can never run.
 pub async fn start(env: bus::role::RoleEnv, config: Config, supervisor: ActorCell) -> Result<ActorCell, WireError> {
+    if let Some(limit) = config.memory_limit_bytes {
+        memory::set_limit_bytes(limit);
+    }
+    mirror::sweep(&env.home);
     actor::spawn(env, config, supervisor).await
 }

@@ -1,7 +1,5 @@
 //! A prepare task from its work message to its output.
 
-use std::sync::Arc;
-
 use bus::role::RoleEnv;
 use frame::manifest::Lineage;
 use messages::WireError;
@@ -11,6 +9,7 @@ use messages::work::{TaskOutput, Work, WorkInput};
 use tokio_util::sync::CancellationToken;
 
 use crate::augment::translate::back_translations;
+use crate::mirror::Mirror;
 use crate::prepare::prepare;
 use crate::write::{off_runtime, write};
 
@@ -34,7 +33,8 @@ async fn steps(env: &RoleEnv, work: &Work, cancelled: &CancellationToken) -> Res
     let lineage =
         Lineage { plan_blake3: plan.content_blake3(), code_version: env.identity.build.clone(), parents: Vec::new() };
     let augmentation = plan.data.augmentation.clone();
-    let (roots, token) = (Arc::clone(&env.data_roots), cancelled.clone());
+    let mirror = Mirror::of(env, &plan.data).await?;
+    let (roots, token) = (mirror.roots(&env.data_roots), cancelled.clone());
     let mut prepared = off_runtime(move || prepare(&plan.data, plan.task, &roots, &token)).await?;
     if let Some(augmentation) = augmentation.filter(|plan| plan.uses_text(TextMethod::BackTranslation)) {
         let texts = prepared.train_texts().into_iter().map(str::to_owned).collect();

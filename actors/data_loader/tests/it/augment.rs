@@ -59,8 +59,7 @@ async fn another(world: &World, name: &str) -> (ActorCell, RoleEnv) {
     let identity = Identity { worker: WorkerId::new(name).expect("an id"), ..(*world.env.identity).clone() };
     let env = RoleEnv { identity: Arc::new(identity), ..world.env.clone() };
     let (supervisor, _) = Actor::spawn(None, Supervisor, ()).await.expect("a supervisor");
-    let config = within_data_loader::Config { program_path: None, ..Default::default() };
-    (within_data_loader::start(env.clone(), config, supervisor.get_cell()).await.expect("starts"), env)
+    (within_data_loader::start(env.clone(), World::config(), supervisor.get_cell()).await.expect("starts"), env)
 }
 
 /// One sample of a frame, without its place.
@@ -349,7 +348,7 @@ async fn texts_go_through_a_translator_and_without_one_the_task_says_so() {
 async fn a_data_loader_with_apertium_translates_itself() {
     let (csv, idx) = ads(20);
     let files = [("a.csv", csv.as_bytes()), ("a.idx", idx.as_slice())];
-    let mut world = World::start_with(&files, within_data_loader::Config::default()).await;
+    let mut world = World::start_with(&files, bus::remote::Remote::default(), within_data_loader::Config::default()).await;
     let request = Translate { languages: "eng-spa".into(), texts: vec!["a new car".into()] };
     let subject = world.env.bus.subjects().translate();
     let answer: Result<Translated, _> = world.env.bus.request_to(&subject, request, LONG).await;
