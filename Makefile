@@ -11,6 +11,7 @@ suites := $(sort $(basename $(notdir $(wildcard */benches/*.rs actors/*/benches/
 SEED ?= 1
 FAULTS ?= 200
 SCHEDULES ?= 1000000
+MUTATIONS ?= 5000
 
 # Shell fragments: a recipe that needs them fails with them.
 server := WITHIN_NATS_SERVER="$$(scripts/provision-nats)" && export WITHIN_NATS_SERVER
@@ -42,9 +43,10 @@ accept: ## The full figures: data sets, peers, long matrices, benches
 	@set -e; for suite in $(suites); do $(MAKE) --no-print-directory bench SUITE=$$suite; done
 
 # Each of the two says how long it took; the line of counts comes last.
-fault: ## Simulated schedules, then random faults on a running platform (SEED=1 SCHEDULES=1000000 FAULTS=200)
+fault: ## Simulated schedules, damaged files, then random faults on a running platform (SEED=1 SCHEDULES=1000000 MUTATIONS=5000 FAULTS=200)
 	@$(server) && $(python) && $(binary) && mkdir -p "$(target)" && \
 	WITHIN_SEED=$(SEED) WITHIN_SCHEDULES=$(SCHEDULES) cargo test -p within-coordinator every_schedule -- --nocapture && \
+	WITHIN_SEED=$(SEED) WITHIN_MUTATIONS=$(MUTATIONS) cargo test -p within-data-loader --test it mutations && \
 	WITHIN_SEED=$(SEED) WITHIN_FAULTS=$(FAULTS) WITHIN_FAULT_REPORT="$(target)/fault.json" \
 	cargo test -p within-tests --test it fault::random -- --nocapture && \
 	cat "$(target)/fault.json"
