@@ -1,7 +1,7 @@
 //! The keys of augmentation: what the feed changes in rows of the training part, and which rows are made up.
 
 use super::Fallback::{Absent, Derived};
-use super::Shape::{Bool, Choices, Paths};
+use super::Shape::{Bool, Choices, Texts};
 use super::{Choice, Key, SEED, Shape, above, also, closed, json, key, name, whole};
 
 const TEXT_METHODS: &[Choice] = &[
@@ -100,7 +100,7 @@ pub(super) const KEYS: &[Key] = &[
     key("data.augmentation.image.style.range", PROB, json("0.5"), "Greatest share of the colors that are transferred."),
     key(
         "data.augmentation.image.style.references",
-        Paths,
+        Texts,
         json("[]"),
         "IDX files (also .gz) in a data root with the images whose colors are transferred.",
     ),
