@@ -3,20 +3,24 @@
 
 pub mod cache;
 pub mod compile;
+pub mod cublaslt;
 pub mod dropout;
 mod gpu;
 pub mod launch;
 pub mod layernorm;
 pub mod machine;
+pub mod nvml;
 pub mod optimizer;
 mod probe;
 pub mod product;
 
 pub use cache::{Cache, Loaded};
 pub use compile::{Arch, Compiled, Compiler, Resources, Source};
+pub use cublaslt::CublasLt;
 pub use gpu::{Gpu, compile_all};
 pub use launch::Launch;
 pub use machine::{Argument, Kernel, Machine};
+pub use nvml::Nvml;
 pub use probe::{CudaDevice, CudaEnvironment, CudaReport, LibraryReport, probe};
 
 /// A file of kernels with what it shares with others before it; lines are counted from its own beginning.

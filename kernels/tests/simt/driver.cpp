@@ -8,6 +8,7 @@
 // far it is), SIMT_FAIL (name:n: the n-th start of that kernel, from 1, fails, and so
 // does everything after it; name may be "*").
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -17,6 +18,7 @@
 #include <dlfcn.h>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -28,6 +30,7 @@ enum : CUresult { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, UNAVAILABLE
 
 namespace {
 typedef int (*Simt)(const unsigned*, size_t, unsigned, uint64_t, char*, size_t, void**);
+typedef std::shared_ptr<double> Event;
 struct Function { std::string name; Simt run; size_t starts = 0; };
 
 std::recursive_mutex all;
@@ -140,6 +143,7 @@ CUresult cuDeviceGetAttribute(int* value, int which, int) {
   *value = which == 75 ? capability / 10 : which == 76 ? capability % 10 : which == 115 ? 1 : 0;
   return SUCCESS;
 }
+CUresult cuDeviceGetPCIBusId(char* id, int length, int device) { snprintf(id, length, "0000:%02x:00.0", device); return SUCCESS; }
 CUresult cuDevicePrimaryCtxRetain(void** context, int device) {
   if (*text("SIMT_BUSY", "")) return UNAVAILABLE;
   *context = reinterpret_cast<void*>(intptr_t(device + 1));
@@ -155,9 +159,18 @@ CUresult cuMemPoolSetAttribute(void*, int, void*) { return SUCCESS; }
 CUresult cuMemHostAlloc(void** at, size_t bytes, unsigned) { *at = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096); return *at ? SUCCESS : OUT_OF_MEMORY; }
 CUresult cuMemFreeHost(void* at) { free(at); return SUCCESS; }
 CUresult cuMemHostGetDevicePointer_v2(uint64_t* to, void* at, unsigned) { *to = reinterpret_cast<uint64_t>(at); return SUCCESS; }
-CUresult cuEventCreate(void** event, unsigned) { *event = new int(0); return SUCCESS; }
-CUresult cuEventDestroy_v2(void* event) { delete static_cast<int*>(event); return SUCCESS; }
-CUresult cuEventRecord(void*, void*) { LOCKED; return failed; }
+CUresult cuEventCreate(void** event, unsigned) { *event = new Event(new double(0)); return SUCCESS; }
+CUresult cuEventDestroy_v2(void* event) { LOCKED; delete static_cast<Event*>(event); return SUCCESS; }
+// When all before it is done, by the host's clock.
+CUresult cuEventRecord(void* event, void*) {
+  LOCKED;
+  return enqueue([at = *static_cast<Event*>(event)] { *at = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count(); });
+}
+CUresult cuEventElapsedTime_v2(float* milliseconds, void* begin, void* end) {
+  LOCKED;
+  *milliseconds = static_cast<float>(**static_cast<Event*>(end) - **static_cast<Event*>(begin));
+  return failed;
+}
 // All that was asked for before the event, and perhaps more.
 CUresult cuEventSynchronize(void*) { LOCKED; return drain(); }
 CUresult cuGetErrorName(CUresult status, const char** name) {
@@ -195,6 +208,10 @@ CUresult cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void*
 CUresult cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void*) {
   LOCKED;
   return enqueue([=] { if (inside(from, bytes)) memcpy(to, reinterpret_cast<void*>(from), bytes); else failed = ILLEGAL_ADDRESS; });
+}
+CUresult cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void*) {
+  LOCKED;
+  return enqueue([=] { if (inside(to, bytes) && inside(from, bytes)) memmove(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes); else failed = ILLEGAL_ADDRESS; });
 }
 CUresult cuMemsetD8Async(uint64_t at, unsigned char value, size_t bytes, void*) {
   LOCKED;
