@@ -118,10 +118,8 @@ impl LtProduct<'_> {
             // As `cublasOperation_t` numbers them.
             let operation = i32::from(turned);
             // SAFETY: the description lives, and the value has the size that the attribute asks for.
-            unsafe {
-                result::set_matmul_desc_attribute(self.description, attribute, (&raw const operation).cast(), 4)
-            }
-            .map_err(|error| failed("cublasLtMatmulDescSetAttribute", &error))?;
+            unsafe { result::set_matmul_desc_attribute(self.description, attribute, (&raw const operation).cast(), 4) }
+                .map_err(|error| failed("cublasLtMatmulDescSetAttribute", &error))?;
         }
         let preference =
             result::create_matmul_pref().map_err(|error| failed("cublasLtMatmulPreferenceCreate", &error))?;
@@ -132,15 +130,7 @@ impl LtProduct<'_> {
             let set = result::set_matmul_pref_attribute(preference, most, (&raw const bytes).cast(), 8);
             let chosen = set.and_then(|()| {
                 let (handle, out) = (self.library.handle, self.out);
-                result::get_matmul_algo_heuristic(
-                    handle,
-                    self.description,
-                    self.left,
-                    self.right,
-                    out,
-                    out,
-                    preference,
-                )
+                result::get_matmul_algo_heuristic(handle, self.description, self.left, self.right, out, out, preference)
             });
             // What could not be freed is gone with the process.
             result::destroy_matmul_pref(preference).ok();

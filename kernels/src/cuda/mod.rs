@@ -41,7 +41,8 @@ macro_rules! source {
     };
 }
 
-pub const ATTENTION: Source = source!("attention.cu", "math.cuh");
+pub const ATTENTION: Source = source!("attention.cu", "math.cuh", "attention.cuh");
+pub const ATTENTION_TENSOR: Source = source!("attention_tensor.cu", "math.cuh", "attention.cuh", "tensor.cuh");
 pub const BATCH_NORM: Source = source!("batchnorm.cu");
 pub const CONV: Source = source!("conv.cu", "math.cuh", "windows.cuh", "product.cuh", "tensor.cuh");
 pub const DROPOUT: Source = source!("dropout.cu");
@@ -50,14 +51,16 @@ pub const EMBEDDING: Source = source!("embedding.cu");
 pub const ITEMS: Source = source!("items.cu", "windows.cuh");
 pub const LAYER_NORM: Source = source!("layernorm.cu");
 pub const LSTM: Source = source!("lstm.cu", "math.cuh");
+pub const LSTM_TENSOR: Source = source!("lstm_tensor.cu", "math.cuh", "tensor.cuh");
 pub const OPTIMIZER: Source = source!("optimizer.cu");
 pub const PRODUCT: Source = source!("product.cu", "math.cuh", "product.cuh", "tensor.cuh");
 pub const ROWS: Source = source!("rows.cu", "math.cuh");
 pub const SHARDS: Source = source!("shards.cu");
 
 /// Every file of kernels.
-pub const SOURCES: [Source; 13] = [
+pub const SOURCES: [Source; 15] = [
     ATTENTION,
+    ATTENTION_TENSOR,
     BATCH_NORM,
     CONV,
     DROPOUT,
@@ -66,6 +69,7 @@ pub const SOURCES: [Source; 13] = [
     ITEMS,
     LAYER_NORM,
     LSTM,
+    LSTM_TENSOR,
     OPTIMIZER,
     PRODUCT,
     ROWS,

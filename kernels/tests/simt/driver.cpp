@@ -6,7 +6,8 @@
 // What it plays is set by the environment: SIMT_DRIVER (13000), SIMT_DEVICES (1), SIMT_CAPABILITY (90), SIMT_MEMORY (bytes,
 // 8 GiB), SIMT_BUSY (set: the device is another's), SIMT_SILENT (set: it does not tell how
 // far it is), SIMT_FAIL (name:n: the n-th start of that kernel, from 1, fails, and so
-// does everything after it; name may be "*").
+// does everything after it; name may be "*"), SIMT_LOST (a file: made at that failure, and while it is there no process gets a
+// device).
 #include <array>
 #include <chrono>
 #include <cstdint>
@@ -21,11 +22,12 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <unistd.h>
 #include <vector>
 
 extern "C" {
 typedef int CUresult;
-enum : CUresult { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, UNAVAILABLE = 46, INVALID_DEVICE = 101, NOT_FOUND = 500, NOT_SUPPORTED = 801, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719 };
+enum : CUresult { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, UNAVAILABLE = 46, INVALID_DEVICE = 101, NOT_FOUND = 500, NOT_SUPPORTED = 801, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719, UNKNOWN = 999 };
 }
 
 namespace {
@@ -146,6 +148,7 @@ CUresult cuDeviceGetAttribute(int* value, int which, int) {
 CUresult cuDeviceGetPCIBusId(char* id, int length, int device) { snprintf(id, length, "0000:%02x:00.0", device); return SUCCESS; }
 CUresult cuDevicePrimaryCtxRetain(void** context, int device) {
   if (*text("SIMT_BUSY", "")) return UNAVAILABLE;
+  if (*text("SIMT_LOST", "") && !access(text("SIMT_LOST", ""), F_OK)) return UNKNOWN;
   *context = reinterpret_cast<void*>(intptr_t(device + 1));
   return SUCCESS;
 }
@@ -233,7 +236,11 @@ CUresult cuLaunchKernel(void* of, unsigned gx, unsigned gy, unsigned gz, unsigne
   std::vector<std::array<uint64_t, 5>> places(24);
   for (size_t i = 0; i < places.size(); i++) memcpy(places[i].data(), arguments[i], 40);
   return enqueue([=]() mutable {
-    if (fault) { failed = ILLEGAL_ADDRESS; return; }
+    if (fault) {
+      if (*text("SIMT_LOST", "")) fclose(fopen(text("SIMT_LOST", ""), "w"));
+      failed = ILLEGAL_ADDRESS;
+      return;
+    }
     unsigned size[6] = {gx, gy, gz, bx, by, bz};
     std::vector<void*> pointers;
     for (auto& place : places) pointers.push_back(place.data());

@@ -112,19 +112,27 @@ fn element_by_element(full: bool) -> Vec<Case> {
     let sizes = if full { [32_768, 1_024] } else { [9, 16] };
     let count = (sizes[0] * sizes[1]) as f64;
     vec![
-        plain("gelu", sizes, |tape, x, _, _| tape.activation(x, Activation::Gelu), vec![
-            moving("forward", &["activation_forward"], 8.0 * count),
-            Work { peer: None, ..moving("slope in place", &["activation_backward"], 12.0 * count) },
-        ]),
-        plain("multiply", sizes, |tape, x, _, _| tape.arithmetic(Arithmetic::Multiply, x, x), vec![moving(
-            "forward",
-            &["arithmetic_forward"],
-            8.0 * count,
-        )]),
-        plain("dropout", sizes, |tape, x, _, _| tape.dropout(x, 0.1, 1), vec![Work {
-            peer: None,
-            ..moving("one way", &["dropout"], 16.0 * count)
-        }]),
+        plain(
+            "gelu",
+            sizes,
+            |tape, x, _, _| tape.activation(x, Activation::Gelu),
+            vec![
+                moving("forward", &["activation_forward"], 8.0 * count),
+                Work { peer: None, ..moving("slope in place", &["activation_backward"], 12.0 * count) },
+            ],
+        ),
+        plain(
+            "multiply",
+            sizes,
+            |tape, x, _, _| tape.arithmetic(Arithmetic::Multiply, x, x),
+            vec![moving("forward", &["arithmetic_forward"], 8.0 * count)],
+        ),
+        plain(
+            "dropout",
+            sizes,
+            |tape, x, _, _| tape.dropout(x, 0.1, 1),
+            vec![Work { peer: None, ..moving("one way", &["dropout"], 16.0 * count) }],
+        ),
     ]
 }
 
@@ -143,17 +151,23 @@ fn by_rows(full: bool) -> Vec<Case> {
             ],
         )
     };
-    let softmax = plain("softmax", sizes, |tape, x, _, _| tape.softmax(x), vec![
-        moving("forward", &["softmax_forward"], 8.0 * count),
-        moving("backward", &["softmax_backward"], 12.0 * count),
-    ]);
+    let softmax = plain(
+        "softmax",
+        sizes,
+        |tape, x, _, _| tape.softmax(x),
+        vec![
+            moving("forward", &["softmax_forward"], 8.0 * count),
+            moving("backward", &["softmax_backward"], 12.0 * count),
+        ],
+    );
     let classes = Case {
         classes: true,
-        ..plain("cross_entropy", sizes, |tape, x, _, _| tape.scale(x, 1.0), vec![moving(
-            "both ways",
-            &["loss_class"],
-            8.0 * count,
-        )])
+        ..plain(
+            "cross_entropy",
+            sizes,
+            |tape, x, _, _| tape.scale(x, 1.0),
+            vec![moving("both ways", &["loss_class"], 8.0 * count)],
+        )
     };
     vec![norm, softmax, classes]
 }
@@ -250,10 +264,7 @@ fn lstm(full: bool) -> Case {
                 Work { peer: None, ..part("recurrence", &["lstm_forward"]) },
                 Work { peer: None, ..part("recurrence back", &["lstm_backward"]) },
                 Work { flops: 2.0 * flops, ..part("forward", &["lstm_forward", "linear_forward"]) },
-                Work {
-                    flops: 4.0 * flops,
-                    ..part("backward", &["lstm_backward", "linear_backward", "linear_weight"])
-                },
+                Work { flops: 4.0 * flops, ..part("backward", &["lstm_backward", "linear_backward", "linear_weight"]) },
             ],
         )
     }
@@ -313,11 +324,7 @@ fn attention(full: bool) -> Vec<Case> {
                 },
                 vec![
                     part("forward", &["attention_forward"], flops),
-                    part(
-                        "backward",
-                        &["attention_dots", "attention_queries", "attention_keys"],
-                        2.5 * flops,
-                    ),
+                    part("backward", &["attention_dots", "attention_queries", "attention_keys"], 2.5 * flops),
                 ],
             )
         }

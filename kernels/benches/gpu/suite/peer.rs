@@ -1,9 +1,9 @@
 //! PyTorch's figures of the same operations, by a script that a given Python runs (`peers/torch_ops.py`).
 
-use super::{Scale, name};
 use super::cases::Case;
 use super::report::{Peer, Theirs};
 use super::steps::{Sizes, Step};
+use super::{Scale, name};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -121,7 +121,10 @@ impl fmt::Display for Report {
                 ratio(theirs.compiled, row.seconds),
             )?;
         }
-        writeln!(f, "\n| ad_score, rows a step | factors | ms | samples/s | joules a step | torch | compiled (goal 1.2) |")?;
+        writeln!(
+            f,
+            "\n| ad_score, rows a step | factors | ms | samples/s | joules a step | torch | compiled (goal 1.2) |"
+        )?;
         writeln!(f, "| --- | --- | --- | --- | --- | --- | --- |")?;
         for step in &self.steps {
             let theirs = self.theirs(&format!("ad_score {}", step.batch), "step", step.precision);

@@ -59,8 +59,7 @@ impl Sizes {
             ..TableConfig::default()
         };
         let mut text = TextEncoderConfig { vocab_size: self.words, ..TextEncoderConfig::default() };
-        let mut visual =
-            VisualEncoderConfig { height: self.side, width: self.side, ..VisualEncoderConfig::default() };
+        let mut visual = VisualEncoderConfig { height: self.side, width: self.side, ..VisualEncoderConfig::default() };
         if scale == Scale::Quick {
             (text.hidden_size, text.intermediate_size, text.layers) = (12, 16, 1);
             visual.filters = vec![4];
@@ -85,8 +84,7 @@ impl Sizes {
         let categories = (0..count).map(|_| rng.below(self.platforms as u32)).collect();
         let target = |x: &[f32]| 0.5 + 0.5 * x[0] * x[1];
         let targets = Targets::Real(features.chunks_exact(self.numbers).map(target).collect());
-        let images =
-            Images { channels: 3, height: self.side, width: self.side, pixels: PixelValues::Bytes(pixels) };
+        let images = Images { channels: 3, height: self.side, width: self.side, pixels: PixelValues::Bytes(pixels) };
         Batch {
             rows: count,
             features,
@@ -125,9 +123,9 @@ fn step(bench: &Bench, size: usize, precision: Precision) -> Result<Step> {
     let batches = [sizes.rows(size, 1), sizes.rows(size, 2)];
     let mut loss = f64::NAN;
     let mut run = |count: usize| {
-        bench.gpu.timed(|| {
-            (0..count).try_for_each(|n| trainer.step(&batches[n % 2]).map(|outcome| loss = outcome.loss))
-        })
+        bench
+            .gpu
+            .timed(|| (0..count).try_for_each(|n| trainer.step(&batches[n % 2]).map(|outcome| loss = outcome.loss)))
     };
     run(2)?;
     let one = run(2)? / 2.0;

@@ -128,14 +128,7 @@ pub fn measure(bench: &Bench, case: &Case, precision: Precision) -> Result<Vec<R
     case.work.iter().map(|work| row(bench, case.name, &case.shape, precision, work, &seen)).collect()
 }
 
-fn row(
-    bench: &Bench,
-    op: &'static str,
-    shape: &str,
-    precision: Precision,
-    work: &Work,
-    seen: &Seen,
-) -> Result<Row> {
+fn row(bench: &Bench, op: &'static str, shape: &str, precision: Precision, work: &Work, seen: &Seen) -> Result<Row> {
     let of = |kernel: &'static str| seen.iter().filter(move |(name, _)| name.starts_with(kernel));
     if let Some(missing) = work.kernels.iter().copied().find(|kernel| of(kernel).next().is_none()) {
         let what = format!("gpu-bench: {op} starts no kernel {missing}*, but {seen:?}");

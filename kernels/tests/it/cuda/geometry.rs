@@ -121,21 +121,24 @@ fn rows_and_columns_beyond_what_32_bits_count_are_started_in_turns() {
         let sum = tape.sum_columns(y)?;
         tape.add(of, sum)
     });
-    expect(&found.expect("fits"), &[
-        "linear_forward_large",
-        "activation_backward",
-        "arithmetic_backward",
-        "scale",
-        "dropout",
-        "layer_norm_backward",
-        "layer_norm_gains",
-        "softmax_backward",
-        "columns_copy",
-        "reduce_backward",
-        "linear_weight",
-        "column_sums",
-        "join_shards",
-    ]);
+    expect(
+        &found.expect("fits"),
+        &[
+            "linear_forward_large",
+            "activation_backward",
+            "arithmetic_backward",
+            "scale",
+            "dropout",
+            "layer_norm_backward",
+            "layer_norm_gains",
+            "softmax_backward",
+            "columns_copy",
+            "reduce_backward",
+            "linear_weight",
+            "column_sums",
+            "join_shards",
+        ],
+    );
 }
 
 #[test]
@@ -199,7 +202,10 @@ fn images_beyond_what_32_bits_count_are_started_in_turns() {
     });
     let found = found.expect("fits");
     let has = |part: &str| found.iter().any(|name| name.starts_with(part));
-    assert!(["conv_forward", "conv_backward", "conv_weight", "batch_norm", "window", "pool"].into_iter().all(has), "{found:?}");
+    assert!(
+        ["conv_forward", "conv_backward", "conv_weight", "batch_norm", "window", "pool"].into_iter().all(has),
+        "{found:?}"
+    );
 }
 
 #[test]

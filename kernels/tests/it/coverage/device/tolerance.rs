@@ -15,13 +15,17 @@ const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::
 /// What sums in another order come to, as a share of the largest number.
 const ORDER: f64 = 1e-5;
 
-/// Products round their factors to 8 or 11 bits; a result is a sum of a few such products, one behind the other.
-const ROUNDED: [f64; 3] = [ORDER, 8.0 / 256.0, 8.0 / 2048.0];
+/// Products round their factors to 8 or 11 bits; a result is a sum of such products, a few of them one behind the other.
+const ROUNDED: [f64; 3] = [ORDER, 16.0 / 256.0, 16.0 / 2048.0];
+
+/// The same before a kink: a number near zero that comes to lie on its other side lets a gradient through, or does not.
+const KINKED: [f64; 3] = [ORDER, 32.0 / 256.0, 32.0 / 2048.0];
 
 /// What is allowed, with factors of f32, bf16 and f16.
 fn allowed(op: &str) -> [f64; 3] {
     match op {
-        "linear" | "conv" | "attention" | "lstm" => ROUNDED,
+        "linear" => KINKED,
+        "conv" | "attention" | "lstm" => ROUNDED,
         _ => [ORDER; 3],
     }
 }
@@ -43,6 +47,7 @@ fn every_operation_is_as_near_to_the_cpu_as_the_table_says() {
     const SHARDS: usize = 4;
     let Some(machine) = machine() else { return };
     let (name, mut ws) = (machine.describe(), Workspace::on(machine));
+    let mut wrong = Vec::new();
     let mut worst: BTreeMap<&str, [f64; 3]> = BTreeMap::new();
     for variant in VARIANTS.iter().filter(|variant| variant.mode == Mode::Train) {
         for (n, width) in [3, 33, 67].into_iter().enumerate() {
@@ -60,17 +65,22 @@ fn every_operation_is_as_near_to_the_cpu_as_the_table_says() {
                 ws.round_on_device(precision, 1.0);
                 let found = apart(whole.run_in(&mut ws, 0..SHARDS, 1), whole.run(0..SHARDS, 1), SHARDS);
                 let most = allowed(variant.op)[at];
-                assert!(found <= most, "{} width {width} in {precision:?}: {found:.2e}, allowed {most:.2e}", variant.name);
+                if found.is_nan() || found > most {
+                    wrong.push(format!("{} width {width} in {precision:?}: {found:.2e}", variant.name));
+                }
                 let worst = &mut worst.entry(variant.op).or_default()[at];
                 *worst = worst.max(found);
             }
         }
     }
     println!("\nLargest difference between {name} and the CPU, as a share of the largest number:\n");
-    println!("| operation | f32 | allowed | bf16 | allowed | f16 | allowed |\n| --- | --- | --- | --- | --- | --- | --- |");
+    println!(
+        "| operation | f32 | allowed | bf16 | allowed | f16 | allowed |\n| --- | --- | --- | --- | --- | --- | --- |"
+    );
     for (op, found) in worst {
         let cells: Vec<String> =
             found.iter().zip(allowed(op)).map(|(found, most)| format!("{found:.1e} | {most:.1e}")).collect();
         println!("| {op} | {} |", cells.join(" | "));
     }
+    assert!(wrong.is_empty(), "further than allowed: {wrong:#?}");
 }

@@ -44,9 +44,8 @@ fn draw(picture: &mut Picture, left: f64, name: &str, curves: &[Vec<f64>]) {
     const BLACK: [u8; 3] = [40, 40, 40];
     let (wide, high, top, foot) = (280.0, 180.0, 34.0, 214.0);
     let most = curves.iter().flatten().fold(0.0f64, |most, loss| most.max(*loss));
-    let place = |step: usize, loss: f64| {
-        [left + wide * step as f64 / (curves[0].len() - 1) as f64, foot - high * loss / most]
-    };
+    let place =
+        |step: usize, loss: f64| [left + wide * step as f64 / (curves[0].len() - 1) as f64, foot - high * loss / most];
     picture.line([left, top], [left, foot], BLACK, 1, 0);
     picture.line([left, foot], [left + wide, foot], BLACK, 1, 0);
     picture.text([left as isize + 4, 8], name, BLACK);
@@ -61,7 +60,13 @@ fn draw(picture: &mut Picture, left: f64, name: &str, curves: &[Vec<f64>]) {
             picture.line(place(step, pair[0]), place(step + 1, pair[1]), COLORS[n], across, dash);
         }
         let at = [left as isize + 210, 44 + n as isize * 16];
-        picture.line([at[0] as f64 - 26.0, at[1] as f64 + 4.0], [at[0] as f64 - 6.0, at[1] as f64 + 4.0], COLORS[n], across, dash);
+        picture.line(
+            [at[0] as f64 - 26.0, at[1] as f64 + 4.0],
+            [at[0] as f64 - 6.0, at[1] as f64 + 4.0],
+            COLORS[n],
+            across,
+            dash,
+        );
         picture.text(at, ["f32", "bf16", "f16"][n], BLACK);
     }
 }
