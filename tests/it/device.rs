@@ -140,6 +140,20 @@ fn a_worker_whose_device_cannot_be_taken_leaves_the_pool() {
 }
 
 #[test]
+fn a_device_that_is_lost_in_the_middle_of_a_step_takes_its_worker_out_of_the_pool() {
+    let Some(played) = Played::new("device: auto") else { return };
+    let gone = played.sandbox.home().join("gone").display().to_string();
+    let arguments = ["run", "--json", "--id", "gone", "job.yaml", "--set", "limits.max_attempts=3"];
+    let settings = [("SIMT_FAIL", "linear_backward:5"), ("SIMT_LOST", gone.as_str())];
+    let mut running = Running::start(played.command(&arguments, &settings));
+    let failed = running.line("a failed attempt", |line| line.to_string().contains("in linear_backward, told by"));
+    assert!(failed.to_string().contains("device_error"), "{failed}");
+    // The next attempt does not get the device.
+    running.line("nobody is left", |line| line.to_string().contains("no trainer is up"));
+    assert!(played.log().contains("could not be taken and is not used any more"), "{}", played.log());
+}
+
+#[test]
 fn a_gang_on_devices_that_loses_a_rank_goes_on_to_the_same_bits() {
     let Some(played) = Played::new("device: auto, min_world_size: 1") else { return };
     // Long enough that the rank is hit in the middle.

@@ -5,6 +5,8 @@
 //! device writes its number into memory of the host; where something has failed, the first number that is missing names
 //! the operation.
 
+mod measure;
+
 use super::cache::Cache;
 use super::compile::{Arch, Compiler, Source};
 use super::launch::Launch;

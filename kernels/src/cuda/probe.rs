@@ -122,6 +122,22 @@ pub(super) fn require(name: &'static str, environment: &CudaEnvironment) -> Resu
     Ok(found)
 }
 
+/// Opens a library that nothing depends on, the first of these files that is found.
+///
+/// # Errors
+/// Where it was sought, or why it did not open; for people.
+pub(super) fn optional(
+    name: &'static str,
+    files: &'static [&'static str],
+    environment: &CudaEnvironment,
+) -> std::result::Result<Library, String> {
+    let (library, report) = open(&Wanted { name, files, version: |_| None }, &folders(environment));
+    library.ok_or_else(|| {
+        let why = report.error.unwrap_or_else(|| format!("none of {} was found", files.join(", ")));
+        format!("{name}: {why}; sought in {}", report.sought.join(", "))
+    })
+}
+
 /// Libraries that lie beside another and that it opens by their bare names.
 fn open_parts(name: &str, found: &Path) {
     let Some(folder) = found.parent().filter(|_| name == "nvrtc") else { return };

@@ -140,7 +140,7 @@ impl Workspace {
 
     /// From now on products on a device round their factors to `precision`; `loss_scale` keeps small gradients from rounding
     /// to nothing there.
-    pub(crate) fn round_on_device(&mut self, precision: Precision, loss_scale: f32) {
+    pub fn round_on_device(&mut self, precision: Precision, loss_scale: f32) {
         if let Some(device) = &mut self.device {
             (device.precision, device.loss_scale) = (precision, loss_scale);
         }

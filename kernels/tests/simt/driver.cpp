@@ -6,8 +6,10 @@
 // What it plays is set by the environment: SIMT_DRIVER (13000), SIMT_DEVICES (1), SIMT_CAPABILITY (90), SIMT_MEMORY (bytes,
 // 8 GiB), SIMT_BUSY (set: the device is another's), SIMT_SILENT (set: it does not tell how
 // far it is), SIMT_FAIL (name:n: the n-th start of that kernel, from 1, fails, and so
-// does everything after it; name may be "*").
+// does everything after it; name may be "*"), SIMT_LOST (a file: made at that failure, and while it is there no process gets a
+// device).
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -17,17 +19,20 @@
 #include <dlfcn.h>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
+#include <unistd.h>
 #include <vector>
 
 extern "C" {
 typedef int CUresult;
-enum : CUresult { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, UNAVAILABLE = 46, INVALID_DEVICE = 101, NOT_FOUND = 500, NOT_SUPPORTED = 801, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719 };
+enum : CUresult { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, UNAVAILABLE = 46, INVALID_DEVICE = 101, NOT_FOUND = 500, NOT_SUPPORTED = 801, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719, UNKNOWN = 999 };
 }
 
 namespace {
 typedef int (*Simt)(const unsigned*, size_t, unsigned, uint64_t, char*, size_t, void**);
+typedef std::shared_ptr<double> Event;
 struct Function { std::string name; Simt run; size_t starts = 0; };
 
 std::recursive_mutex all;
@@ -140,8 +145,10 @@ CUresult cuDeviceGetAttribute(int* value, int which, int) {
   *value = which == 75 ? capability / 10 : which == 76 ? capability % 10 : which == 115 ? 1 : 0;
   return SUCCESS;
 }
+CUresult cuDeviceGetPCIBusId(char* id, int length, int device) { snprintf(id, length, "0000:%02x:00.0", device); return SUCCESS; }
 CUresult cuDevicePrimaryCtxRetain(void** context, int device) {
   if (*text("SIMT_BUSY", "")) return UNAVAILABLE;
+  if (*text("SIMT_LOST", "") && !access(text("SIMT_LOST", ""), F_OK)) return UNKNOWN;
   *context = reinterpret_cast<void*>(intptr_t(device + 1));
   return SUCCESS;
 }
@@ -155,9 +162,18 @@ CUresult cuMemPoolSetAttribute(void*, int, void*) { return SUCCESS; }
 CUresult cuMemHostAlloc(void** at, size_t bytes, unsigned) { *at = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096); return *at ? SUCCESS : OUT_OF_MEMORY; }
 CUresult cuMemFreeHost(void* at) { free(at); return SUCCESS; }
 CUresult cuMemHostGetDevicePointer_v2(uint64_t* to, void* at, unsigned) { *to = reinterpret_cast<uint64_t>(at); return SUCCESS; }
-CUresult cuEventCreate(void** event, unsigned) { *event = new int(0); return SUCCESS; }
-CUresult cuEventDestroy_v2(void* event) { delete static_cast<int*>(event); return SUCCESS; }
-CUresult cuEventRecord(void*, void*) { LOCKED; return failed; }
+CUresult cuEventCreate(void** event, unsigned) { *event = new Event(new double(0)); return SUCCESS; }
+CUresult cuEventDestroy_v2(void* event) { LOCKED; delete static_cast<Event*>(event); return SUCCESS; }
+// When all before it is done, by the host's clock.
+CUresult cuEventRecord(void* event, void*) {
+  LOCKED;
+  return enqueue([at = *static_cast<Event*>(event)] { *at = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count(); });
+}
+CUresult cuEventElapsedTime_v2(float* milliseconds, void* begin, void* end) {
+  LOCKED;
+  *milliseconds = static_cast<float>(**static_cast<Event*>(end) - **static_cast<Event*>(begin));
+  return failed;
+}
 // All that was asked for before the event, and perhaps more.
 CUresult cuEventSynchronize(void*) { LOCKED; return drain(); }
 CUresult cuGetErrorName(CUresult status, const char** name) {
@@ -196,6 +212,10 @@ CUresult cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void*) {
   LOCKED;
   return enqueue([=] { if (inside(from, bytes)) memcpy(to, reinterpret_cast<void*>(from), bytes); else failed = ILLEGAL_ADDRESS; });
 }
+CUresult cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void*) {
+  LOCKED;
+  return enqueue([=] { if (inside(to, bytes) && inside(from, bytes)) memmove(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes); else failed = ILLEGAL_ADDRESS; });
+}
 CUresult cuMemsetD8Async(uint64_t at, unsigned char value, size_t bytes, void*) {
   LOCKED;
   return enqueue([=] { if (inside(at, bytes)) memset(reinterpret_cast<void*>(at), value, bytes); else failed = ILLEGAL_ADDRESS; });
@@ -216,7 +236,11 @@ CUresult cuLaunchKernel(void* of, unsigned gx, unsigned gy, unsigned gz, unsigne
   std::vector<std::array<uint64_t, 5>> places(24);
   for (size_t i = 0; i < places.size(); i++) memcpy(places[i].data(), arguments[i], 40);
   return enqueue([=]() mutable {
-    if (fault) { failed = ILLEGAL_ADDRESS; return; }
+    if (fault) {
+      if (*text("SIMT_LOST", "")) fclose(fopen(text("SIMT_LOST", ""), "w"));
+      failed = ILLEGAL_ADDRESS;
+      return;
+    }
     unsigned size[6] = {gx, gy, gz, bx, by, bz};
     std::vector<void*> pointers;
     for (auto& place : places) pointers.push_back(place.data());
