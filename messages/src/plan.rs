@@ -10,9 +10,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod checkpoint;
+mod collective;
 mod resources;
 
 pub use checkpoint::CheckpointPlan;
+pub use collective::{Collective, CollectiveMode};
 pub use resources::{ResourcePlan, StragglerPolicy};
 
 /// Where a value came from.

@@ -8,13 +8,14 @@ mod gpu;
 pub mod launch;
 pub mod layernorm;
 pub mod machine;
+pub mod nccl;
 pub mod optimizer;
 mod probe;
 pub mod product;
 
 pub use cache::{Cache, Loaded};
 pub use compile::{Arch, Compiled, Compiler, Resources, Source};
-pub use gpu::{Gpu, compile_all};
+pub use gpu::{Gpu, SideStream, compile_all};
 pub use launch::Launch;
 pub use machine::{Argument, Kernel, Machine};
 pub use probe::{CudaDevice, CudaEnvironment, CudaReport, LibraryReport, probe};

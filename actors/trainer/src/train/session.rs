@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bus::now_ms;
 use frame::{Encoded, Manifest, model_file};
-use kernels::cuda::Machine;
+use kernels::cuda::{Gpu, Machine};
 use messages::error::Code;
 use messages::event::{Checkpoint, Event, Metric, MetricValue, Metrics};
 use messages::feed::Split;
@@ -54,7 +54,7 @@ pub struct TrainJob {
     /// Compute threads.
     pub threads: u32,
     /// What gradients are computed on; none: the CPU.
-    pub machine: Option<Arc<dyn Machine>>,
+    pub machine: Option<Arc<Gpu>>,
     pub plan: JobPlan,
     pub manifest: Arc<Manifest>,
     /// BLAKE3 of the manifest.
@@ -138,10 +138,11 @@ struct Session {
     job: TrainJob,
     ports: Ports,
     plan_blake3: String,
+    /// Before the engine, whose devices' memory its sums use until they end.
+    gang: Gang,
     engine: Engine,
     selection: Selection,
     saver: Saver,
-    gang: Gang,
     position: Position,
     running: Running,
     samples: Samples,
@@ -212,16 +213,16 @@ impl Session {
         let (epochs, interval) = (job.plan.training.epochs, job.plan.training.log_interval.max(1));
         let pace = Pace::new(steps * u64::from(epochs), u64::from(interval), engine.trainer().global_step());
         let saver = Saver::new(store, &job, &plan_blake3, start.saved);
-        let gang = Gang::new(ports.rendezvous.take());
+        let gang = Gang::new(ports.rendezvous.take()).on(job.machine.as_ref(), &job.plan.resources);
         let Start { position, running, metrics, best_model, should_stop, saved: _ } = start;
         Ok(Self {
             job,
             ports,
             plan_blake3,
+            gang,
             engine,
             selection,
             saver,
-            gang,
             position,
             samples: running.samples(),
             running,
@@ -658,6 +659,7 @@ impl Session {
     }
 
     fn finish(mut self) -> Result<Outcome, WireError> {
+        self.gang.close();
         self.ports.vitals.enter(Phase::Saving);
         if self.saver.settle(&mut self.ports.outbox)? == Flow::Stopped {
             return self.stopped();
@@ -746,7 +748,7 @@ fn steps_per_epoch(job: &TrainJob) -> Result<u64, WireError> {
 fn fresh(job: &TrainJob, steps_per_epoch: u64) -> Result<(Engine, Selection), WireError> {
     let mut recipe = mapping::recipe(&job.plan, &job.manifest, steps_per_epoch)?;
     recipe.begin_with(&job.manifest, job.pretrained.as_ref())?;
-    let engine = Engine::new(recipe, job.plan.task, job.threads)?.on(job.machine.clone());
+    let engine = Engine::new(recipe, job.plan.task, job.threads)?.on(job.machine.clone().map(|gpu| gpu as Arc<dyn Machine>));
     Ok((engine, Selection::new(&job.plan)?))
 }
 
