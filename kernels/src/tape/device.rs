@@ -95,7 +95,12 @@ pub struct DeviceBucket<'b> {
     machine: &'b dyn Machine,
 }
 
-impl DeviceBucket<'_> {
+impl<'b> DeviceBucket<'b> {
+    /// A range of gradients that begin at these addresses of a machine.
+    pub fn new(number: usize, range: Range<usize>, nodes: &'b [u64], machine: &'b dyn Machine) -> DeviceBucket<'b> {
+        DeviceBucket { number, range, nodes, machine }
+    }
+
     /// Copies a node's part to the host.
     pub(super) fn fetch(&self, node: usize, to: &mut [f32]) -> Result<()> {
         if to.is_empty() {
@@ -370,7 +375,7 @@ impl Tape<'_> {
         for (number, bucket) in cuts.windows(2).rev().enumerate() {
             self.bucket_on(&mut env, held, bucket[0]..bucket[1], &outs)?;
             self.unscale_on(&mut env, bucket[0]..bucket[1], &outs)?;
-            done(&DeviceBucket { number, range: bucket[0]..bucket[1], nodes: &outs, machine: &*machine })?;
+            done(&DeviceBucket::new(number, bucket[0]..bucket[1], &outs, &*machine))?;
         }
         Ok(())
     }

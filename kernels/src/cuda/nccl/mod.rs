@@ -133,15 +133,22 @@ impl Communicator {
         }
         let side = SideStream::new(gpu)?;
         let mut config = Config::without_blocking();
-        let mut made =
-            Communicator { library: library.clone(), handle: std::ptr::null_mut(), side, rank, world };
+        let mut made = Communicator { library: library.clone(), handle: std::ptr::null_mut(), side, rank, world };
         made.side.enter(OP)?;
-        // SAFETY: all pointers are valid for the call, which copies the configuration. The handle is set at once.
+        // The library may still write the handle when it has been given up: then its place stays.
+        let place = Box::into_raw(Box::new(std::ptr::null_mut()));
+        // SAFETY: all pointers are valid for the call, which copies the configuration; the place is until it is done.
         let status = unsafe {
             let (world, rank) = (world as c_int, rank as c_int);
-            (library.functions.init)(&raw mut made.handle, world, id.as_library(), rank, &raw mut config)
+            (library.functions.init)(place, world, id.as_library(), rank, &raw mut config)
         };
+        // SAFETY: as above; a thread of the library may write it meanwhile.
+        let read = || unsafe { place.read_volatile() };
+        while status == IN_PROGRESS && read().is_null() && go_on() {}
+        made.handle = read();
         made.settle("ncclCommInitRankConfig", status, go_on)?;
+        // SAFETY: made above, and the library is done with it.
+        drop(unsafe { Box::from_raw(place) });
         Ok(made)
     }
 

@@ -13,10 +13,15 @@ use std::sync::Arc;
 
 /// Runs the test `name` of this binary by itself with these settings; it does its work where `WITHIN_PLAYED` is set.
 fn apart(name: &str, settings: &[(&str, &str)]) {
+    alone(&format!("cuda::gpu::{name}"), settings);
+}
+
+/// The same of a test by its whole path.
+pub fn alone(path: &str, settings: &[(&str, &str)]) {
     let (Some(played), Some(_)) = (driver(), compiler()) else { return };
     // The driver's library is found under its bare name by who has not been told of the folder.
     let output = Command::new(std::env::current_exe().expect("this binary"))
-        .args(["--exact", &format!("cuda::gpu::{name}"), "--nocapture"])
+        .args(["--exact", path, "--nocapture"])
         .env("WITHIN_PLAYED", played)
         .envs(settings.iter().copied())
         .output()
@@ -25,7 +30,7 @@ fn apart(name: &str, settings: &[(&str, &str)]) {
     assert!(output.status.success(), "{settings:?}: {}", String::from_utf8_lossy(&said));
 }
 
-fn environment() -> Option<CudaEnvironment> {
+pub fn environment() -> Option<CudaEnvironment> {
     let played = std::env::var("WITHIN_PLAYED").ok()?;
     Some(CudaEnvironment {
         folder: Some(played.into()),

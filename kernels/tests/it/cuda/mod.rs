@@ -5,8 +5,9 @@
 
 mod compile;
 mod device;
-mod gpu;
+pub mod gpu;
 pub mod machine;
+mod nccl;
 mod ops;
 mod shim;
 pub mod simt;
