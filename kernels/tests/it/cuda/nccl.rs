@@ -1,14 +1,17 @@
 //! NCCL without one: a library that moves data between ranks (`tests/simt/nccl.cpp`) behind our own loader, communicators
 //! and sums, on devices that are played; libraries that cannot be used; and NVIDIA's own as far as it goes without a device.
+//! With `REQUIRE_CUDA` set, what is in [`device`] runs on all devices of this machine and with its own NCCL.
 
 use super::gpu::{alone, environment};
 use super::simt::library;
-use kernels::collective::Topology;
+use crate::models::{batch, configs, fit, model, trainer};
+use kernels::collective::{Arena, Plans, Round, Topology, Tuning};
 use kernels::cuda::nccl::{Communicator, DeviceSum, Nccl, SumMode, UniqueId};
 use kernels::cuda::{Cache, CudaEnvironment, Gpu, Machine};
 use kernels::philox::{Key, Stream};
 use kernels::shard::complete;
-use kernels::train::DeviceBucket;
+use kernels::train::{DeviceBucket, RankBatch};
+use kernels::weights::params_blake3;
 use kernels::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,8 +46,8 @@ fn ranks<T: Send>(
     device_of: impl Fn(usize) -> usize + Sync,
     act: impl Fn(usize, Arc<Gpu>, Result<Communicator>) -> T + Sync,
 ) -> Vec<T> {
-    let environment = environment().expect("set");
-    let nccl = Arc::new(Nccl::load(&environment).expect("the played one"));
+    let environment = environment().unwrap_or_else(super::machine::environment);
+    let nccl = Arc::new(Nccl::load(&environment).expect("a library"));
     let id = nccl.unique_id().expect("an id");
     std::thread::scope(|scope| {
         let rank = |rank: usize| {
@@ -102,20 +105,104 @@ fn summed(gpu: &Arc<Gpu>, communicator: Communicator, shards: usize, mode: SumMo
     Ok(back.chunks_exact(4).map(|four| f32::from_le_bytes(std::array::from_fn(|i| four[i]))).collect())
 }
 
+/// Sums of `world` devices, held against the tree.
+fn sum_by_tree(world: usize, shards: usize) {
+    let leaves = (0..shards).map(|at| (kernels::shard::Node { first: at, end: at + 1 }, leaf(at))).collect();
+    let expected = complete(leaves, shards).expect("a tree");
+    let act = |_, gpu: Arc<Gpu>, communicator: Result<Communicator>| {
+        summed(&gpu, communicator.expect("meets"), shards, SumMode::Deterministic).expect("sums")
+    };
+    for (rank, got) in ranks(world, |rank| rank, act).into_iter().enumerate() {
+        let same = got.iter().zip(&expected).all(|(got, expected)| got.to_bits() == expected.to_bits());
+        assert!(same, "rank {rank} of {world}, {shards} shards");
+    }
+}
+
 #[test]
 fn sums_of_any_number_of_devices_have_the_bits_of_the_tree() {
     if environment().is_none() {
         return apart("sums_of_any_number_of_devices_have_the_bits_of_the_tree", &[("SIMT_DEVICES", "8")]);
     }
     for (world, shards) in [(1, 8), (2, 8), (3, 8), (4, 7), (5, 19), (8, 8)] {
-        let leaves = (0..shards).map(|at| (kernels::shard::Node { first: at, end: at + 1 }, leaf(at))).collect();
-        let expected = complete(leaves, shards).expect("a tree");
-        let act = |_, gpu: Arc<Gpu>, communicator: Result<Communicator>| {
-            summed(&gpu, communicator.expect("meets"), shards, SumMode::Deterministic).expect("sums")
-        };
-        for (rank, got) in ranks(world, |rank| rank, act).into_iter().enumerate() {
-            let same = got.iter().zip(&expected).all(|(got, expected)| got.to_bits() == expected.to_bits());
-            assert!(same, "rank {rank} of {world}, {shards} shards");
+        sum_by_tree(world, shards);
+    }
+}
+
+/// Two steps whose gradients go through NCCL, beside two of a device alone.
+fn train_at_world_1() {
+    let config = configs().swap_remove(0);
+    let act = |_, gpu: Arc<Gpu>, communicator: Result<Communicator>| {
+        let mut sum = DeviceSum::new(communicator.expect("meets"), 4, SumMode::Deterministic).expect("a device");
+        let mut alone = trainer(&config, 4, 1).on_machine(gpu.clone());
+        let mut over = trainer(&config, 4, 1).on_machine(gpu);
+        let plans = Plans::new(Topology::new(0, 1, 4).expect("valid"), Tuning::default());
+        for seed in [1, 2] {
+            let batch = fit(&model(&config), batch(19, seed));
+            let part = RankBatch { batch: &batch, global_rows: batch.rows, held: 0..4 };
+            let mut arena = Arena::default();
+            let mut round = Round::new(&plans, &mut arena, 0);
+            let begin = |bucket: &DeviceBucket<'_>| sum.begin(bucket, &mut patient());
+            let handed_over =
+                over.exchange_on_device(&part, 1, 512, |bucket, op| round.submit(bucket, op), begin);
+            assert!(handed_over.is_ok() && round.done(), "{handed_over:?}");
+            drop(round);
+            let mut go_on = patient();
+            while !sum.is_done().expect("no error") {
+                assert!(go_on(), "a sum that does not end");
+            }
+            over.accumulate_exchanged().expect("whole");
+            assert_eq!(over.apply().expect("finite"), alone.step(&batch).expect("finite"));
+        }
+        [alone, over].map(|mut trainer| {
+            trainer.settle().expect("works");
+            params_blake3(trainer.model())
+        })
+    };
+    let [alone, over] = ranks(1, |rank| rank, act).swap_remove(0);
+    assert_eq!(alone, over);
+}
+
+#[test]
+fn a_step_over_nccl_is_that_of_a_device_alone() {
+    if environment().is_none() {
+        return apart("a_step_over_nccl_is_that_of_a_device_alone", &[]);
+    }
+    train_at_world_1();
+}
+
+mod device {
+    use super::*;
+
+    /// How many devices this machine has; none where there is nothing to test.
+    fn devices() -> Option<usize> {
+        if std::env::var_os("REQUIRE_CUDA").is_none() {
+            println!("skipped: REQUIRE_CUDA is not set");
+            return None;
+        }
+        let environment = super::super::machine::environment();
+        match Nccl::load(&environment) {
+            Ok(nccl) => println!("{nccl:?}"),
+            Err(error) if std::env::var_os("REQUIRE_NCCL").is_some() => panic!("{error}"),
+            Err(error) => {
+                println!("skipped: {error}");
+                return None;
+            }
+        }
+        Some(kernels::cuda::probe(&environment).devices.len())
+    }
+
+    #[test]
+    fn sums_of_all_devices_have_the_bits_of_the_tree() {
+        for world in 1..=devices().unwrap_or(0).min(8) {
+            sum_by_tree(world, 8);
+            println!("world {world}: the bits of the tree");
+        }
+    }
+
+    #[test]
+    fn a_step_over_nccl_is_that_of_a_device_alone() {
+        if devices().is_some() {
+            train_at_world_1();
         }
     }
 }
