@@ -45,7 +45,10 @@ fn ranks_that_share_a_device_sum_over_tcp_unless_the_job_insists() {
     let error = played.run("insists", &insists, &[]).expect(1).last();
     assert_eq!(text(&error, "/code"), "device_error", "{error:#}");
     let message = text(&error, "/message");
-    assert!(message.contains("resources.collective: nccl: rank 0 (") && message.contains("share a device"), "{message}");
+    assert!(
+        message.contains("resources.collective: nccl: rank 0 (") && message.contains("share a device"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -116,7 +116,9 @@ impl Error {
             ErrorKind::FrameCorrupt => {
                 WireError::new(Code::NetworkPartition, &self.message).with_class(Class::Infrastructure)
             }
-            ErrorKind::Aborted | ErrorKind::Network | ErrorKind::Collective => WireError::new(Code::NetworkPartition, &self.message),
+            ErrorKind::Aborted | ErrorKind::Network | ErrorKind::Collective => {
+                WireError::new(Code::NetworkPartition, &self.message)
+            }
             ErrorKind::OtherVersion => WireError::new(Code::TrainingError, &self.message)
                 .with_hint("all workers of a gang run the same build of within"),
             ErrorKind::Diverged => WireError::new(Code::InternalError, &self.message),

@@ -68,11 +68,8 @@ mod tests {
     #[test]
     fn settings_become_what_nccl_reads() {
         assert_eq!(Routes::default().environment(), []);
-        let routes = Routes {
-            interface: Some("eth1".into()),
-            hierarchy: Hierarchy::Tree,
-            within_host: WithinHost::Network,
-        };
+        let routes =
+            Routes { interface: Some("eth1".into()), hierarchy: Hierarchy::Tree, within_host: WithinHost::Network };
         let set = |name: &'static str, value: &str| (name, value.to_owned());
         let expected = [
             set("NCCL_SOCKET_IFNAME", "=eth1"),

@@ -406,13 +406,7 @@ impl Tape<'_> {
     }
 
     /// The gradients of the parameters that begin in this range.
-    fn bucket_on(
-        &self,
-        env: &mut DeviceEnv<'_>,
-        held: &HeldShards,
-        range: Range<usize>,
-        outs: &[u64],
-    ) -> Result<()> {
+    fn bucket_on(&self, env: &mut DeviceEnv<'_>, held: &HeldShards, range: Range<usize>, outs: &[u64]) -> Result<()> {
         let mut written = vec![false; self.params.len()];
         for recorded in self.ws.ops.iter().rev().filter(|recorded| recorded.live) {
             for (which, id) in recorded.op.params().into_iter().enumerate() {

@@ -748,7 +748,8 @@ fn steps_per_epoch(job: &TrainJob) -> Result<u64, WireError> {
 fn fresh(job: &TrainJob, steps_per_epoch: u64) -> Result<(Engine, Selection), WireError> {
     let mut recipe = mapping::recipe(&job.plan, &job.manifest, steps_per_epoch)?;
     recipe.begin_with(&job.manifest, job.pretrained.as_ref())?;
-    let engine = Engine::new(recipe, job.plan.task, job.threads)?.on(job.machine.clone().map(|gpu| gpu as Arc<dyn Machine>));
+    let engine =
+        Engine::new(recipe, job.plan.task, job.threads)?.on(job.machine.clone().map(|gpu| gpu as Arc<dyn Machine>));
     Ok((engine, Selection::new(&job.plan)?))
 }
 

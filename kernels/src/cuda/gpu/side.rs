@@ -33,12 +33,8 @@ impl SideStream {
         let mut stream = std::ptr::null_mut();
         // SAFETY: the pointer is valid for the call, and the context is current.
         check(gpu.ordinal, "cuStreamCreate", unsafe { cu::cuStreamCreate(&raw mut stream, NON_BLOCKING) })?;
-        let mut side = SideStream {
-            gpu: gpu.clone(),
-            stream,
-            ready: std::ptr::null_mut(),
-            reached: std::ptr::null_mut(),
-        };
+        let mut side =
+            SideStream { gpu: gpu.clone(), stream, ready: std::ptr::null_mut(), reached: std::ptr::null_mut() };
         for event in [&mut side.ready, &mut side.reached] {
             // SAFETY: as above.
             check(gpu.ordinal, "cuEventCreate", unsafe { cu::cuEventCreate(event, NO_TIMING) })?;

@@ -149,7 +149,8 @@ impl Nccl {
     /// [`Error::Library`]: where it was sought, why it did not open, which function it lacks, or that it is too old.
     pub fn load(environment: &CudaEnvironment) -> Result<Nccl> {
         let (library, path) = probe::load_first("nccl", environment)?;
-        let refused = |what: String| Error::Library { library: "nccl", error: format!("{path}: {what}"), sought: vec![] };
+        let refused =
+            |what: String| Error::Library { library: "nccl", error: format!("{path}: {what}"), sought: vec![] };
         let resolved = Functions::resolve(&library);
         // Unloading a CUDA library runs its destructors at a time it does not expect.
         std::mem::forget(library);

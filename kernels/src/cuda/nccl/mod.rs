@@ -62,8 +62,7 @@ impl Calls<'_> {
     pub fn send(&self, at: u64, count: usize, peer: usize) -> Result<()> {
         let Communicator { handle, side, library, .. } = self.0;
         // SAFETY: memory of this device, by the caller's promise; the handle lives.
-        let status =
-            unsafe { (library.functions.send)(read(at), count, FLOAT, peer as c_int, *handle, side.handle()) };
+        let status = unsafe { (library.functions.send)(read(at), count, FLOAT, peer as c_int, *handle, side.handle()) };
         self.said("ncclSend", status)
     }
 
@@ -71,7 +70,8 @@ impl Calls<'_> {
     pub fn recv(&self, to: u64, count: usize, peer: usize) -> Result<()> {
         let Communicator { handle, side, library, .. } = self.0;
         // SAFETY: as in `send`.
-        let status = unsafe { (library.functions.recv)(write(to), count, FLOAT, peer as c_int, *handle, side.handle()) };
+        let status =
+            unsafe { (library.functions.recv)(write(to), count, FLOAT, peer as c_int, *handle, side.handle()) };
         self.said("ncclRecv", status)
     }
 

@@ -72,7 +72,8 @@ fn leaf(shard: usize) -> Vec<f32> {
 /// The gradients of the nodes of a rank, as it would have computed them.
 fn nodes(rank: usize, world: usize, shards: usize) -> Vec<Vec<f32>> {
     let of = |node: kernels::shard::Node| {
-        let leaves = (0..node.span()).map(|at| (kernels::shard::Node { first: at, end: at + 1 }, leaf(node.first + at)));
+        let leaves =
+            (0..node.span()).map(|at| (kernels::shard::Node { first: at, end: at + 1 }, leaf(node.first + at)));
         complete(leaves.collect(), node.span()).expect("a tree")
     };
     Topology::new(rank, world, shards).expect("valid").nodes().into_iter().map(of).collect()
@@ -142,8 +143,7 @@ fn train_at_world_1() {
             let mut arena = Arena::default();
             let mut round = Round::new(&plans, &mut arena, 0);
             let begin = |bucket: &DeviceBucket<'_>| sum.begin(bucket, &mut patient());
-            let handed_over =
-                over.exchange_on_device(&part, 1, 512, |bucket, op| round.submit(bucket, op), begin);
+            let handed_over = over.exchange_on_device(&part, 1, 512, |bucket, op| round.submit(bucket, op), begin);
             assert!(handed_over.is_ok() && round.done(), "{handed_over:?}");
             drop(round);
             let mut go_on = patient();
