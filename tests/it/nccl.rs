@@ -52,12 +52,38 @@ fn ranks_that_share_a_device_sum_over_tcp_unless_the_job_insists() {
 }
 
 #[test]
+fn what_nccl_cannot_serve_is_refused() {
+    let Some(played) = Played::new("collective: nccl") else { return };
+    let error = played.run("cpu", &["--world", "2", "--set", "resources.device=cpu"], &[]).expect(1).last();
+    let message = text(&error, "/message");
+    assert!(message.contains("resources.collective: nccl: the ranks compute on the CPU"), "{message}");
+    // What the ranks say to each other is encrypted, and NCCL does not encrypt.
+    played.sandbox.write("within.yaml", "collective_tls: true\ncollective_interface: lo\n");
+    let error = played.run("tls", &["--world", "2"], &[("SIMT_DEVICES", "2")]).expect(1).last();
+    let message = text(&error, "/message");
+    assert!(message.contains("collective_tls is set, and NCCL does not encrypt"), "{message}");
+    played.sandbox.write("within.yaml", "collective_interface: eth99\n");
+    let error = played.run("eth99", &["--world", "2"], &[("SIMT_DEVICES", "2")]).expect(1).last();
+    let message = text(&error, "/message");
+    assert!(message.contains("collective_interface: eth99 is no interface of this host"), "{message}");
+}
+
+#[test]
 fn a_library_that_is_too_old_is_told_and_tcp_serves() {
     let Some(played) = Played::new("device: auto") else { return };
     let settings = [("SIMT_DEVICES", "2"), ("PLAYED_NCCL_VERSION", "21703")];
     played.run("old", &["--world", "2"], &settings).expect(0);
     let log = played.log();
     assert!(log.contains("it is NCCL 2.17.3, 2.18 or newer is needed"), "{log}");
+}
+
+#[test]
+fn doctor_says_what_nccl_lacks() {
+    let Some(played) = Played::new("device: auto") else { return };
+    let command = played.command(&["doctor"], &[("PLAYED_NCCL_VERSION", "21703")]);
+    let said = Running::start(command).wait_up_to(PATIENCE).all_text();
+    let line = said.lines().find(|line| line.contains("nccl 2.17.3 (")).unwrap_or_else(|| panic!("no NCCL in {said}"));
+    assert!(line.ends_with("too old to sum gradients on devices: 2.18 or newer is needed"), "{line}");
 }
 
 #[test]

@@ -31,6 +31,8 @@ use crate::vitals::Vitals;
 const TEXT_ENCODER: &str = "text.";
 /// Numbers of a bucket of gradients, which is summed while those of earlier layers are computed: 1 MiB.
 const BUCKET_ELEMENTS: usize = 1 << 18;
+/// The same where devices sum them: 16 MiB.
+const DEVICE_BUCKET_ELEMENTS: usize = 1 << 22;
 /// The operation that carries what the ranks say to each other; gradients count from 0.
 const SAID: u32 = u32::MAX;
 /// Bytes of what a rank found where a step was not finite.
@@ -236,7 +238,7 @@ impl Engine {
                 let handed_over = self.trainer.exchange_on_device(
                     &part,
                     world,
-                    BUCKET_ELEMENTS,
+                    DEVICE_BUCKET_ELEMENTS,
                     |bucket, op| Ok(submitted.borrow_mut().submit(bucket, op)?),
                     |bucket| devices.begin(bucket, &mut summed.borrow_mut()),
                 );

@@ -21,7 +21,7 @@ use super::engine::{Engine, StepError};
 use super::gang::{Gang, Met, Own, Rendezvous, Samples};
 use super::mapping;
 use super::outbox::Outbox;
-use super::pace::Pace;
+use super::pace::{self, Pace};
 use super::resume::{self, Identity};
 use super::saver::{At, Moment, Saver};
 use super::selection::Selection;
@@ -243,6 +243,7 @@ impl Session {
             Flow::Leaves(reason) => return Ok(Outcome::Left { finished: false, reason }),
             Flow::Stopped | Flow::Regroup(_) => return self.stopped(),
         }
+        self.begun.extend(self.gang.devices.as_ref().map(|devices| devices.how().to_owned()));
         let detail = (!self.begun.is_empty()).then(|| self.begun.join("; "));
         self.hook("on_train_begin", detail);
         self.tell_refused();
@@ -480,7 +481,7 @@ impl Session {
         if self.ports.outbox.leads()
             && let Some(progress) = self.pace.step(&outcome, task, epoch, epochs)
         {
-            log_progress(&progress);
+            pace::log_progress(&progress);
             self.ports.outbox.event(now_ms(), Event::Progress(progress));
         }
         Ok(Flow::On)
@@ -683,7 +684,7 @@ impl Session {
             metrics: &self.metrics,
             epoch: self.selection.best_model().map_or(self.position.epoch, |best| best.epoch),
         };
-        log_end(&self.metrics, self.position.epoch, self.should_stop.as_deref());
+        pace::log_end(&self.metrics, self.position.epoch, self.should_stop.as_deref());
         let trained = Trained {
             file: model_file::write(model, &content).map_err(|e| internal(&e))?,
             params_blake3: kernels::weights::params_blake3(model),
@@ -714,26 +715,6 @@ impl Session {
 }
 
 /// Optimizer steps of an epoch; a train part that gives no batch is refused.
-fn log_progress(told: &messages::event::Progress) {
-    let loss = told.loss.get().map_or_else(|| "undefined".to_owned(), |loss| format!("{loss:.6}"));
-    tracing::info!(
-        "epoch {}/{}, step {}/{}: loss {loss}, {:.0} samples/s, {:.0} s left",
-        told.epoch,
-        told.epochs,
-        told.step,
-        told.steps,
-        told.samples_per_s,
-        told.eta_s
-    );
-}
-
-fn log_end(metrics: &Metrics, epochs: u32, stopped: Option<&str>) {
-    let figures: Vec<String> =
-        metrics.iter().filter_map(|(name, value)| Some(format!("{name} {:.6}", value.get()?))).collect();
-    let why = stopped.map(|why| format!(", stopped early: {why}")).unwrap_or_default();
-    tracing::info!("trained for {epochs} epochs{why}: {}", figures.join(", "));
-}
-
 fn steps_per_epoch(job: &TrainJob) -> Result<u64, WireError> {
     let feed = train_feed(job, Position::default());
     if feed.batches_per_epoch() == 0 {
