@@ -17,7 +17,8 @@ MUTATIONS ?= 5000
 server := WITHIN_NATS_SERVER="$$(scripts/provision-nats)" && export WITHIN_NATS_SERVER
 python := WITHIN_PYTHON="$$(scripts/provision-python)" && export WITHIN_PYTHON
 nvrtc := WITHIN_NVRTC="$$(scripts/provision-nvrtc)" && export WITHIN_NVRTC && export REQUIRE_NVRTC=1
-# A CUDA driver that runs kernels on the CPU, for tests of the platform with devices.
+nccl := WITHIN_NCCL="$$(scripts/provision-nccl)" && export WITHIN_NCCL && export REQUIRE_NCCL=1
+# A CUDA driver that runs kernels on the CPU, and an NCCL for it, for tests of the platform with devices.
 played := WITHIN_PLAYED_CUDA="$$(cargo run -q -p within-kernels --example played_driver -- "$(target)/played")" && export WITHIN_PLAYED_CUDA
 minilm := WITHIN_MINILM="$$(scripts/provision-minilm)" && export WITHIN_MINILM
 # The binary is built with the features of the whole workspace, so that the tests reuse its parts.
@@ -31,13 +32,13 @@ run: ## Train, evaluate and announce a model on generated data, or your job (ARG
 	@$(server) && $(binary) && "$$WITHIN_BIN" run $(ARGS)
 
 test: ## Format, lints and every test
-	@$(server) && $(python) && $(nvrtc) && $(binary) && $(played) && set -x && \
+	@$(server) && $(python) && $(nvrtc) && $(nccl) && $(binary) && $(played) && set -x && \
 	cargo fmt --check && \
 	cargo clippy --workspace --all-targets -- -D warnings && \
 	cargo test --workspace
 
 accept: ## The full figures: data sets, peers, long matrices, benches
-	@$(server) && $(python) && $(nvrtc) && $(minilm) && $(binary) && $(played) && set -x && \
+	@$(server) && $(python) && $(nvrtc) && $(nccl) && $(minilm) && $(binary) && $(played) && set -x && \
 	PROPTEST_RNG_SEED=$$(date +%s) WITHIN_SCHEDULES=$(SCHEDULES) cargo test --workspace --exclude within-tests && \
 	WITHIN_ACCEPT=1 WITHIN_SEED=$(SEED) WITHIN_FAULTS=1100 WITHIN_ELASTIC_CASES=500 cargo test -p within-tests --test it -- --nocapture
 	@set -e; for suite in $(suites); do $(MAKE) --no-print-directory bench SUITE=$$suite; done

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 mod augmentation;
 mod checkpoint;
+mod collective;
 mod features;
 mod preprocessing;
 mod resources;
@@ -22,6 +23,7 @@ pub use augmentation::{
     SmotePlan, StylePlan, TextAugmentation, TextMethod, WordRange,
 };
 pub use checkpoint::CheckpointPlan;
+pub use collective::{Collective, CollectiveMode};
 pub use features::{Aggregate, DatePart, DeriveStep, Downcast, StoragePlan, TimeUnit, WindowUnit, terms};
 pub use preprocessing::{
     CategoryEncoding, ColumnFittingPlan, FittingPlan, Impute, Normalize, Outliers, PreprocessingPlan, Scale,
