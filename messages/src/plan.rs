@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::step::CacheMode;
+
 mod checkpoint;
 mod resources;
 
@@ -123,6 +125,9 @@ pub struct DataPlan {
     pub shuffle: bool,
     pub shuffle_seed: u64,
     pub drop_last: bool,
+    /// How preparing the data uses the step cache; never changes the result.
+    #[serde(default)]
+    pub cache: CacheMode,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -781,6 +786,9 @@ impl JobPlan {
             {
                 map.remove(key);
             }
+        }
+        if let Some(data) = value.get_mut("data").and_then(serde_json::Value::as_object_mut) {
+            data.remove("cache");
         }
         blake3::hash(value.to_string().as_bytes()).to_hex().to_string()
     }

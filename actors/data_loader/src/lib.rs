@@ -1,7 +1,7 @@
 //! The data_loader: turns the files of a plan into an immutable dataset version, and feeds batches of it.
 //!
 //! Subscribes: `work.data_loader.>` (prepare tasks), `svc.data_loader.open_feed`, its own `feed_control`.
-//! Publishes: reports of its tasks, frames on `feed.<job>.<rank>`, heartbeats.
+//! Publishes: reports of its tasks, `evt.<job>.step`, frames on `feed.<job>.<rank>`, heartbeats.
 //! Owns: nothing but what it writes to the artifact store: shards, then their manifest.
 //! Invariants: a dataset version follows from the plan and the files alone; a feed's order from (seed, epoch)
 //! alone; nothing of val or test moves a fitted value; no file outside the data roots is opened.
@@ -11,6 +11,7 @@
 //! an encoded part stays in memory while a feed uses it, and in a cache of [`state::CACHE_BYTES`] after.
 
 mod actor;
+pub mod cache;
 pub mod check;
 pub mod feed;
 pub mod fit;
@@ -35,11 +36,13 @@ pub struct Config {
     pub slots: u32,
     /// Bytes of encoded rows kept for feeds to come.
     pub cache_bytes: usize,
+    /// Outcomes of the steps of preparing data.
+    pub step_cache: cache::CacheConfig,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { slots: 2, cache_bytes: state::CACHE_BYTES }
+        Self { slots: 2, cache_bytes: state::CACHE_BYTES, step_cache: cache::CacheConfig::default() }
     }
 }
 

@@ -12,8 +12,10 @@ use frame::manifest::Source;
 use messages::WireError;
 use messages::error::Code;
 use messages::plan::{DataPlan, Task};
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use crate::cache::raw;
 use crate::check::names::{Layout, Need, Use};
 use crate::check::scan::{ColumnScan, Kind};
 use crate::check::value::Value;
@@ -24,15 +26,18 @@ use crate::source::{Chunk, File, Reader};
 pub const MISSING_KEY: u32 = u32::MAX;
 
 /// The values of one column, a row each.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Values {
     /// NaN is missing; nothing else is NaN or infinite.
+    #[serde(with = "raw")]
     Number(Vec<f64>),
     /// Key into `texts`, which stand in the order of their first row; [`MISSING_KEY`] is missing.
     Category {
+        #[serde(with = "raw")]
         keys: Vec<u32>,
         texts: Vec<String>,
     },
+    #[serde(with = "raw")]
     Id(Vec<u64>),
     /// A missing text is empty.
     Text(Texts),
@@ -40,9 +45,11 @@ pub enum Values {
 }
 
 /// Texts behind each other.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Texts {
+    #[serde(with = "raw::text")]
     text: String,
+    #[serde(with = "raw")]
     ends: Vec<usize>,
 }
 
@@ -79,6 +86,36 @@ pub struct Loaded {
     pub warnings: Vec<String>,
     /// Row of the files that each row here stands for; none: the same one.
     pub row_of: Option<Vec<u32>>,
+}
+
+/// What was read but for the layout, which follows from the plan: as the step cache keeps it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Kept {
+    names: Vec<String>,
+    columns: Vec<Values>,
+    sources: Vec<Source>,
+    rows: usize,
+    first_test_row: usize,
+    warnings: Vec<String>,
+}
+
+impl From<Loaded> for Kept {
+    fn from(loaded: Loaded) -> Self {
+        // Every field by its name: one that is new must be kept too.
+        let Loaded { layout, columns, sources, rows, first_test_row, warnings, row_of: _ } = loaded;
+        Self { names: layout.names, columns, sources, rows, first_test_row, warnings }
+    }
+}
+
+impl Kept {
+    /// The table of a plan that it was read by.
+    pub fn loaded(self, plan: &DataPlan, task: Task, files: &[File]) -> Loaded {
+        let Self { names, columns, sources, rows, first_test_row, warnings } = self;
+        let first = files.first().map(|file| file.path.as_str()).unwrap_or_default();
+        // The names were found right when they were read.
+        let layout = Layout::new(plan, task, first, &names, &mut Violations::default());
+        Loaded { layout, columns, sources, rows, first_test_row, warnings, row_of: None }
+    }
 }
 
 impl Loaded {

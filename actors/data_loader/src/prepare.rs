@@ -15,11 +15,12 @@ use messages::feed::Split;
 use messages::plan::{ColumnType, DataPlan, SplitStrategy, Task};
 use tokio_util::sync::CancellationToken;
 
+use crate::cache::{Step, Steps};
 use crate::check::names::split_column;
 use crate::check::target::{self, TargetValues};
 use crate::check::{Violation, Violations};
 use crate::fit::{self, Fitted, fit};
-use crate::load::{Loaded, MISSING_KEY, Values, load};
+use crate::load::{Kept, Loaded, MISSING_KEY, Values, load};
 use crate::pretrained::Pretrained;
 use crate::sequence::Samples;
 use crate::source::{self, idx::Images};
@@ -47,18 +48,35 @@ pub struct Prepared {
     warnings: Vec<String>,
 }
 
-/// Reads, checks, splits and fits.
+/// Reads, checks, splits and fits, all of it.
 pub fn prepare(
     data: &DataPlan,
     task: Task,
     roots: &[PathBuf],
     cancelled: &CancellationToken,
 ) -> Result<Prepared, WireError> {
+    prepare_by(data, task, roots, &mut Steps::uncached(), cancelled)
+}
+
+/// The same, as far as it is not in the step cache.
+pub fn prepare_by(
+    data: &DataPlan,
+    task: Task,
+    roots: &[PathBuf],
+    steps: &mut Steps,
+    cancelled: &CancellationToken,
+) -> Result<Prepared, WireError> {
     let files = source::files(data, roots)?;
-    let mut loaded = load(data, task, &files, cancelled)?;
+    let read = steps.run(Step::Read, |steps| {
+        let loaded = load(data, task, &files, cancelled)?;
+        steps.same_files(&loaded.sources)?;
+        Ok(Kept::from(loaded))
+    })?;
+    let mut loaded = read.loaded(data, task, &files);
     let mut warnings = std::mem::take(&mut loaded.warnings);
     let mut violations = Violations::default();
     let images = images(data, &mut loaded, roots, &mut violations)?;
+    steps.same_files(&loaded.sources)?;
     let pretrained = match &data.text.pretrained {
         Some(path) => Some(Pretrained::open(path, data.text.max_length, roots)?),
         None => None,
@@ -73,7 +91,12 @@ pub fn prepare(
     if data.split.strategy != SplitStrategy::Time {
         warn_of_small_classes(task, &target, &mut warnings);
     }
-    let (parts, split) = split(data, by_sample, &target, &mut violations, &mut warnings)?;
+    let (parts, split, of_split) = steps.run(Step::Split, |_| {
+        let mut warnings = Vec::new();
+        let (parts, info) = split(data, by_sample, &target, &mut violations, &mut warnings)?;
+        Ok((parts, info, warnings))
+    })?;
+    warnings.extend(of_split);
     target::check_parts(&data.target, &target, &parts.train, &mut violations, &mut warnings);
     if let Some(weights) = &weights
         && parts.train.iter().all(|&row| weights[row as usize] == 0.0)
@@ -90,7 +113,11 @@ pub fn prepare(
         images: &images,
         pretrained: pretrained.as_ref(),
     };
-    let fitted = fit(data, task, inputs, cancelled, &mut warnings)?;
+    let (fitted, of_fit) = steps.run(Step::Fit, |_| {
+        let mut warnings = Vec::new();
+        Ok((fit(data, task, inputs, cancelled, &mut warnings)?, warnings))
+    })?;
+    warnings.extend(of_fit);
     let samples = samples.map(|samples| {
         let sequence = Sequence {
             group_column: data.sequence.group_column.clone().unwrap_or_default(),
@@ -172,6 +199,18 @@ impl Prepared {
         let image_bytes: usize = self.images.values().map(Images::size).sum();
         let most = SHARD_BYTES.checked_div(image_bytes).unwrap_or(SHARD_ROWS).clamp(1, SHARD_ROWS);
         (0..rows).step_by(most).map(|first| first..rows.min(first + most)).collect()
+    }
+
+    /// What the shards hold beside what was read and split: columns, in order, and how their values are stored.
+    pub fn shard_layout(&self) -> String {
+        let kind = |feature: &Feature| {
+            let encoding = serde_json::to_value(&feature.encoding).unwrap_or_default();
+            (feature.column.clone(), encoding["type"].clone())
+        };
+        let features: Vec<_> = self.fitted.features.iter().map(kind).collect();
+        let layout = (features, self.weights.is_some(), SHARD_ROWS, SHARD_BYTES);
+        let text = serde_json::to_vec(&layout).expect("invariant: a layout serializes");
+        blake3::hash(&text).to_hex().to_string()
     }
 
     /// Some samples of a part: a row each, or, of a sequence, a row a step.

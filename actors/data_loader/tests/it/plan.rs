@@ -9,7 +9,7 @@ use frame::{Encoded, Encoder, Manifest, write_shard};
 use messages::WireError;
 use messages::feed::Split;
 use messages::plan::{
-    CategoryEncoding, ColumnPlan, ColumnType, CsvPlan, DataFormat, DataPlan, Impute, PreprocessingPlan, Scale,
+    CacheMode, CategoryEncoding, ColumnPlan, ColumnType, CsvPlan, DataFormat, DataPlan, Impute, PreprocessingPlan, Scale,
     SequencePlan, SplitPlan, SplitStrategy, TargetPlan, TargetTransform, Task, TextPlan,
 };
 use tokio_util::sync::CancellationToken;
@@ -66,6 +66,7 @@ pub fn data_plan(path: &[&str], target: &str) -> DataPlan {
         shuffle: true,
         shuffle_seed: 42,
         drop_last: false,
+        cache: CacheMode::Use,
     }
 }
 

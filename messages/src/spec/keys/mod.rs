@@ -2,6 +2,7 @@
 //! published JSON Schema share. A row says what a key may hold, its default, its other names and
 //! what becomes of it.
 
+mod cache;
 mod index;
 mod job;
 mod kinds;
@@ -11,7 +12,9 @@ pub(crate) use index::{Index, Step, index_of};
 pub(crate) use kinds::{EVALUATION_KEYS, GATES_KEYS, SWEEP_KEYS};
 
 /// Every key of a job.
-pub(crate) static JOB_KEYS: &[Key] = &joined::<{ job::KEYS.len() + model::KEYS.len() }>(job::KEYS, model::KEYS);
+pub(crate) static JOB_KEYS: &[Key] =
+    &joined::<{ OF_JOB_AND_MODEL.len() + cache::KEYS.len() }>(&OF_JOB_AND_MODEL, cache::KEYS);
+const OF_JOB_AND_MODEL: [Key; job::KEYS.len() + model::KEYS.len()] = joined(job::KEYS, model::KEYS);
 
 const fn joined<const N: usize>(first: &[Key], second: &[Key]) -> [Key; N] {
     let (mut out, mut at) = ([first[0]; N], 0);
