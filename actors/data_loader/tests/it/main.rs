@@ -1,6 +1,7 @@
 //! The data_loader from outside: files in, dataset versions and feeds out.
 
 mod bad_input;
+mod cache;
 mod feed;
 mod inputs;
 mod network;
