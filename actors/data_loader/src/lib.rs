@@ -24,6 +24,7 @@ pub mod source;
 pub mod split;
 pub mod state;
 mod task;
+pub mod versions;
 pub mod write;
 
 use messages::WireError;

@@ -340,7 +340,12 @@ impl Keeper {
 
 /// First 8 bytes, little-endian, of the BLAKE3 of the text.
 pub fn id_of(text: &str) -> u64 {
-    let hash = blake3::hash(text.as_bytes());
+    id_of_bytes(text.as_bytes())
+}
+
+/// The same of bytes.
+pub fn id_of_bytes(bytes: &[u8]) -> u64 {
+    let hash = blake3::hash(bytes);
     let mut first = [0; 8];
     first.copy_from_slice(&hash.as_bytes()[..8]);
     u64::from_le_bytes(first)

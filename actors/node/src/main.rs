@@ -71,7 +71,7 @@ fn run(cli: &Cli) -> Result<u8, Failure> {
             Command::Jobs(command) => jobs::command(&config, command).await,
             Command::Generate(args) => generate::command(&config, args),
             Command::Cache(command) => cache::command(&config, command),
-            Command::Data(command) => data::command(&config, command),
+            Command::Data(command) => data::command(&config, command).await,
             Command::Weights(command) => weights::command(&config, command),
             Command::Schema(args) => schema::command(&config, args),
             Command::Doctor => doctor::command(&config).await,
