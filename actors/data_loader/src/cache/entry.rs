@@ -79,6 +79,16 @@ pub fn write(
     Ok(counted.written + label.len() as u64 + TAIL_BYTES)
 }
 
+/// An outcome as it is written.
+pub fn write_value<T: Serialize>(mut out: &mut dyn Write, value: &T) -> io::Result<()> {
+    match rmp_serde::encode::write_named(&mut out, value) {
+        Ok(()) => Ok(()),
+        // The error of the writer below.
+        Err(rmp_serde::encode::Error::InvalidValueWrite(inner)) => Err(inner.into()),
+        Err(other) => Err(io::Error::other(other.to_string())),
+    }
+}
+
 struct Counted {
     inner: BufWriter<File>,
     hasher: blake3::Hasher,

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::StepCache;
+use super::entry;
 use super::recipe::{Difference, Key, Recipe};
 use super::settings::{Step, settings_of};
 use super::tier::Lookup;
@@ -308,9 +309,7 @@ impl Known {
         let now = self.cache.now();
         let mut size_bytes = 0;
         for (name, tier) in self.cache.tiers() {
-            let put = tier.put(key, step.as_str(), now, |mut out| {
-                rmp_serde::encode::write_named(&mut out, made).map_err(io_error)
-            });
+            let put = tier.put(key, step.as_str(), now, |out| entry::write_value(out, made));
             match put {
                 Ok(size) => size_bytes = size,
                 Err(error) => {
@@ -320,17 +319,6 @@ impl Known {
             }
         }
         size_bytes
-    }
-}
-
-/// The error of the writer below, if it was one.
-fn io_error(error: rmp_serde::encode::Error) -> io::Error {
-    match error {
-        rmp_serde::encode::Error::InvalidValueWrite(inner) => {
-            let inner: io::Error = inner.into();
-            io::Error::new(inner.kind(), inner.to_string())
-        }
-        other => io::Error::other(other.to_string()),
     }
 }
 

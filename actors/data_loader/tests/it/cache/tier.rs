@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 use within_data_loader::cache::tier::Lookup;
-use within_data_loader::cache::{Key, Limits, Recipe, Tier};
+use within_data_loader::cache::{Key, Limits, Recipe, Tier, entry};
 
 const NOW: u64 = 1_700_000_000_000;
 
@@ -26,9 +26,7 @@ fn tier(folder: &Path, ttl_ms: Option<u64>, size_limit_bytes: Option<u64>) -> Ti
 /// Puts a text of so many bytes.
 fn put(tier: &Tier, name: &str, bytes: usize, now: u64) -> std::io::Result<u64> {
     let value = name.repeat(bytes / name.len() + 1)[..bytes].to_owned();
-    tier.put(&key(name), "read", now, |mut out| {
-        rmp_serde::encode::write_named(&mut out, &value).map_err(std::io::Error::other)
-    })
+    tier.put(&key(name), "read", now, |out| entry::write_value(out, &value))
 }
 
 fn names(tier: &Tier, among: &[&str]) -> Vec<String> {
@@ -36,7 +34,7 @@ fn names(tier: &Tier, among: &[&str]) -> Vec<String> {
     among.iter().filter(|name| listed.iter().any(|entry| entry.key == key(name))).map(|n| (*n).to_owned()).collect()
 }
 
-fn entry(tier: &Tier, name: &str) -> PathBuf {
+fn path_of(tier: &Tier, name: &str) -> PathBuf {
     let key = key(name);
     tier.folder().join(&key.as_str()[..2]).join(key.as_str())
 }
@@ -86,23 +84,23 @@ fn a_damaged_entry_is_dropped_wherever_it_is_damaged() {
     let folder = TempDir::new().expect("a folder");
     let tier = tier(folder.path(), None, None);
     put(&tier, "a", 300, NOW).expect("kept");
-    let whole = fs::read(entry(&tier, "a")).expect("reads");
+    let whole = fs::read(path_of(&tier, "a")).expect("reads");
     for at in 0..whole.len() {
         let mut bytes = whole.clone();
         bytes[at] ^= 0x10;
-        fs::write(entry(&tier, "a"), bytes).expect("writes");
+        fs::write(path_of(&tier, "a"), bytes).expect("writes");
         let found = tier.get::<String>(&key("a"), NOW);
         assert!(matches!(found, Lookup::Damaged(_)), "byte {at}: {found:?}");
-        assert!(!entry(&tier, "a").exists(), "byte {at}");
+        assert!(!path_of(&tier, "a").exists(), "byte {at}");
     }
     for length in 0..whole.len() {
-        fs::write(entry(&tier, "a"), &whole[..length]).expect("writes");
+        fs::write(path_of(&tier, "a"), &whole[..length]).expect("writes");
         assert!(matches!(tier.get::<String>(&key("a"), NOW), Lookup::Damaged(_)), "{length} bytes");
     }
     // A whole entry under another's name, and one that holds something else.
-    fs::write(entry(&tier, "a"), &whole).expect("writes");
-    fs::create_dir_all(entry(&tier, "b").parent().expect("a folder")).expect("creates");
-    fs::copy(entry(&tier, "a"), entry(&tier, "b")).expect("copies");
+    fs::write(path_of(&tier, "a"), &whole).expect("writes");
+    fs::create_dir_all(path_of(&tier, "b").parent().expect("a folder")).expect("creates");
+    fs::copy(path_of(&tier, "a"), path_of(&tier, "b")).expect("copies");
     assert!(matches!(tier.get::<String>(&key("b"), NOW), Lookup::Damaged(why) if why.contains("the entry of")));
     assert!(matches!(tier.get::<Vec<u64>>(&key("a"), NOW), Lookup::Damaged(why) if why.contains("not what is expected")));
 }
@@ -112,14 +110,14 @@ fn what_a_killed_writer_left_is_swept_when_it_is_old() {
     let folder = TempDir::new().expect("a folder");
     let tier = tier(folder.path(), None, Some(10_000));
     put(&tier, "a", 100, NOW).expect("kept");
-    let left = entry(&tier, "a").with_file_name(".partial-1-2-3");
+    let left = path_of(&tier, "a").with_file_name(".partial-1-2-3");
     fs::write(&left, "half").expect("writes");
     let began = SystemTime::UNIX_EPOCH + Duration::from_millis(NOW);
     fs::File::options().append(true).open(&left).and_then(|file| file.set_modified(began)).expect("sets");
     tier.prune(None, NOW + 1_000_000);
     assert!(left.exists(), "its writer may still be at it");
     tier.prune(None, NOW + 3_600_001);
-    assert!(!left.exists() && entry(&tier, "a").exists());
+    assert!(!left.exists() && path_of(&tier, "a").exists());
 }
 
 /// Threads that write, read and prune the same few entries: whoever reads finds a whole one or none.
@@ -264,8 +262,8 @@ fn the_layout_of_an_entry_is_as_it_was_written() {
     put(&tier, "a", 40, NOW).expect("kept");
     if std::env::var_os("WITHIN_UPDATE_GOLDEN").is_some() {
         fs::create_dir_all(golden.parent().expect("a folder")).expect("creates");
-        fs::copy(entry(&tier, "a"), &golden).expect("copies");
+        fs::copy(path_of(&tier, "a"), &golden).expect("copies");
     }
-    fs::copy(&golden, entry(&tier, "a")).expect("copies");
+    fs::copy(&golden, path_of(&tier, "a")).expect("copies");
     assert!(matches!(tier.get::<String>(&key("a"), NOW), Lookup::Found { value, .. } if value.len() == 40));
 }
