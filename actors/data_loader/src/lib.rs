@@ -13,10 +13,14 @@
 mod actor;
 pub mod cache;
 pub mod check;
+mod column;
 pub mod feed;
 pub mod fit;
 pub mod load;
+pub mod memory;
+mod mirror;
 pub mod nearest;
+mod pictures;
 pub mod prepare;
 mod pretrained;
 mod sequence;
@@ -39,11 +43,14 @@ pub struct Config {
     pub cache_bytes: usize,
     /// Outcomes of the steps of preparing data.
     pub step_cache: cache::CacheConfig,
+    /// Bytes that the columns of a preparation may take; none: half of what the machine has.
+    pub memory_limit_bytes: Option<usize>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { slots: 2, cache_bytes: state::CACHE_BYTES, step_cache: cache::CacheConfig::default() }
+        let step_cache = cache::CacheConfig::default();
+        Self { slots: 2, cache_bytes: state::CACHE_BYTES, step_cache, memory_limit_bytes: None }
     }
 }
 
@@ -52,5 +59,9 @@ impl Default for Config {
 /// # Errors
 /// `retry: false` when it can never run.
 pub async fn start(env: bus::role::RoleEnv, config: Config, supervisor: ActorCell) -> Result<ActorCell, WireError> {
+    if let Some(limit) = config.memory_limit_bytes {
+        memory::set_limit_bytes(limit);
+    }
+    mirror::sweep(&env.home);
     actor::spawn(env, config, supervisor).await
 }

@@ -21,6 +21,7 @@ use crate::check::target::{self, TargetValues};
 use crate::check::{Violation, Violations};
 use crate::fit::{self, Fitted, fit};
 use crate::load::{Kept, Loaded, MISSING_KEY, Values, load};
+use crate::memory;
 use crate::pretrained::Pretrained;
 use crate::sequence::Samples;
 use crate::source::{self, idx::Images};
@@ -68,7 +69,7 @@ pub fn prepare_by(
 ) -> Result<Prepared, WireError> {
     let files = source::files(data, roots)?;
     let read = steps.run(Step::Read, |steps| {
-        let loaded = load(data, task, &files, cancelled)?;
+        let loaded = load(data, task, &files, roots, memory::limit_bytes(), cancelled)?;
         steps.same_files(&loaded.sources)?;
         Ok(Kept::from(loaded))
     })?;
@@ -150,12 +151,19 @@ fn images(
 ) -> Result<BTreeMap<String, Images>, WireError> {
     let mut found = BTreeMap::new();
     for (name, column) in data.columns.iter().filter(|(_, column)| column.r#type == ColumnType::Image) {
+        if let Some(gallery) = loaded.pictures.remove(name) {
+            let images = Images::of_gallery(gallery, name);
+            loaded.sources.push(images.source.clone());
+            found.insert(name.clone(), images);
+            continue;
+        }
         let Some((usage, Values::Number(numbers))) = loaded.column(name) else { continue };
         if !usage.is_feature() {
             continue;
         }
         let path = column.images.as_deref().ok_or_else(|| {
-            WireError::new(Code::ConfigError, format!("data.columns.{name}.images: missing: the file of its images"))
+            let expected = "expected the file of its images, or the size of the pictures that it names or holds";
+            WireError::new(Code::ConfigError, format!("data.columns.{name}.images: missing: {expected}"))
         })?;
         let images = Images::open(path, roots)?;
         for (row, number) in numbers.iter().enumerate() {
@@ -305,6 +313,7 @@ impl Prepared {
             split: self.split.clone(),
             parts: parts.collect(),
             warnings: self.warnings.clone(),
+            inference: self.loaded.inference.clone(),
         }
     }
 

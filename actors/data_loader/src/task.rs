@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::settings::settings_blake3;
 use crate::cache::{Step, StepCache, Steps};
+use crate::mirror::Mirror;
 use crate::prepare::prepare_by;
 use crate::write::{find, off_runtime, write_by};
 
@@ -84,10 +85,13 @@ async fn once(
     tell: &mpsc::Sender<StepReport>,
     cancelled: &CancellationToken,
 ) -> Result<TaskOutput, Failed> {
-    let (roots, token) = (Arc::clone(&env.data_roots), cancelled.clone());
+    // What lies elsewhere is fetched first: its content is what counts.
+    let mirror = Mirror::of(env, &plan.data).await?;
+    let roots = Arc::new(mirror.roots(&env.data_roots));
+    let (found_in, token) = (Arc::clone(&roots), cancelled.clone());
     let (cache, of, tell) = (Arc::clone(cache), Arc::clone(plan), tell.clone());
     let steps = off_runtime(move || {
-        let mut steps = Steps::of(cache, &of.data, of.task, &roots, &token)?;
+        let mut steps = Steps::of(cache, &of.data, of.task, &found_in, &token)?;
         steps.tell(tell);
         Ok(steps)
     })
@@ -96,7 +100,7 @@ async fn once(
     if let Some(output) = found {
         return Ok(output);
     }
-    let (roots, token, of) = (Arc::clone(&env.data_roots), cancelled.clone(), Arc::clone(plan));
+    let (token, of) = (cancelled.clone(), Arc::clone(plan));
     let (prepared, steps) = off_runtime(move || {
         let prepared = prepare_by(&of.data, of.task, &roots, &mut steps, &token);
         Ok((prepared, steps))

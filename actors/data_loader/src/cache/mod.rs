@@ -92,7 +92,7 @@ impl StepCache {
     /// A cache in these folders.
     pub fn new(local: PathBuf, shared: Option<PathBuf>, limits: Limits, clock: Clock) -> Self {
         Self {
-            files: Files::new(local.join("files")),
+            files: Files::new(local.join(tier::FILES)),
             local: Tier::new(local, limits),
             shared: shared.map(|folder| Tier::new(folder, limits)),
             clock,

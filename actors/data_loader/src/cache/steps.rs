@@ -10,7 +10,7 @@ use std::time::Instant;
 use frame::manifest::Source;
 use messages::WireError;
 use messages::error::Code;
-use messages::plan::{CacheMode, DataPlan, Task};
+use messages::plan::{CacheMode, ColumnPlan, ColumnType, DataPlan, Task};
 use messages::step::{CacheOutcome, StepReport};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -24,6 +24,7 @@ use super::settings::{Step, settings_of};
 use super::tier::Lookup;
 use crate::load::alive;
 use crate::source::path::{cannot_open, resolve, resolve_folder};
+use crate::source::{self, glob};
 
 /// A file that the data are made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +63,8 @@ struct Known {
     changed: bool,
     /// Something that was kept could not be used.
     refused: bool,
+    /// Why nothing is kept.
+    not_kept: Option<String>,
 }
 
 struct Begun {
@@ -112,6 +115,7 @@ impl Steps {
             found: BTreeMap::new(),
             changed: false,
             refused: false,
+            not_kept: not_kept(data),
         };
         Ok(Self { known: Some(known), reports: Vec::new(), tell: None })
     }
@@ -168,6 +172,11 @@ impl Steps {
             known.begun.insert(step, miss(CacheOutcome::Refresh, "the job asked for it".into()));
             return None;
         }
+        if let Some(why) = &known.not_kept {
+            let begun = miss(CacheOutcome::Miss, why.clone());
+            known.begun.insert(step, begun);
+            return None;
+        }
         let (found, why) = known.look_up::<T>(step, &key);
         if let Some((value, outcome, size_bytes)) = found {
             let reason = "the same inputs and settings".into();
@@ -203,7 +212,7 @@ impl Steps {
     pub fn keep<T: Serialize>(&mut self, step: Step, made: &T) {
         let Some(known) = &mut self.known else { return };
         let Some(begun) = known.begun.remove(&step) else { return };
-        let size_bytes = known.put(step, &begun.key, made);
+        let size_bytes = if known.not_kept.is_some() { 0 } else { known.put(step, &begun.key, made) };
         let mut told = report(step, begun.outcome, &begun.key, begun.reason, begun.at);
         told.size_bytes = size_bytes;
         self.told(step, told);
@@ -333,16 +342,20 @@ fn report(step: Step, cache: CacheOutcome, key: &Key, reason: String, begun: Ins
     }
 }
 
-/// Every file that the prepared data follow from, not yet hashed.
+/// Every file that the prepared data follow from, not yet hashed. A key of a spec that names a file belongs here.
 fn files_of(data: &DataPlan, roots: &[PathBuf]) -> Result<Vec<Input>, WireError> {
     let mut found = Vec::new();
     let mut add = |key: &str, path: &str, real: PathBuf, of: Step| {
         let name = format!("{key} {path}");
         found.push(Input { name, path: path.to_owned(), real, blake3: String::new(), of });
     };
-    for (key, paths) in [("data.path", &data.path), ("data.test_path", &data.test_path)] {
-        for (index, path) in paths.iter().enumerate() {
-            add(&format!("{key}[{index}]"), path, resolve(path, roots)?, Step::Read);
+    for (index, file) in source::files(data, roots)?.into_iter().enumerate() {
+        let key = if file.test { "data.test_path" } else { "data.path" };
+        add(&format!("{key}[{index}]"), &file.path, file.real, Step::Read);
+    }
+    for (index, join) in data.joins.iter().enumerate() {
+        for (path, real) in glob::find(&join.path, roots)? {
+            add(&format!("data.joins[{index}]"), &path, real, Step::Read);
         }
     }
     for (column, plan) in &data.columns {
@@ -365,4 +378,11 @@ fn files_of(data: &DataPlan, roots: &[PathBuf]) -> Result<Vec<Input>, WireError>
         }
     }
     Ok(found)
+}
+
+/// Why nothing of a plan may be kept: it follows from files that only reading finds.
+fn not_kept(data: &DataPlan) -> Option<String> {
+    let pictures = |(_, column): &(&String, &ColumnPlan)| column.r#type == ColumnType::Image && column.images.is_none();
+    let (name, _) = data.columns.iter().find(pictures)?;
+    Some(format!("column {name:?} may name pictures in files of their own, which are not looked at: nothing is kept"))
 }

@@ -23,8 +23,10 @@ const ABANDONED_MS: u64 = 3_600_000;
 const LOCK: &str = ".lock";
 /// Recipes of the last run, by what they were of.
 const LAST: &str = "last";
-/// Recipes that were not looked at for so long are forgotten when the cache is pruned.
-const LAST_KEPT_MS: u64 = 90 * 86_400_000;
+/// Remembered hashes of files.
+pub const FILES: &str = "files";
+/// What was remembered so long ago is forgotten when the cache is pruned.
+const REMEMBERED_MS: u64 = 90 * 86_400_000;
 
 /// How much, and how long.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -188,7 +190,7 @@ impl Tier {
                 pruned.removed_bytes += seen.size_bytes;
             }
         }
-        self.forget_old_recipes(now);
+        self.forget_old(now);
         let (removed, removed_bytes) = self.make_room(None, now);
         pruned.removed += removed;
         pruned.removed_bytes += removed_bytes;
@@ -277,9 +279,10 @@ impl Tier {
         self.folder.join(LAST).join(format!("{slot}.{step}.json"))
     }
 
-    fn forget_old_recipes(&self, now: UnixMs) {
-        for (path, metadata) in contents(&self.folder.join(LAST)) {
-            if now.saturating_sub(ms_of(metadata.modified())) > LAST_KEPT_MS {
+    fn forget_old(&self, now: UnixMs) {
+        let folders = [LAST, FILES].into_iter();
+        for (path, metadata) in folders.flat_map(|name| contents(&self.folder.join(name))) {
+            if now.saturating_sub(ms_of(metadata.modified())) > REMEMBERED_MS {
                 fs::remove_file(path).ok();
             }
         }
