@@ -19,6 +19,7 @@ pub mod step;
 pub mod subject;
 pub mod timings;
 pub mod trace;
+pub mod translate;
 pub mod work;
 pub mod worker;
 

@@ -11,11 +11,15 @@
 //! an encoded part stays in memory while a feed uses it, and in a cache of [`state::CACHE_BYTES`] after.
 
 mod actor;
+pub mod augment;
 pub mod cache;
 pub mod check;
 mod column;
+pub mod derive;
 pub mod feed;
 pub mod fit;
+#[cfg(test)]
+mod golden;
 pub mod load;
 pub mod memory;
 mod mirror;
@@ -27,6 +31,7 @@ mod sequence;
 pub mod source;
 pub mod split;
 pub mod state;
+mod storage;
 mod task;
 pub mod versions;
 pub mod write;
@@ -43,14 +48,21 @@ pub struct Config {
     pub cache_bytes: usize,
     /// Outcomes of the steps of preparing data.
     pub step_cache: cache::CacheConfig,
+    /// Folders in which programs are looked for, such as a translator; none: no program is used.
+    pub program_path: Option<std::ffi::OsString>,
     /// Bytes that the columns of a preparation may take; none: half of what the machine has.
     pub memory_limit_bytes: Option<usize>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        let step_cache = cache::CacheConfig::default();
-        Self { slots: 2, cache_bytes: state::CACHE_BYTES, step_cache, memory_limit_bytes: None }
+        Self {
+            slots: 2,
+            cache_bytes: state::CACHE_BYTES,
+            step_cache: cache::CacheConfig::default(),
+            memory_limit_bytes: None,
+            program_path: std::env::var_os("PATH"),
+        }
     }
 }
 

@@ -10,12 +10,13 @@ use frame::manifest::Lineage;
 use messages::WireError;
 use messages::error::Code;
 use messages::event::Event;
-use messages::plan::JobPlan;
+use messages::plan::{JobPlan, TextMethod};
 use messages::step::StepReport;
 use messages::work::{TaskOutput, WorkInput};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::augment::translate::back_translations;
 use crate::cache::settings::settings_blake3;
 use crate::cache::{Step, StepCache, Steps};
 use crate::mirror::Mirror;
@@ -106,7 +107,12 @@ async fn once(
         Ok((prepared, steps))
     })
     .await?;
-    let prepared = prepared.map_err(|error| Failed { error, changed: steps.changed() })?;
+    let mut prepared = prepared.map_err(|error| Failed { error, changed: steps.changed() })?;
+    let augmentation = plan.data.augmentation.as_ref();
+    if let Some(augmentation) = augmentation.filter(|plan| plan.uses_text(TextMethod::BackTranslation)) {
+        let texts = prepared.train_texts().into_iter().map(str::to_owned).collect();
+        prepared.set_translations(back_translations(&env.bus, texts, &augmentation.text.languages).await?);
+    }
     for warning in prepared.warnings() {
         tracing::warn!(job = plan.name, "{warning}");
     }

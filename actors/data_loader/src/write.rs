@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bus::artifact::ArtifactStore;
 use bytes::Bytes;
 use frame::manifest::{ARTIFACT_KIND, ARTIFACT_NAME, Lineage, Pretrained, Shard};
-use frame::{Manifest, write_shard};
+use frame::{Manifest, write_shard_as};
 use messages::error::Code;
 use messages::feed::Split;
 use messages::work::TaskOutput;
@@ -14,6 +14,7 @@ use messages::{ArtifactRef, WireError};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use crate::augment::gathered;
 use crate::cache::{Step, Steps};
 use crate::load::alive;
 use crate::prepare::Prepared;
@@ -100,7 +101,12 @@ pub async fn write_by(
         }
     };
     alive(cancelled)?;
-    let manifest = prepared.manifest(lineage, shards, pretrained);
+    let mut augmentation = None;
+    if !prepared.gathered().is_empty() {
+        let bytes = prepared.gathered().to_json().into();
+        augmentation = Some(put(artifacts, &steps, ARTIFACT_KIND, gathered::ARTIFACT_NAME, bytes).await?);
+    }
+    let manifest = prepared.manifest(lineage, shards, pretrained, augmentation);
     let dataset = put(artifacts, &steps, ARTIFACT_KIND, ARTIFACT_NAME, manifest.to_json().into()).await?;
     let (rows, warnings) = (Split::ALL.map(|split| manifest.rows(split)), manifest.warnings);
     let steps = keep(
@@ -125,7 +131,8 @@ async fn write_shards(
             let (rows, prepared) = (range.len() as u64, Arc::clone(prepared));
             let bytes = off_runtime(move || {
                 let table = prepared.table(split, range)?;
-                write_shard(&table).map_err(|e| WireError::new(Code::InternalError, e.to_string()))
+                write_shard_as(&table, prepared.stored_types())
+                    .map_err(|e| WireError::new(Code::InternalError, e.to_string()))
             })
             .await?;
             let name = format!("{}-{index:05}.arrow", split.as_str());

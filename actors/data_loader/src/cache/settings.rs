@@ -27,7 +27,17 @@ pub enum Step {
 /// Settings that no prepared data follow from: they are of the feed, or of the cache. (The names of the files are
 /// inputs.)
 const OF_NO_STEP: &[&str] =
-    &["data.path", "data.test_path", "data.shuffle", "data.shuffle_seed", "data.drop_last", "data.cache"];
+    &[
+    "data.path",
+    "data.test_path",
+    "data.shuffle",
+    "data.shuffle_seed",
+    "data.shuffle_window_mb",
+    "data.drop_last",
+    "data.cache",
+];
+/// Rows are augmented in the feed, and synthetic ones are made once everything is fitted.
+const AUGMENTATION: &str = "data.augmentation";
 /// Only stands in the manifest.
 const LABEL: &str = "data.dataset_version";
 /// Settings of what is fitted, which neither reading nor splitting looks at, and which no shard holds: shards hold the
@@ -98,6 +108,7 @@ impl Step {
         let listed = |list: &[&str]| list.iter().any(|pattern| fits(pattern, path));
         let ignored = listed(OF_NO_STEP)
             || (path == LABEL && self != Self::Prepare)
+            || (path.starts_with(AUGMENTATION) && matches!(self, Self::Read | Self::Split | Self::Fit))
             || match self {
                 Self::Read => listed(OF_FIT) || listed(AFTER_READ),
                 Self::Split | Self::Shards => listed(OF_FIT),

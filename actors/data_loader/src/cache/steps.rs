@@ -63,8 +63,9 @@ struct Known {
     changed: bool,
     /// Something that was kept could not be used.
     refused: bool,
-    /// Why nothing is kept.
+    /// Why nothing is kept, or not the whole.
     not_kept: Option<String>,
+    whole_not_kept: Option<String>,
 }
 
 struct Begun {
@@ -116,6 +117,7 @@ impl Steps {
             changed: false,
             refused: false,
             not_kept: not_kept(data),
+            whole_not_kept: whole_not_kept(data),
         };
         Ok(Self { known: Some(known), reports: Vec::new(), tell: None })
     }
@@ -172,8 +174,8 @@ impl Steps {
             known.begun.insert(step, miss(CacheOutcome::Refresh, "the job asked for it".into()));
             return None;
         }
-        if let Some(why) = &known.not_kept {
-            let begun = miss(CacheOutcome::Miss, why.clone());
+        if let Some(why) = known.is_not_kept(step) {
+            let begun = miss(CacheOutcome::Miss, why);
             known.begun.insert(step, begun);
             return None;
         }
@@ -212,7 +214,7 @@ impl Steps {
     pub fn keep<T: Serialize>(&mut self, step: Step, made: &T) {
         let Some(known) = &mut self.known else { return };
         let Some(begun) = known.begun.remove(&step) else { return };
-        let size_bytes = if known.not_kept.is_some() { 0 } else { known.put(step, &begun.key, made) };
+        let size_bytes = if known.is_not_kept(step).is_some() { 0 } else { known.put(step, &begun.key, made) };
         let mut told = report(step, begun.outcome, &begun.key, begun.reason, begun.at);
         told.size_bytes = size_bytes;
         self.told(step, told);
@@ -245,6 +247,12 @@ impl Steps {
 }
 
 impl Known {
+    /// Why the outcome of a step is not kept.
+    fn is_not_kept(&self, step: Step) -> Option<String> {
+        let whole = self.whole_not_kept.clone().filter(|_| step == Step::Prepare);
+        self.not_kept.clone().or(whole)
+    }
+
     fn recipe(&self, step: Step, more: &[(String, String)]) -> Recipe {
         let files = self.inputs.iter().filter(|input| input.of == step);
         let mut inputs: BTreeMap<String, String> =
@@ -385,4 +393,10 @@ fn not_kept(data: &DataPlan) -> Option<String> {
     let pictures = |(_, column): &(&String, &ColumnPlan)| column.r#type == ColumnType::Image && column.images.is_none();
     let (name, _) = data.columns.iter().find(pictures)?;
     Some(format!("column {name:?} may name pictures in files of their own, which are not looked at: nothing is kept"))
+}
+
+/// Why the whole of a plan may not be kept: what feeds need of the world outside is gathered anew each time.
+fn whole_not_kept(data: &DataPlan) -> Option<String> {
+    let why = "data.augmentation gathers words, translations and pictures that are no inputs of the cache";
+    data.augmentation.as_ref().map(|_| why.to_owned())
 }

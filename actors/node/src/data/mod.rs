@@ -1,9 +1,11 @@
 //! `within data`: looking into data without running a job. Each command is a file of its own here: its arguments, what
 //! it does, how it prints.
 
+mod augment;
 mod diff;
 mod lineage;
 mod profile;
+mod split;
 mod validate;
 mod version;
 
@@ -23,6 +25,10 @@ pub enum DataCommand {
     Diff(diff::DiffArgs),
     /// What a model was made of: files, dataset versions, model, report
     Lineage(lineage::LineageArgs),
+    /// Show the parts that a job's split makes: sizes, classes, groups, times
+    Split(split::SplitArgs),
+    /// Show what a job's augmentation makes of its data
+    Augment(augment::AugmentArgs),
 }
 
 pub async fn command(config: &Config, command: &DataCommand) -> Result<u8, Failure> {
@@ -31,5 +37,7 @@ pub async fn command(config: &Config, command: &DataCommand) -> Result<u8, Failu
         DataCommand::Profile(args) => profile::command(config, args),
         DataCommand::Diff(args) => diff::command(config, args).await,
         DataCommand::Lineage(args) => lineage::command(config, args).await,
+        DataCommand::Split(args) => split::command(config, args),
+        DataCommand::Augment(args) => augment::command(config, args),
     }
 }

@@ -14,7 +14,7 @@ use messages::error::Code;
 use messages::event::{Checkpoint, Event, Metric, MetricValue, Metrics};
 use messages::feed::Split;
 use messages::gang::{Joined, Left};
-use messages::plan::{JobPlan, StragglerPolicy};
+use messages::plan::{AugmentationPlan, JobPlan, StragglerPolicy};
 use messages::{Fence, JobId, TaskId, WireError};
 
 use super::engine::{Engine, StepError};
@@ -775,6 +775,8 @@ fn train_feed(job: &TrainJob, position: Position) -> FeedPlan {
         global_batch_size: training.batch_size,
         logical_shards: training.logical_shards,
         shuffle_seed: data.shuffle.then_some(data.shuffle_seed),
+        shuffle_window_mb: data.shuffle_window_mb,
+        augmentation: data.augmentation.clone().filter(AugmentationPlan::acts_in_feed),
         drop_last: data.drop_last,
         position,
         end_epoch: training.epochs,
@@ -790,6 +792,7 @@ fn val_feed(job: &TrainJob, epoch: u32) -> FeedPlan {
         split: Split::Val,
         rows: job.manifest.rows(Split::Val),
         shuffle_seed: None,
+        augmentation: None,
         drop_last: false,
         end_epoch: epoch + 1,
         ..train_feed(job, Position { epoch, batch: 0 })

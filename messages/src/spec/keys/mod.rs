@@ -2,7 +2,9 @@
 //! published JSON Schema share. A row says what a key may hold, its default, its other names and
 //! what becomes of it.
 
+mod augmentation;
 mod cache;
+mod features;
 mod index;
 mod job;
 mod kinds;
@@ -16,7 +18,8 @@ pub(crate) use kinds::{EVALUATION_KEYS, GATES_KEYS, SWEEP_KEYS};
 pub(crate) static JOB_KEYS: &[Key] = &joined::<{ count(TABLES) }>(TABLES);
 
 /// The table in its parts.
-const TABLES: &[&[Key]] = &[job::KEYS, model::KEYS, source::KEYS, cache::KEYS];
+const TABLES: &[&[Key]] =
+    &[job::KEYS, features::KEYS, model::KEYS, source::KEYS, augmentation::KEYS, cache::KEYS];
 
 const fn count(tables: &[&[Key]]) -> usize {
     let (mut keys, mut at) = (0, 0);
@@ -132,6 +135,8 @@ pub(crate) enum Shape {
         min: i64,
         max: i64,
     },
+    /// A list of numbers.
+    Numbers(Range),
     /// A local file or folder.
     Path,
     /// A local file or the URL of one that is only read; patterns of files.
