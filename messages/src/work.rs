@@ -8,6 +8,7 @@ use crate::artifact::ArtifactRef;
 use crate::envelope::Payload;
 use crate::event::{Checkpoint, MetricSummary, ModelRef};
 use crate::id::{JobId, TaskId};
+use crate::step::StepReport;
 
 /// What a task works on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -69,6 +70,9 @@ pub enum TaskOutput {
         rows_test: u64,
         #[serde(default)]
         warnings: Vec<String>,
+        /// What was computed, and what came from the step cache.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        steps: Vec<StepReport>,
     },
     Trained {
         model: ModelRef,

@@ -761,7 +761,8 @@ pub fn output(role: Role) -> TaskOutput {
     let artifact = ArtifactRef { uri: "file:///a".into(), blake3: String::new(), size_bytes: 1 };
     match role {
         Role::DataLoader => {
-            TaskOutput::Prepared { dataset: artifact, rows_train: 1, rows_val: 1, rows_test: 1, warnings: Vec::new() }
+            let (warnings, steps) = (Vec::new(), Vec::new());
+            TaskOutput::Prepared { dataset: artifact, rows_train: 1, rows_val: 1, rows_test: 1, warnings, steps }
         }
         Role::Trainer => TaskOutput::Trained {
             model: ModelRef {

@@ -9,9 +9,9 @@ use frame::{Encoded, Encoder, Manifest, write_shard};
 use messages::WireError;
 use messages::feed::Split;
 use messages::plan::{
-    CategoryEncoding, ColumnFittingPlan, ColumnPlan, ColumnSourcePlan, ColumnType, CsvPlan, DataFormat, DataPlan,
-    FittingPlan, FoldPlan, Impute, PreprocessingPlan, Scale, SequencePlan, SplitPlan, SplitStrategy, StoragePlan,
-    TargetPlan, TargetTransform, Task, TextEncoding, TextPlan,
+    CacheMode, CategoryEncoding, ColumnFittingPlan, ColumnPlan, ColumnSourcePlan, ColumnType, CsvPlan, DataFormat,
+    DataPlan, FittingPlan, FoldPlan, Impute, PreprocessingPlan, Scale, SequencePlan, SplitPlan, SplitStrategy,
+    StoragePlan, TargetPlan, TargetTransform, Task, TextEncoding, TextPlan,
 };
 use tokio_util::sync::CancellationToken;
 use within_data_loader::prepare::{Prepared, prepare};
@@ -74,6 +74,7 @@ pub fn data_plan(path: &[&str], target: &str) -> DataPlan {
         shuffle_seed: 42,
         shuffle_window_mb: messages::plan::DEFAULT_SHUFFLE_WINDOW_MB,
         drop_last: false,
+        cache: CacheMode::Use,
         augmentation: None,
     }
 }
