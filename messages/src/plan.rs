@@ -9,14 +9,21 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod augmentation;
 mod checkpoint;
+mod collective;
 mod features;
 mod preprocessing;
 mod resources;
 mod source;
 mod split;
 
+pub use augmentation::{
+    AugmentationPlan, Chance, Coin, FeatureAugmentation, FeatureMethod, ImageAugmentation, ImageMethod, MixupPlan,
+    SmotePlan, StylePlan, TextAugmentation, TextMethod, WordRange,
+};
 pub use checkpoint::CheckpointPlan;
+pub use collective::{Collective, CollectiveMode};
 pub use features::{Aggregate, DatePart, DeriveStep, Downcast, StoragePlan, TimeUnit, WindowUnit, terms};
 pub use preprocessing::{
     CategoryEncoding, ColumnFittingPlan, FittingPlan, Impute, Normalize, Outliers, PreprocessingPlan, Scale,
@@ -145,7 +152,24 @@ pub struct DataPlan {
     pub storage: StoragePlan,
     pub shuffle: bool,
     pub shuffle_seed: u64,
+    /// MB (10^6 bytes) of encoded rows that are shuffled together.
+    #[serde(default = "default_shuffle_window_mb", skip_serializing_if = "is_default_shuffle_window")]
+    pub shuffle_window_mb: u32,
     pub drop_last: bool,
+    /// What happens to rows of the training part on their way to the trainer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augmentation: Option<AugmentationPlan>,
+}
+
+/// `data.shuffle_window_mb` of plans that do not say it.
+pub const DEFAULT_SHUFFLE_WINDOW_MB: u32 = 1_000;
+
+pub(crate) fn default_shuffle_window_mb() -> u32 {
+    DEFAULT_SHUFFLE_WINDOW_MB
+}
+
+fn is_default_shuffle_window(megabytes: &u32) -> bool {
+    *megabytes == DEFAULT_SHUFFLE_WINDOW_MB
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

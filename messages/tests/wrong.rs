@@ -433,7 +433,7 @@ resources: {device: 'cuda:1', world_size: 2}
             job.yaml:4: model.type: transformer_classifier reads 1 text column, found none: declare data.columns.<name>.type: text
             job.yaml:5: training.precision: expected one of f32, bf16, f16, found text "int8"
             job.yaml:5: not yet supported: training.mixed_precision: a switch; training.precision says bf16 or f16
-            job.yaml:6: not yet supported: data.augmentation.text_augmentation: augmentation of texts
+            job.yaml:6: data.augmentation.text_augmentation: the data have no column of type text: declare one in data.columns
             job.yaml:7: not yet supported: evaluation.calibration: calibration
             job.yaml:8: not yet supported: notifications.email: notices by e-mail
         "#]],

@@ -1,28 +1,33 @@
 //! A plan's files to a dataset version in memory: read, checked, split, and with preprocessing fitted. Pure
 //! of chance and time; blocking, so it runs off the async runtime.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::PathBuf;
 
 use arrow_array::types::Int32Type;
 use arrow_array::{DictionaryArray, FixedSizeBinaryArray, Float64Array, Int32Array, StringArray};
 use frame::derive::Step;
-use frame::manifest::{Lineage, MANIFEST_VERSION, Part, SampleIdScheme, Sequence, Shard, SplitInfo};
+use frame::manifest::{
+    Encoding, Feature, FittedTransform, Lineage, MANIFEST_VERSION, Part, SampleIdScheme, Sequence, Shard, SplitInfo,
+    Synthetic,
+};
 use frame::shard::Stored;
-use frame::{ColumnValues, Manifest, Table};
-use messages::WireError;
+use frame::{ColumnValues, Encoder, Manifest, Table};
 use messages::error::Code;
 use messages::feed::Split;
-use messages::plan::{ColumnType, DataPlan, SplitStrategy, Task};
+use messages::plan::{AugmentationPlan, ColumnType, DataPlan, SplitStrategy, Task};
+use messages::{ArtifactRef, WireError};
 use tokio_util::sync::CancellationToken;
 
+use crate::augment::gathered::{self, Gathered};
+use crate::augment::smote;
 use crate::check::names::{split_column, split_columns};
 use crate::check::target::{self, TargetValues};
 use crate::check::{Violation, Violations};
 use crate::derive;
 use crate::fit::{self, Fitted, fit};
-use crate::load::{Loaded, MISSING_KEY, Values, load};
+use crate::load::{Loaded, MISSING_KEY, Values, alive, load};
 use crate::memory;
 use crate::pretrained::Pretrained;
 use crate::sequence::Samples;
@@ -52,6 +57,9 @@ pub struct Prepared {
     parts: Parts,
     split: SplitInfo,
     fitted: Fitted,
+    /// What feeds need to augment rows.
+    gathered: Gathered,
+    synthetic: Option<Synthetic>,
     dataset_version: String,
     warnings: Vec<String>,
 }
@@ -76,9 +84,9 @@ pub fn prepare(
     let grouped = samples.as_ref().map(|samples| samples.last_rows(&loaded, &split_columns(data)));
     let by_sample = grouped.as_ref().unwrap_or(&loaded);
     let target = target::read(&data.target, task, by_sample, &mut violations);
-    let weights = weights(by_sample, &mut violations);
+    let mut weights = weights(by_sample, &mut violations);
     violations.check()?;
-    let target = target.ok_or_else(|| WireError::from(Violation::new("has no values").column(&data.target.column)))?;
+    let mut target = target.ok_or_else(|| WireError::from(Violation::new("has no values").column(&data.target.column)))?;
     if data.split.strategy != SplitStrategy::Time {
         warn_of_small_classes(task, &target, &mut warnings);
     }
@@ -86,7 +94,7 @@ pub fn prepare(
         Some(samples) => samples.ids.clone(),
         None => row_ids(&loaded, &(0..loaded.rows as u32).collect::<Vec<_>>()),
     };
-    let (parts, split) = split(data, by_sample, &target, &ids, &mut violations, &mut warnings)?;
+    let (mut parts, split) = split(data, by_sample, &target, &ids, &mut violations, &mut warnings)?;
     target::check_parts(&data.target, &target, &parts.train, &mut violations, &mut warnings);
     if let Some(weights) = &weights
         && parts.train.iter().all(|&row| weights[row as usize] == 0.0)
@@ -109,7 +117,6 @@ pub fn prepare(
     let mut fitted = fit(data, task, inputs, cancelled, &mut warnings)?;
     let mut derived = [derive::cleaning(&data.text.clean, &loaded), derived].concat();
     derived.append(&mut fitted.normalized);
-    let stored = Stores::of(data, &loaded, &fitted, &derived);
     let samples = samples.map(|samples| {
         let sequence = Sequence {
             group_column: data.sequence.group_column.clone().unwrap_or_default(),
@@ -118,7 +125,28 @@ pub fn prepare(
         };
         (samples, sequence)
     });
-    Ok(Prepared {
+    let mut gathered = Gathered::default();
+    let mut synthetic = None;
+    if let Some(plan) = &data.augmentation {
+        gathered.synonyms = gathered::synonyms(plan, train_texts(&fitted, &loaded, &parts.train), roots)?;
+        let channels = images.values().next().map_or(0, |images| images.channels as usize);
+        let (styles, sources) = gathered::styles(plan, channels, roots)?;
+        gathered.styles = styles;
+        loaded.sources.extend(sources);
+        let whole: Vec<&str> = images.keys().map(String::as_str).collect();
+        if let Some(made) = smote::extend(plan, &whole, &mut loaded, &mut target, weights.as_mut(), &mut parts.train)? {
+            gathered.synthetic = made.records;
+            synthetic = Some(Synthetic {
+                method: "smote".into(),
+                k_neighbors: plan.smote.k_neighbors,
+                rows: gathered.synthetic.len() as u64,
+                class_counts: made.class_counts,
+            });
+        }
+    }
+    // After synthetic rows: what lies between two whole numbers is none.
+    let stored = Stores::of(data, &loaded, &fitted, &derived);
+    let mut prepared = Prepared {
         loaded,
         samples,
         derived,
@@ -130,9 +158,25 @@ pub fn prepare(
         parts,
         split,
         fitted,
+        gathered,
+        synthetic,
         dataset_version: data.dataset_version.clone(),
         warnings,
-    })
+    };
+    if data.augmentation.as_ref().is_some_and(AugmentationPlan::perturbs) {
+        prepared.gathered.spreads = prepared.spreads(cancelled)?;
+    }
+    Ok(prepared)
+}
+
+/// The texts of these rows of the column of words, if there is one.
+fn train_texts<'a>(fitted: &Fitted, loaded: &'a Loaded, rows: &'a [u32]) -> impl Iterator<Item = &'a str> {
+    let words = fitted.features.iter().find(|feature| matches!(feature.encoding, Encoding::Text { .. }));
+    let texts = words.and_then(|feature| match loaded.column(&feature.column) {
+        Some((_, Values::Text(texts))) => Some(texts),
+        _ => None,
+    });
+    texts.into_iter().flat_map(|texts| rows.iter().map(|&row| texts.get(row as usize)))
 }
 
 /// The images of each image column; every number must name one.
@@ -198,6 +242,16 @@ impl Prepared {
 
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// Fitted preprocessing, a column each.
+    pub fn features(&self) -> &[Feature] {
+        &self.fitted.features
+    }
+
+    /// Name of each encoded feature.
+    pub fn feature_names(&self) -> &[String] {
+        &self.fitted.feature_names
     }
 
     /// The cuts of a part into shards.
@@ -280,6 +334,58 @@ impl Prepared {
         &self.stored.types
     }
 
+    /// Standard deviation (ddof 0) of each encoded feature that is a quantity, in train; 0 of the others.
+    fn spreads(&self, cancelled: &CancellationToken) -> Result<Vec<f32>, WireError> {
+        let failed = |e: frame::Error| WireError::new(Code::InternalError, e.to_string());
+        let mut spreads = vec![0.0; self.fitted.feature_names.len()];
+        let (mut numbers, mut first) = (Vec::new(), 0);
+        for feature in self.fitted.features.iter().filter(|f| matches!(f.encoding, Encoding::Number { .. })) {
+            numbers.push(Feature { first, ..feature.clone() });
+            first += feature.encoding.width();
+        }
+        let encoder = Encoder::of(&numbers, FittedTransform::None, false).map_err(failed)?;
+        // Sum and sum of squares around the first value, which keeps digits.
+        let mut sums = vec![(0.0, 0.0, 0.0); first];
+        let mut count = 0.0;
+        for range in self.shards(Split::Train) {
+            alive(cancelled)?;
+            let rows = encoder.encode(self.table(Split::Train, range)?.batch()).map_err(failed)?;
+            for row in rows.features.chunks_exact(first.max(1)) {
+                for (value, (origin, sum, squares)) in row.iter().zip(&mut sums) {
+                    if count == 0.0 {
+                        *origin = f64::from(*value);
+                    }
+                    let away = f64::from(*value) - *origin;
+                    (*sum, *squares) = (*sum + away, *squares + away * away);
+                }
+                count += 1.0;
+            }
+        }
+        let whole = self.fitted.features.iter().filter(|f| matches!(f.encoding, Encoding::Number { .. }));
+        for (feature, number) in whole.zip(&numbers) {
+            let (_, sum, squares) = sums[number.first];
+            let mean: f64 = if count > 0.0 { sum / count } else { 0.0 };
+            let variance = if count > 0.0 { squares / count - mean * mean } else { 0.0 };
+            spreads[feature.first] = variance.max(0.0).sqrt() as f32;
+        }
+        Ok(spreads)
+    }
+
+    /// What feeds need to augment rows; empty where the plan asks for nothing of it.
+    pub fn gathered(&self) -> &Gathered {
+        &self.gathered
+    }
+
+    /// Translations of texts of the training part, once somebody has made them.
+    pub fn set_translations(&mut self, translations: BTreeMap<String, String>) {
+        self.gathered.translations = translations;
+    }
+
+    /// The distinct texts of the training part.
+    pub fn train_texts(&self) -> BTreeSet<&str> {
+        train_texts(&self.fitted, &self.loaded, &self.parts.train).collect()
+    }
+
     /// The weights and sizes of the encoder that the model begins with.
     pub fn pretrained(&mut self) -> Option<(String, String, Vec<u8>)> {
         let found = self.pretrained.take()?;
@@ -292,6 +398,7 @@ impl Prepared {
         lineage: Lineage,
         shards: [Vec<Shard>; 3],
         pretrained: Option<frame::manifest::Pretrained>,
+        augmentation: Option<ArtifactRef>,
     ) -> Manifest {
         let parts = Split::ALL.into_iter().zip(shards).map(|(split, shards)| Part {
             split,
@@ -318,6 +425,8 @@ impl Prepared {
             feature_names: self.fitted.feature_names.clone(),
             sequence: self.samples.as_ref().map(|(_, sequence)| sequence.clone()),
             pretrained,
+            augmentation,
+            synthetic: self.synthetic.clone(),
             sample_id: match (&self.samples, id_column) {
                 (Some((_, sequence)), _) => SampleIdScheme::Column { column: sequence.group_column.clone() },
                 (None, Some((usage, _))) => SampleIdScheme::Column { column: usage.name.clone() },

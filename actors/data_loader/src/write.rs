@@ -12,6 +12,7 @@ use messages::feed::Split;
 use messages::work::TaskOutput;
 use tokio_util::sync::CancellationToken;
 
+use crate::augment::gathered;
 use crate::load::alive;
 use crate::prepare::Prepared;
 
@@ -45,7 +46,13 @@ pub async fn write(
         }
     }
     alive(cancelled)?;
-    let manifest = prepared.manifest(lineage, shards, pretrained);
+    let mut augmentation = None;
+    if !prepared.gathered().is_empty() {
+        let bytes = prepared.gathered().to_json().into();
+        let artifact = artifacts.put_bytes(ARTIFACT_KIND, gathered::ARTIFACT_NAME, bytes).await;
+        augmentation = Some(artifact.map_err(|e| e.to_wire())?);
+    }
+    let manifest = prepared.manifest(lineage, shards, pretrained, augmentation);
     let bytes = manifest.to_json().into();
     let dataset = artifacts.put_bytes(ARTIFACT_KIND, ARTIFACT_NAME, bytes).await.map_err(|e| e.to_wire())?;
     Ok(TaskOutput::Prepared {

@@ -155,6 +155,14 @@ impl Encoder {
         self.width
     }
 
+    /// The column of words and its tokenizer, where there is one.
+    pub fn text(&self) -> Option<(&str, &Tokenizer)> {
+        self.columns.iter().find_map(|column| match &column.apply {
+            Apply::Text(tokenizer) => Some((column.name.as_str(), &**tokenizer)),
+            _ => None,
+        })
+    }
+
     /// Encodes rows of a table. Columns are found by name; columns that the manifest does not use are
     /// ignored, and rows to predict may lack ids (then 0, 1, …, or one sequence), target and weight.
     pub fn encode(&self, batch: &RecordBatch) -> Result<Encoded, Error> {

@@ -55,6 +55,13 @@ pub struct Manifest {
     /// The encoder that a model begins with, where the plan names one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pretrained: Option<Pretrained>,
+    /// What feeds need to augment rows of the training part, where the plan asks for it: synonyms, translations,
+    /// colors, spreads, as the data_loader writes and reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augmentation: Option<ArtifactRef>,
+    /// Rows of the training part that were made up, and lie behind the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub synthetic: Option<Synthetic>,
     pub sample_id: SampleIdScheme,
     /// Whether rows carry weights.
     pub weighted: bool,
@@ -193,6 +200,17 @@ pub struct Sequence {
     pub order_column: Option<String>,
     /// Steps of the longest sample.
     pub max_steps: u32,
+}
+
+/// Rows that were made up; which ones of which is recorded beside what augmentation needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Synthetic {
+    /// `smote`.
+    pub method: String,
+    pub k_neighbors: u32,
+    pub rows: u64,
+    /// Rows of each class.
+    pub class_counts: Vec<u64>,
 }
 
 /// A pretrained encoder: what its folder held.

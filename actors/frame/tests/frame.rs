@@ -69,6 +69,8 @@ fn manifest() -> Manifest {
         features,
         sequence: None,
         pretrained: None,
+        augmentation: None,
+        synthetic: None,
         sample_id: SampleIdScheme::RowNumber,
         weighted: false,
         derived: vec![],

@@ -1,5 +1,6 @@
 //! What follows from one key for another: derived defaults, and checks across keys.
 
+pub(crate) mod augmentation;
 mod features;
 mod model;
 mod source;
@@ -23,6 +24,7 @@ pub(crate) fn complete(draft: &mut Draft<'_>, name: &str) {
     order_of_batches(draft);
     model::complete(draft);
     features::complete(draft);
+    augmentation::complete(draft);
     optimization(draft);
     scheduler(draft);
     if let Some(task) = task {

@@ -72,7 +72,9 @@ pub fn data_plan(path: &[&str], target: &str) -> DataPlan {
         },
         shuffle: true,
         shuffle_seed: 42,
+        shuffle_window_mb: messages::plan::DEFAULT_SHUFFLE_WINDOW_MB,
         drop_last: false,
+        augmentation: None,
     }
 }
 
@@ -125,7 +127,7 @@ pub fn manifest(prepared: &Prepared) -> Manifest {
             })
             .collect()
     });
-    let manifest = prepared.manifest(Lineage::default(), shards, None);
+    let manifest = prepared.manifest(Lineage::default(), shards, None, None);
     // What readers get went through JSON.
     Manifest::from_json(&manifest.to_json()).expect("reads back")
 }

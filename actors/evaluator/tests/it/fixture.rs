@@ -91,6 +91,8 @@ pub fn manifest(task: Task, parts: [(Split, u64, Vec<ArtifactRef>); 3]) -> Manif
         feature_names: vec!["x".into()],
         sequence: None,
         pretrained: None,
+        augmentation: None,
+        synthetic: None,
         sample_id: SampleIdScheme::RowNumber,
         weighted: false,
         derived: vec![],

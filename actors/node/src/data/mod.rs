@@ -1,6 +1,7 @@
 //! `within data`: looking into data without running a job. Each command is a file of its own here: its arguments, what
 //! it does, how it prints.
 
+mod augment;
 mod profile;
 mod split;
 mod validate;
@@ -19,6 +20,8 @@ pub enum DataCommand {
     Profile(profile::ProfileArgs),
     /// Show the parts that a job's split makes: sizes, classes, groups, times
     Split(split::SplitArgs),
+    /// Show what a job's augmentation makes of its data
+    Augment(augment::AugmentArgs),
 }
 
 pub fn command(config: &Config, command: &DataCommand) -> Result<u8, Failure> {
@@ -26,5 +29,6 @@ pub fn command(config: &Config, command: &DataCommand) -> Result<u8, Failure> {
         DataCommand::Validate(args) => validate::command(config, args),
         DataCommand::Profile(args) => profile::command(config, args),
         DataCommand::Split(args) => split::command(config, args),
+        DataCommand::Augment(args) => augment::command(config, args),
     }
 }

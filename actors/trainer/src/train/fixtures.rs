@@ -108,6 +108,8 @@ pub fn manifest(task: Task, train: u64, val: u64) -> Manifest {
         feature_names: names,
         sequence: None,
         pretrained: None,
+        augmentation: None,
+        synthetic: None,
         sample_id: SampleIdScheme::RowNumber,
         weighted: false,
         derived: vec![],

@@ -326,17 +326,19 @@ pub(super) const KEYS: &[Key] = &[
     )
     .alias(&["data.batching.shuffle"]),
     key("data.shuffle_seed", SEED, Derived("seed"), "Seed of the order of rows."),
+    key(
+        "data.shuffle_window_mb",
+        whole(1, 1_000_000),
+        json("1000"),
+        "Encoded rows of a part that are in memory and shuffled together, in MB. A larger part is shuffled in two \
+         levels: its shards, and the rows of as many shards as make so much.",
+    ),
     key("data.drop_last", Bool, json("false"), "Whether a last batch that is not full is left out of an epoch.")
         .alias(&["data.batching.drop_last"]),
     no_effect("data.batching.num_workers", whole(0, 4096), NO_WORKERS).alias(&["data.num_workers"]),
     no_effect("data.batching.prefetch_factor", whole(0, 4096), NO_WORKERS).alias(&["data.prefetch_factor"]),
     no_effect("data.batching.worker_init_seed", SEED, "no random choice depends on the process that reads"),
     no_effect("data.batching.pin_memory", Bool, NO_WORKERS).alias(&["data.pin_memory"]),
-    no_effect("data.augmentation_seed", SEED, "no augmentation is asked for"),
-    not_yet("data.augmentation.text_augmentation", Bool, "augmentation of texts"),
-    not_yet("data.augmentation.visual_augmentation", Bool, "augmentation of images"),
-    not_yet("data.augmentation.prob", closed(0.0, 1.0), "augmentation"),
-    not_yet("data.augmentation.methods", Texts, "augmentation"),
     not_yet("data.validation", Any, "validation of data against a schema"),
     not_yet("data.quality", Any, "the quality report"),
     // training
@@ -688,6 +690,20 @@ pub(super) const KEYS: &[Key] = &[
         Shape::Choice(&[name("warn"), name("evict")]),
         json(r#""warn""#),
         "warn: an event names it; evict: it also leaves the gang at the next step.",
+    ),
+    key(
+        "resources.collective",
+        Shape::Choice(&[name("auto"), name("tcp"), name("nccl")]),
+        json(r#""auto""#),
+        "How ranks on CUDA devices sum their gradients. auto: by NCCL where every rank has a device of its own and the \
+         library, else over TCP. nccl: by NCCL, or the job fails.",
+    ),
+    key(
+        "resources.collective_mode",
+        Shape::Choice(&[name("deterministic"), name("fast")]),
+        json(r#""deterministic""#),
+        "deterministic: the same bits for every number of ranks. fast: NCCL sums in its own order; without NCCL it has no \
+         effect.",
     ),
     key("resources.threads", whole(0, 1024), json("0"), "Compute threads of a rank; 0: what the machine gives."),
     key("limits.deadline_s", whole(1, 2_592_000), json("3600"), "Seconds from acceptance to the end of the job."),

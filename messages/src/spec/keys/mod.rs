@@ -2,6 +2,7 @@
 //! published JSON Schema share. A row says what a key may hold, its default, its other names and
 //! what becomes of it.
 
+mod augmentation;
 mod features;
 mod index;
 mod job;
@@ -16,7 +17,7 @@ pub(crate) use kinds::{EVALUATION_KEYS, GATES_KEYS, SWEEP_KEYS};
 pub(crate) static JOB_KEYS: &[Key] = &joined::<{ count(TABLES) }>(TABLES);
 
 /// The table in its parts.
-const TABLES: &[&[Key]] = &[job::KEYS, features::KEYS, model::KEYS, source::KEYS];
+const TABLES: &[&[Key]] = &[job::KEYS, features::KEYS, model::KEYS, source::KEYS, augmentation::KEYS];
 
 const fn count(tables: &[&[Key]]) -> usize {
     let (mut keys, mut at) = (0, 0);
