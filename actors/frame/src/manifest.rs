@@ -359,32 +359,24 @@ pub struct SplitInfo {
     pub column: Option<String>,
     /// Whether the test part came with the data.
     pub official_test: bool,
-    #[serde(default, skip_serializing_if = "is_exact")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub by: SplitBy,
     /// Set where one of several folds is held out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fold: Option<Fold>,
     /// Which draw of the same split, from 0.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub repeat: u32,
     /// As in the plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gap: Option<String>,
     /// Rows that are in no part: in a gap, or after the fold of a time split.
-    #[serde(default, skip_serializing_if = "is_none_left_out")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub left_out: u64,
 }
 
-fn is_exact(by: &SplitBy) -> bool {
-    *by == SplitBy::Exact
-}
-
-fn is_zero(count: &u32) -> bool {
-    *count == 0
-}
-
-fn is_none_left_out(rows: &u64) -> bool {
-    *rows == 0
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// One fold of several.

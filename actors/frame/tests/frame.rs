@@ -75,6 +75,7 @@ fn manifest() -> Manifest {
         weighted: false,
         derived: vec![],
         storage: None,
+        inference: vec![],
         split: SplitInfo {
             strategy: SplitStrategy::Random,
             test_size: 0.25,
