@@ -14,8 +14,11 @@ mod actor;
 pub mod augment;
 pub mod check;
 mod column;
+pub mod derive;
 pub mod feed;
 pub mod fit;
+#[cfg(test)]
+mod golden;
 pub mod load;
 pub mod memory;
 mod mirror;
@@ -27,6 +30,7 @@ mod sequence;
 pub mod source;
 pub mod split;
 pub mod state;
+mod storage;
 mod task;
 pub mod write;
 

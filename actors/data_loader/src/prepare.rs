@@ -7,10 +7,12 @@ use std::path::PathBuf;
 
 use arrow_array::types::Int32Type;
 use arrow_array::{DictionaryArray, FixedSizeBinaryArray, Float64Array, Int32Array, StringArray};
+use frame::derive::Step;
 use frame::manifest::{
     Encoding, Feature, FittedTransform, Lineage, MANIFEST_VERSION, Part, SampleIdScheme, Sequence, Shard, SplitInfo,
     Synthetic,
 };
+use frame::shard::Stored;
 use frame::{ColumnValues, Encoder, Manifest, Table};
 use messages::error::Code;
 use messages::feed::Split;
@@ -20,16 +22,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::augment::gathered::{self, Gathered};
 use crate::augment::smote;
-use crate::check::names::split_column;
+use crate::check::names::{split_column, split_columns};
 use crate::check::target::{self, TargetValues};
 use crate::check::{Violation, Violations};
+use crate::derive;
 use crate::fit::{self, Fitted, fit};
 use crate::load::{Loaded, MISSING_KEY, Values, alive, load};
 use crate::memory;
 use crate::pretrained::Pretrained;
 use crate::sequence::Samples;
 use crate::source::{self, idx::Images};
+use crate::split::report::{self, SplitReport};
 use crate::split::{Parts, split, warn_of_small_classes};
+use crate::storage::Stores;
 
 /// Most samples of a shard.
 pub const SHARD_ROWS: usize = 65_536;
@@ -42,6 +47,9 @@ pub struct Prepared {
     loaded: Loaded,
     /// Set where several rows make one sample; target, weights and parts are then of samples.
     samples: Option<(Samples, Sequence)>,
+    /// Columns made of others, those of images' normalization last.
+    derived: Vec<Step>,
+    stored: Stores,
     images: BTreeMap<String, Images>,
     pretrained: Option<Pretrained>,
     target: TargetValues,
@@ -73,7 +81,7 @@ pub fn prepare(
         None => None,
     };
     let samples = Samples::of(&data.sequence, &loaded)?;
-    let grouped = samples.as_ref().map(|samples| samples.last_rows(&loaded, split_column(data)));
+    let grouped = samples.as_ref().map(|samples| samples.last_rows(&loaded, &split_columns(data)));
     let by_sample = grouped.as_ref().unwrap_or(&loaded);
     let target = target::read(&data.target, task, by_sample, &mut violations);
     let mut weights = weights(by_sample, &mut violations);
@@ -82,7 +90,11 @@ pub fn prepare(
     if data.split.strategy != SplitStrategy::Time {
         warn_of_small_classes(task, &target, &mut warnings);
     }
-    let (mut parts, split) = split(data, by_sample, &target, &mut violations, &mut warnings)?;
+    let ids = match &samples {
+        Some(samples) => samples.ids.clone(),
+        None => row_ids(&loaded, &(0..loaded.rows as u32).collect::<Vec<_>>()),
+    };
+    let (mut parts, split) = split(data, by_sample, &target, &ids, &mut violations, &mut warnings)?;
     target::check_parts(&data.target, &target, &parts.train, &mut violations, &mut warnings);
     if let Some(weights) = &weights
         && parts.train.iter().all(|&row| weights[row as usize] == 0.0)
@@ -90,16 +102,21 @@ pub fn prepare(
         violations.add(Violation::new("the sample weights of all rows of train are 0"));
     }
     violations.check()?;
-    let train_rows = samples.as_ref().map(|samples| samples.rows_of(&parts.train));
+    let rows_of = |part: &[u32]| samples.as_ref().map_or_else(|| part.to_vec(), |samples| samples.rows_of(part));
+    let part_rows = Split::ALL.map(|split| rows_of(parts.rows(split)));
+    let derived = derive::derive(data, &mut loaded, [&part_rows[0], &part_rows[1], &part_rows[2]], cancelled)?;
     let inputs = fit::Inputs {
         loaded: &loaded,
-        train: train_rows.as_deref().unwrap_or(&parts.train),
+        train: &part_rows[0],
+        task,
         target: &target,
         train_samples: &parts.train,
         images: &images,
         pretrained: pretrained.as_ref(),
     };
-    let fitted = fit(data, task, inputs, cancelled, &mut warnings)?;
+    let mut fitted = fit(data, task, inputs, cancelled, &mut warnings)?;
+    let mut derived = [derive::cleaning(&data.text.clean, &loaded), derived].concat();
+    derived.append(&mut fitted.normalized);
     let samples = samples.map(|samples| {
         let sequence = Sequence {
             group_column: data.sequence.group_column.clone().unwrap_or_default(),
@@ -127,9 +144,13 @@ pub fn prepare(
             });
         }
     }
+    // After synthetic rows: what lies between two whole numbers is none.
+    let stored = Stores::of(data, &loaded, &fitted, &derived);
     let mut prepared = Prepared {
         loaded,
         samples,
+        derived,
+        stored,
         images,
         pretrained,
         target,
@@ -196,6 +217,12 @@ fn images(
     Ok(found)
 }
 
+/// Ids of rows: of their id column, else their numbers.
+fn row_ids(loaded: &Loaded, rows: &[u32]) -> Vec<u64> {
+    let ids = loaded.columns.iter().find_map(|values| if let Values::Id(ids) = values { Some(ids) } else { None });
+    rows.iter().map(|&row| ids.map_or(u64::from(row), |ids| ids[row as usize])).collect()
+}
+
 /// Sample weights: none negative.
 fn weights(loaded: &Loaded, violations: &mut Violations) -> Option<Vec<f32>> {
     let index = loaded.layout.uses.iter().position(|usage| usage.role == frame::manifest::ColumnRole::Weight)?;
@@ -239,7 +266,7 @@ impl Prepared {
     pub fn table(&self, split: Split, range: Range<usize>) -> Result<Table, WireError> {
         let samples = &self.parts.rows(split)[range];
         let Some((grouped, _)) = &self.samples else {
-            return self.rows_table(samples, samples, &self.row_ids(samples));
+            return self.rows_table(split, samples, samples, &row_ids(&self.loaded, samples));
         };
         let rows = grouped.rows_of(samples);
         let mut sample_of = Vec::with_capacity(rows.len());
@@ -247,38 +274,64 @@ impl Prepared {
             sample_of.extend(std::iter::repeat_n(sample, grouped.rows(sample).len()));
         }
         let ids: Vec<u64> = sample_of.iter().map(|&sample| grouped.ids[sample as usize]).collect();
-        self.rows_table(&rows, &sample_of, &ids)
-    }
-
-    fn row_ids(&self, rows: &[u32]) -> Vec<u64> {
-        let ids =
-            self.loaded.columns.iter().find_map(|values| if let Values::Id(ids) = values { Some(ids) } else { None });
-        rows.iter().map(|&row| ids.map_or(u64::from(row), |ids| ids[row as usize])).collect()
+        self.rows_table(split, &rows, &sample_of, &ids)
     }
 
     /// `samples` says which sample each row belongs to.
-    fn rows_table(&self, rows: &[u32], samples: &[u32], ids: &[u64]) -> Result<Table, WireError> {
-        let mut columns = Vec::with_capacity(self.fitted.features.len());
-        for feature in &self.fitted.features {
-            columns.push((feature.column.clone(), self.feature_column(feature, rows)?));
+    fn rows_table(&self, split: Split, rows: &[u32], samples: &[u32], ids: &[u64]) -> Result<Table, WireError> {
+        let mut columns = Vec::with_capacity(self.stored.columns.len());
+        for name in &self.stored.columns {
+            columns.push((name.clone(), self.stored_column(name, rows)?));
+        }
+        if split == Split::Train {
+            for (name, values) in &self.fitted.out_of_fold {
+                columns.push((name.clone(), number_column(values, rows)));
+            }
         }
         let pick = |values: &[f32]| samples.iter().map(|&sample| values[sample as usize]).collect::<Vec<f32>>();
         Table::new(ids.to_vec(), columns, pick(&self.target.values), self.weights.as_deref().map(pick))
             .map_err(|e| WireError::new(Code::InternalError, e.to_string()))
     }
 
-    fn feature_column(&self, feature: &Feature, rows: &[u32]) -> Result<ColumnValues, WireError> {
-        let name = &feature.column;
-        let values = self.loaded.column(name).map(|(_, values)| values);
-        match (values, &feature.encoding) {
-            (Some(Values::Number(numbers)), Encoding::Image { .. }) => image_column(&self.images[name], numbers, rows),
-            (Some(Values::Number(numbers)), _) => Ok(number_column(numbers, rows)),
-            (Some(Values::Category { keys, texts }), _) => category_column(keys, texts, rows),
-            (Some(Values::Text(texts)), _) => {
+    fn stored_column(&self, name: &str, rows: &[u32]) -> Result<ColumnValues, WireError> {
+        match self.loaded.column(name).map(|(_, values)| values) {
+            Some(Values::Number(numbers)) => match self.images.get(name) {
+                Some(images) => image_column(images, numbers, rows),
+                None => Ok(number_column(numbers, rows)),
+            },
+            Some(Values::Category { keys, texts }) => category_column(keys, texts, rows),
+            Some(Values::Text(texts)) => {
                 Ok(ColumnValues::Text(StringArray::from_iter_values(rows.iter().map(|&row| texts.get(row as usize)))))
             }
             _ => Err(WireError::new(Code::InternalError, format!("feature column {name:?} was not kept"))),
         }
+    }
+
+    /// What the split came to, and which part each sample is in, by its id.
+    pub fn split_report(&self, data: &DataPlan) -> (SplitReport, Vec<(u64, Split)>) {
+        let last: Option<Loaded> =
+            self.samples.as_ref().map(|(samples, _)| samples.last_rows(&self.loaded, &split_columns(data)));
+        let loaded = last.as_ref().unwrap_or(&self.loaded);
+        let column = split_column(data).and_then(|name| loaded.column(name));
+        let is_date = column.is_some_and(|(usage, _)| derive::is_date(data, &self.loaded, &usage.name));
+        let targets = report::Targets { values: &self.target.values, classes: &self.target.classes };
+        let values = column.map(|(_, values)| values);
+        let report = report::report(&self.split, &self.parts, loaded.rows, &targets, values, is_date);
+        let mut assigned = Vec::with_capacity(loaded.rows);
+        for split in Split::ALL {
+            let rows = self.parts.rows(split);
+            let ids = match &self.samples {
+                Some((samples, _)) => rows.iter().map(|&sample| samples.ids[sample as usize]).collect(),
+                None => row_ids(&self.loaded, rows),
+            };
+            assigned.extend(ids.into_iter().map(|id| (id, split)));
+        }
+        (report, assigned)
+    }
+
+    /// The types in which columns lie in shards, where they are not a table's own.
+    pub fn stored_types(&self) -> &BTreeMap<String, Stored> {
+        &self.stored.types
     }
 
     /// Standard deviation (ddof 0) of each encoded feature that is a quantity, in train; 0 of the others.
@@ -367,6 +420,7 @@ impl Prepared {
             sources: self.loaded.sources.clone(),
             columns: self.fitted.columns.clone(),
             target: self.fitted.target.clone(),
+            derived: self.derived.clone(),
             features: self.fitted.features.clone(),
             feature_names: self.fitted.feature_names.clone(),
             sequence: self.samples.as_ref().map(|(_, sequence)| sequence.clone()),
@@ -381,6 +435,7 @@ impl Prepared {
             weighted: self.weights.is_some(),
             split: self.split.clone(),
             parts: parts.collect(),
+            storage: self.stored.report.clone(),
             warnings: self.warnings.clone(),
             inference: self.loaded.inference.clone(),
         }

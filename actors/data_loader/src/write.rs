@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bus::artifact::ArtifactStore;
 use frame::manifest::{ARTIFACT_KIND, ARTIFACT_NAME, Lineage, Pretrained, Shard};
-use frame::write_shard;
+use frame::write_shard_as;
 use messages::WireError;
 use messages::error::Code;
 use messages::feed::Split;
@@ -36,7 +36,8 @@ pub async fn write(
             let (rows, prepared) = (range.len() as u64, Arc::clone(&prepared));
             let bytes = off_runtime(move || {
                 let table = prepared.table(split, range)?;
-                write_shard(&table).map_err(|e| WireError::new(Code::InternalError, e.to_string()))
+                write_shard_as(&table, prepared.stored_types())
+                    .map_err(|e| WireError::new(Code::InternalError, e.to_string()))
             })
             .await?;
             let name = format!("{}-{index:05}.arrow", split.as_str());

@@ -174,9 +174,8 @@ impl Opened {
     fn open(file: &File, plan: &CsvPlan, violations: &mut Violations) -> Result<Option<Self>, WireError> {
         Ok(match file.format {
             Format::Csv => csv_file::CsvFile::open(file, plan, violations)?.map(|file| Self::Csv(Box::new(file))),
-            Format::JsonLines => {
-                json_lines::JsonLines::open(file, plan.encoding, violations)?.map(|file| Self::JsonLines(Box::new(file)))
-            }
+            Format::JsonLines => json_lines::JsonLines::open(file, plan.encoding, violations)?
+                .map(|file| Self::JsonLines(Box::new(file))),
             Format::Parquet => {
                 parquet_file::ParquetFile::open(file, violations)?.map(|file| Self::Parquet(Box::new(file)))
             }
@@ -208,7 +207,7 @@ impl Opened {
             Self::Csv(file) => file.next_chunk(violations),
             Self::JsonLines(file) => file.next_chunk(violations),
             Self::Parquet(file) => file.next_chunk(violations),
-            Self::Arrow(file) => file.next_chunk(violations),
+            Self::Arrow(file) => Ok(file.next_chunk(violations)),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod augment;
 mod bad_input;
+mod features;
 mod feed;
 mod inputs;
 mod methods;

@@ -9,8 +9,9 @@ use frame::{Encoded, Encoder, Manifest, write_shard};
 use messages::WireError;
 use messages::feed::Split;
 use messages::plan::{
-    CategoryEncoding, ColumnPlan, ColumnSourcePlan, ColumnType, CsvPlan, DataFormat, DataPlan, Impute, PreprocessingPlan, Scale,
-    SequencePlan, SplitPlan, SplitStrategy, TargetPlan, TargetTransform, Task, TextEncoding, TextPlan,
+    CategoryEncoding, ColumnFittingPlan, ColumnPlan, ColumnSourcePlan, ColumnType, CsvPlan, DataFormat, DataPlan,
+    FittingPlan, FoldPlan, Impute, PreprocessingPlan, Scale, SequencePlan, SplitPlan, SplitStrategy, StoragePlan,
+    TargetPlan, TargetTransform, Task, TextEncoding, TextPlan,
 };
 use tokio_util::sync::CancellationToken;
 use within_data_loader::prepare::{Prepared, prepare};
@@ -52,7 +53,10 @@ pub fn data_plan(path: &[&str], target: &str) -> DataPlan {
             min_frequency: 0,
             max_categories: 100,
             categories: CategoryEncoding::OneHot,
+            fitting: FittingPlan::default(),
         },
+        derive: vec![],
+        storage: StoragePlan::default(),
         text: TextPlan::default(),
         sequence: SequencePlan::default(),
         joins: vec![],
@@ -64,6 +68,7 @@ pub fn data_plan(path: &[&str], target: &str) -> DataPlan {
             stratify_column: None,
             group_column: None,
             time_column: None,
+            folding: FoldPlan::default(),
         },
         shuffle: true,
         shuffle_seed: 42,
@@ -74,7 +79,15 @@ pub fn data_plan(path: &[&str], target: &str) -> DataPlan {
 }
 
 pub fn column(r#type: ColumnType) -> ColumnPlan {
-    ColumnPlan { r#type, null_values: vec![], impute: None, scale: None, images: None, source: ColumnSourcePlan::default() }
+    ColumnPlan {
+        r#type,
+        null_values: vec![],
+        impute: None,
+        scale: None,
+        images: None,
+        source: ColumnSourcePlan::default(),
+        fitting: ColumnFittingPlan::default(),
+    }
 }
 
 /// A data root with files, removed in the end.

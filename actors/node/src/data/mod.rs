@@ -3,6 +3,7 @@
 
 mod augment;
 mod profile;
+mod split;
 mod validate;
 
 use clap::Subcommand;
@@ -17,6 +18,8 @@ pub enum DataCommand {
     Validate(validate::ValidateArgs),
     /// Describe files: columns, distributions, and what is remarkable about them
     Profile(profile::ProfileArgs),
+    /// Show the parts that a job's split makes: sizes, classes, groups, times
+    Split(split::SplitArgs),
     /// Show what a job's augmentation makes of its data
     Augment(augment::AugmentArgs),
 }
@@ -25,6 +28,7 @@ pub fn command(config: &Config, command: &DataCommand) -> Result<u8, Failure> {
     match command {
         DataCommand::Validate(args) => validate::command(config, args),
         DataCommand::Profile(args) => profile::command(config, args),
+        DataCommand::Split(args) => split::command(config, args),
         DataCommand::Augment(args) => augment::command(config, args),
     }
 }

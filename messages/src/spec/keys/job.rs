@@ -3,8 +3,8 @@
 use super::Fallback::{Absent, Derived, Required};
 use super::Shape::{Any, Bool, Device, Label, Monitor, Patterns, Records, ServiceUri, Sources, Text, Texts, WebUrl};
 use super::{
-    ANY_NUMBER, Choice, Key, NOT_NEGATIVE, POSITIVE, SEED, Shape, above, also, below, between, closed, json, key,
-    name, no_effect, not_yet, whole,
+    ANY_NUMBER, Choice, Key, NOT_NEGATIVE, POSITIVE, SEED, Shape, above, also, below, between, closed, json, key, name,
+    no_effect, not_yet, whole,
 };
 
 const TASKS: Shape = Shape::Choice(&[
@@ -16,12 +16,22 @@ const BINARY: &[&str] = &["binary_classification"];
 const LSTM: &[&str] = &["lstm_sequence"];
 const WITH_TEXT: &[&str] = &["transformer_classifier", "ad_score"];
 
-const IMPUTE: Shape = Shape::Choice(&[name("mean"), name("median"), name("zero"), also("refuse", &["error", "fail"])]);
+const IMPUTE: Shape = Shape::Choice(&[
+    name("mean"),
+    name("median"),
+    also("mode", &["most_frequent"]),
+    name("zero"),
+    name("constant"),
+    also("refuse", &["error", "fail"]),
+]);
 const SCALE: Shape = Shape::Choice(&[
     name("none"),
     also("standard", &["zscore", "standardize"]),
     also("min_max", &["minmax"]),
     also("log1p", &["log"]),
+    name("robust"),
+    also("quantile", &["quantile_uniform"]),
+    name("quantile_normal"),
 ]);
 const OPTIMIZERS: Shape = Shape::Choice(&[name("adamw"), name("adam"), name("sgd"), name("lamb")]);
 const ADAMS: &[&str] = &["adamw", "adam", "lamb"];
@@ -222,9 +232,9 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key(
         "data.preprocessing.categories",
-        Shape::Choice(&[also("one_hot", &["onehot"]), also("embedding", &["index"])]),
+        super::features::CATEGORIES,
         Derived("embedding for tabular and ad_score, else one_hot"),
-        "A 0/1 feature for each category, or an index that the model embeds.",
+        "A 0/1 feature for each category, an index that the model embeds, or a number of its own: ordinal, hashing, target, frequency.",
     ),
     key(
         "data.text.tokenizer",
@@ -279,6 +289,7 @@ pub(super) const KEYS: &[Key] = &[
             name("random"),
             also("stratified", &["stratify"]),
             also("group", &["grouped"]),
+            also("stratified_group", &["group_stratified"]),
             also("time", &["temporal", "time_series"]),
         ]),
         json(r#""random""#),
@@ -303,9 +314,9 @@ pub(super) const KEYS: &[Key] = &[
         "data.split.stratify_column",
         Text,
         Absent,
-        "Stratified: by this column, else by the target (a number is binned).",
+        "Stratified, stratified_group: by this column, else by the target (a number is binned).",
     ),
-    key("data.split.group_column", Text, Absent, "Group: rows of one group stay together."),
+    key("data.split.group_column", Text, Absent, "Group, stratified_group: rows of one group stay together."),
     key("data.split.time_column", Text, Absent, "Time: train is before val is before test."),
     key(
         "data.shuffle",
