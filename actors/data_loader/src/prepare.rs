@@ -86,7 +86,8 @@ pub fn prepare(
     let target = target::read(&data.target, task, by_sample, &mut violations);
     let mut weights = weights(by_sample, &mut violations);
     violations.check()?;
-    let mut target = target.ok_or_else(|| WireError::from(Violation::new("has no values").column(&data.target.column)))?;
+    let mut target =
+        target.ok_or_else(|| WireError::from(Violation::new("has no values").column(&data.target.column)))?;
     if data.split.strategy != SplitStrategy::Time {
         warn_of_small_classes(task, &target, &mut warnings);
     }

@@ -3,8 +3,8 @@
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch};
-use frame::manifest::{Encoding, FittedTransform};
 use frame::Encoder;
+use frame::manifest::{Encoding, FittedTransform};
 use messages::WireError;
 use messages::error::Code;
 use messages::feed::Split;
@@ -230,7 +230,8 @@ fn text_section(plan: &AugmentationPlan, gathered: &Gathered, texts: &[String], 
             Some(vec![epoch.to_string(), text.clone(), changed])
         })
     });
-    section.table(Table::new(["epoch", "text", "becomes"], rows.collect()).caption("As training sees them").numbers([0]))
+    section
+        .table(Table::new(["epoch", "text", "becomes"], rows.collect()).caption("As training sees them").numbers([0]))
 }
 
 fn number_section(prepared: &Prepared, plan: &AugmentationPlan, batch: &RecordBatch) -> Result<Section, WireError> {
@@ -278,9 +279,15 @@ fn mixup_section(plan: &AugmentationPlan, ids: &[u64]) -> Section {
 
 fn synthetic_section(gathered: &Gathered) -> Section {
     let rows = gathered.synthetic.iter().take(SAMPLES).map(|row| {
-        vec![format!("{:x}", row.sample_id), format!("{:x}", row.base), format!("{:x}", row.neighbor), number(row.share)]
+        vec![
+            format!("{:x}", row.sample_id),
+            format!("{:x}", row.base),
+            format!("{:x}", row.neighbor),
+            number(row.share),
+        ]
     });
-    let table = Table::new(["synthetic sample", "of sample", "and sample", "part of the way"], rows.collect()).numbers([3]);
+    let table =
+        Table::new(["synthetic sample", "of sample", "and sample", "part of the way"], rows.collect()).numbers([3]);
     let text = format!("{} rows were made; these are the first.", gathered.synthetic.len());
     Section::new("Synthetic rows").text(text).table(table)
 }
