@@ -104,7 +104,8 @@ pub fn prepare_by(
     let target = target::read(&data.target, task, by_sample, &mut violations);
     let mut weights = weights(by_sample, &mut violations);
     violations.check()?;
-    let mut target = target.ok_or_else(|| WireError::from(Violation::new("has no values").column(&data.target.column)))?;
+    let mut target =
+        target.ok_or_else(|| WireError::from(Violation::new("has no values").column(&data.target.column)))?;
     if data.split.strategy != SplitStrategy::Time {
         warn_of_small_classes(task, &target, &mut warnings);
     }
@@ -162,6 +163,9 @@ pub fn prepare_by(
         loaded.sources.extend(sources);
         let whole: Vec<&str> = images.keys().map(String::as_str).collect();
         if let Some(made) = smote::extend(plan, &whole, &mut loaded, &mut target, weights.as_mut(), &mut parts.train)? {
+            for (_, values) in &mut fitted.out_of_fold {
+                values.extend(made.bases.iter().map(|&base| values[base as usize]).collect::<Vec<_>>());
+            }
             gathered.synthetic = made.records;
             synthetic = Some(Synthetic {
                 method: "smote".into(),
@@ -380,6 +384,12 @@ impl Prepared {
         &self.stored.types
     }
 
+    /// Encodes these features of rows, one by one where rows are steps.
+    pub fn encoder(&self, features: &[Feature]) -> Result<Encoder, WireError> {
+        let failed = |e: frame::Error| WireError::new(Code::InternalError, e.to_string());
+        Ok(Encoder::of(features, FittedTransform::None, false).map_err(failed)?.deriving(&self.derived))
+    }
+
     /// Standard deviation (ddof 0) of each encoded feature that is a quantity, in train; 0 of the others.
     fn spreads(&self, cancelled: &CancellationToken) -> Result<Vec<f32>, WireError> {
         let failed = |e: frame::Error| WireError::new(Code::InternalError, e.to_string());
@@ -389,7 +399,7 @@ impl Prepared {
             numbers.push(Feature { first, ..feature.clone() });
             first += feature.encoding.width();
         }
-        let encoder = Encoder::of(&numbers, FittedTransform::None, false).map_err(failed)?;
+        let encoder = self.encoder(&numbers)?;
         // Sum and sum of squares around the first value, which keeps digits.
         let mut sums = vec![(0.0, 0.0, 0.0); first];
         let mut count = 0.0;

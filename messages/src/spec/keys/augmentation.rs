@@ -95,7 +95,12 @@ pub(super) const KEYS: &[Key] = &[
     prob("data.augmentation.image.saturation.prob"),
     key("data.augmentation.image.saturation.range", PROB, json("0.2"), "The factor is within 1 +- this."),
     prob("data.augmentation.image.hue.prob"),
-    key("data.augmentation.image.hue.range", closed(0.0, 0.5), json("0.05"), "Turns of the color circle to either side."),
+    key(
+        "data.augmentation.image.hue.range",
+        closed(0.0, 0.5),
+        json("0.05"),
+        "Turns of the color circle to either side.",
+    ),
     prob("data.augmentation.image.style.prob"),
     key("data.augmentation.image.style.range", PROB, json("0.5"), "Greatest share of the colors that are transferred."),
     key(
@@ -105,7 +110,12 @@ pub(super) const KEYS: &[Key] = &[
         "IDX files (also .gz) in a data root with the images whose colors are transferred.",
     ),
     prob("data.augmentation.image.blur.prob"),
-    key("data.augmentation.image.blur.range", closed(0.0, 100.0), json("1.0"), "Greatest width of the bell, in pixels."),
+    key(
+        "data.augmentation.image.blur.range",
+        closed(0.0, 100.0),
+        json("1.0"),
+        "Greatest width of the bell, in pixels.",
+    ),
     prob("data.augmentation.image.noise.prob"),
     key(
         "data.augmentation.image.noise.range",
