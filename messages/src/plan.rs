@@ -10,9 +10,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod checkpoint;
+mod quality;
 mod resources;
 
 pub use checkpoint::CheckpointPlan;
+pub use quality::{OutlierMethod, QualityCheck, QualityPlan};
 pub use resources::{ResourcePlan, StragglerPolicy};
 
 /// Where a value came from.
@@ -120,6 +122,8 @@ pub struct DataPlan {
     #[serde(default)]
     pub sequence: SequencePlan,
     pub split: SplitPlan,
+    #[serde(default)]
+    pub quality: QualityPlan,
     pub shuffle: bool,
     pub shuffle_seed: u64,
     pub drop_last: bool,

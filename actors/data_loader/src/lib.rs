@@ -18,6 +18,7 @@ pub mod load;
 pub mod nearest;
 pub mod prepare;
 mod pretrained;
+pub mod quality;
 mod sequence;
 pub mod source;
 pub mod split;

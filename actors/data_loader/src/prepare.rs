@@ -21,6 +21,7 @@ use crate::check::{Violation, Violations};
 use crate::fit::{self, Fitted, fit};
 use crate::load::{Loaded, MISSING_KEY, Values, load};
 use crate::pretrained::Pretrained;
+use crate::quality::{self, Quality};
 use crate::sequence::Samples;
 use crate::source::{self, idx::Images};
 use crate::split::{Parts, split, warn_of_small_classes};
@@ -43,6 +44,7 @@ pub struct Prepared {
     parts: Parts,
     split: SplitInfo,
     fitted: Fitted,
+    quality: Option<Quality>,
     dataset_version: String,
     warnings: Vec<String>,
 }
@@ -69,7 +71,7 @@ pub fn prepare(
     let target = target::read(&data.target, task, by_sample, &mut violations);
     let weights = weights(by_sample, &mut violations);
     violations.check()?;
-    let target = target.ok_or_else(|| WireError::from(Violation::new("has no values").column(&data.target.column)))?;
+    let mut target = target.ok_or_else(|| WireError::from(Violation::new("has no values").column(&data.target.column)))?;
     if data.split.strategy != SplitStrategy::Time {
         warn_of_small_classes(task, &target, &mut warnings);
     }
@@ -81,6 +83,15 @@ pub fn prepare(
         violations.add(Violation::new("the sample weights of all rows of train are 0"));
     }
     violations.check()?;
+    let quality = if data.quality.enabled && samples.is_none() {
+        let ids = ids(&loaded);
+        let inputs = quality::Inputs { data, task, loaded: &loaded, target: &target, parts: &parts, ids: &ids };
+        let (quality, changes) = quality::examine(&inputs, cancelled, &mut warnings)?;
+        quality::apply(&changes, &mut target, &parts.train)?;
+        Some(quality)
+    } else {
+        None
+    };
     let train_rows = samples.as_ref().map(|samples| samples.rows_of(&parts.train));
     let inputs = fit::Inputs {
         loaded: &loaded,
@@ -109,6 +120,7 @@ pub fn prepare(
         parts,
         split,
         fitted,
+        quality,
         dataset_version: data.dataset_version.clone(),
         warnings,
     })
@@ -143,6 +155,12 @@ fn images(
         found.insert(name.clone(), images);
     }
     Ok(found)
+}
+
+/// The sample id of each row.
+fn ids(loaded: &Loaded) -> Vec<u64> {
+    let known = loaded.columns.iter().find_map(|values| if let Values::Id(ids) = values { Some(ids.clone()) } else { None });
+    known.unwrap_or_else(|| (0..loaded.rows as u64).collect())
 }
 
 /// Sample weights: none negative.
@@ -218,6 +236,11 @@ impl Prepared {
             }
             _ => Err(WireError::new(Code::InternalError, format!("feature column {name:?} was not kept"))),
         }
+    }
+
+    /// What was found about the quality of the data, where that was asked for.
+    pub fn quality(&self) -> Option<&Quality> {
+        self.quality.as_ref()
     }
 
     /// The weights and sizes of the encoder that the model begins with.

@@ -1,6 +1,7 @@
 //! What follows from one key for another: derived defaults, and checks across keys.
 
 mod model;
+mod quality;
 
 use serde_json::json;
 
@@ -27,6 +28,7 @@ pub(crate) fn complete(draft: &mut Draft<'_>, name: &str) {
         metrics(draft, task);
     }
     early_stopping(draft);
+    quality::complete(draft, task);
     for section in ["training.early_stopping", "training.checkpoint"] {
         monitor(draft, section, task);
     }
@@ -54,7 +56,7 @@ fn names(draft: &mut Draft<'_>, name: &str) {
 
 fn seeds(draft: &mut Draft<'_>) {
     let seed = draft.whole("seed");
-    for path in ["data.shuffle_seed", "model.initialization_seed", "model.dropout_seed"] {
+    for path in ["data.shuffle_seed", "data.quality.seed", "model.initialization_seed", "model.dropout_seed"] {
         draft.derive(path, seed);
     }
 }

@@ -4,6 +4,8 @@ mod category;
 mod number;
 mod text;
 
+pub use number::mean_and_std;
+
 use std::collections::BTreeMap;
 
 use frame::manifest::{Column, ColumnKind, ColumnRole, Feature, FittedTransform, MAX_FEATURES, Statistics, Target};

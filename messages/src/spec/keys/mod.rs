@@ -6,18 +6,36 @@ mod index;
 mod job;
 mod kinds;
 mod model;
+mod quality;
 
 pub(crate) use index::{Index, Step, index_of};
 pub(crate) use kinds::{EVALUATION_KEYS, GATES_KEYS, SWEEP_KEYS};
 
 /// Every key of a job.
-pub(crate) static JOB_KEYS: &[Key] = &joined::<{ job::KEYS.len() + model::KEYS.len() }>(job::KEYS, model::KEYS);
+pub(crate) static JOB_KEYS: &[Key] = &joined::<{ length(TABLES) }>(TABLES);
 
-const fn joined<const N: usize>(first: &[Key], second: &[Key]) -> [Key; N] {
-    let (mut out, mut at) = ([first[0]; N], 0);
-    while at < N {
-        out[at] = if at < first.len() { first[at] } else { second[at - first.len()] };
-        at += 1;
+const TABLES: &[&[Key]] = &[job::KEYS, quality::KEYS, model::KEYS];
+
+const fn length(tables: &[&[Key]]) -> usize {
+    let (mut sum, mut table) = (0, 0);
+    while table < tables.len() {
+        sum += tables[table].len();
+        table += 1;
+    }
+    sum
+}
+
+const fn joined<const N: usize>(tables: &[&[Key]]) -> [Key; N] {
+    let mut out = [tables[0][0]; N];
+    let (mut at, mut table) = (0, 0);
+    while table < tables.len() {
+        let mut row = 0;
+        while row < tables[table].len() {
+            out[at] = tables[table][row];
+            at += 1;
+            row += 1;
+        }
+        table += 1;
     }
     out
 }
