@@ -71,7 +71,8 @@ pub fn prepare(
     let target = target::read(&data.target, task, by_sample, &mut violations);
     let weights = weights(by_sample, &mut violations);
     violations.check()?;
-    let mut target = target.ok_or_else(|| WireError::from(Violation::new("has no values").column(&data.target.column)))?;
+    let mut target =
+        target.ok_or_else(|| WireError::from(Violation::new("has no values").column(&data.target.column)))?;
     if data.split.strategy != SplitStrategy::Time {
         warn_of_small_classes(task, &target, &mut warnings);
     }
@@ -159,7 +160,8 @@ fn images(
 
 /// The sample id of each row.
 fn ids(loaded: &Loaded) -> Vec<u64> {
-    let known = loaded.columns.iter().find_map(|values| if let Values::Id(ids) = values { Some(ids.clone()) } else { None });
+    let known =
+        loaded.columns.iter().find_map(|values| if let Values::Id(ids) = values { Some(ids.clone()) } else { None });
     known.unwrap_or_else(|| (0..loaded.rows as u64).collect())
 }
 
@@ -288,6 +290,7 @@ impl Prepared {
             weighted: self.weights.is_some(),
             split: self.split.clone(),
             parts: parts.collect(),
+            quality: None,
             warnings: self.warnings.clone(),
         }
     }

@@ -1,10 +1,11 @@
 //! A prepared dataset version into the artifact store: the shards of each part, then the manifest. Content-
 //! addressed, so a repeated attempt writes the same artifacts again; without its manifest a shard means nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bus::artifact::ArtifactStore;
-use frame::manifest::{ARTIFACT_KIND, ARTIFACT_NAME, Lineage, Pretrained, Shard};
+use frame::manifest::{self, ARTIFACT_KIND, ARTIFACT_NAME, Lineage, Pretrained, Shard};
 use frame::write_shard;
 use messages::WireError;
 use messages::error::Code;
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::load::alive;
 use crate::prepare::Prepared;
+use crate::quality::{Quality, report};
 
 /// Writes everything; the manifest comes last.
 pub async fn write(
@@ -44,7 +46,14 @@ pub async fn write(
         }
     }
     alive(cancelled)?;
-    let manifest = prepared.manifest(lineage, shards, pretrained);
+    let mut manifest = prepared.manifest(lineage, shards, pretrained);
+    let mut reports = BTreeMap::new();
+    if let Some(quality) = prepared.quality() {
+        let written = write_quality(quality, artifacts).await?;
+        reports.insert("quality_report".to_owned(), written.report.clone());
+        reports.extend(written.corrections.clone().map(|record| ("quality_corrections".to_owned(), record)));
+        manifest.quality = Some(written);
+    }
     let bytes = manifest.to_json().into();
     let dataset = artifacts.put_bytes(ARTIFACT_KIND, ARTIFACT_NAME, bytes).await.map_err(|e| e.to_wire())?;
     Ok(TaskOutput::Prepared {
@@ -53,6 +62,28 @@ pub async fn write(
         rows_val: manifest.rows(Split::Val),
         rows_test: manifest.rows(Split::Test),
         warnings: manifest.warnings,
+        reports,
+    })
+}
+
+/// The record of all corrections, then the report that names it.
+async fn write_quality(found: &Quality, artifacts: &ArtifactStore) -> Result<manifest::Quality, WireError> {
+    let mut report = found.report.clone();
+    if !found.corrections.is_empty() {
+        let mut lines = Vec::new();
+        for correction in &found.corrections {
+            lines.extend(serde_json::to_vec(correction).expect("invariant: a correction serializes"));
+            lines.push(b'\n');
+        }
+        let record = artifacts.put_bytes(report::ARTIFACT_KIND, report::CORRECTIONS_NAME, lines.into()).await;
+        report.corrections_record = Some(record.map_err(|e| e.to_wire())?);
+    }
+    let bytes = serde_json::to_vec_pretty(&report).expect("invariant: a report serializes");
+    let stored = artifacts.put_bytes(report::ARTIFACT_KIND, report::ARTIFACT_NAME, bytes.into()).await;
+    Ok(manifest::Quality {
+        report: stored.map_err(|e| e.to_wire())?,
+        corrected: report.totals.corrections_applied,
+        corrections: report.corrections_record,
     })
 }
 

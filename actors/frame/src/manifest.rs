@@ -56,7 +56,22 @@ pub struct Manifest {
     pub split: SplitInfo,
     /// Train, val, test.
     pub parts: Vec<Part>,
+    /// Set where the quality of the data was examined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Quality>,
     pub warnings: Vec<String>,
+}
+
+/// What an examination of the data's quality left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quality {
+    /// What was found, by sample id.
+    pub report: ArtifactRef,
+    /// Labels that were changed: the targets of the shards are the corrected ones.
+    pub corrected: u64,
+    /// Each of them with what it was, one JSON object a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corrections: Option<ArtifactRef>,
 }
 
 /// What the dataset version follows from.

@@ -87,6 +87,7 @@ fn manifest() -> Manifest {
                 shards: vec![Shard { artifact: artifact.clone(), rows: 4 }],
             })
             .into(),
+        quality: None,
         warnings: vec![],
     }
 }

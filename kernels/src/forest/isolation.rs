@@ -226,9 +226,8 @@ mod tests {
     #[test]
     fn planted_anomalies_come_first() {
         let mut rng = Key::new(1, Stream::Generate).rng(0, 0);
-        let columns: Vec<Vec<f64>> = (0..4)
-            .map(|_| (0..1000).map(|row| rng.normal() + if row >= 980 { 6.0 } else { 0.0 }).collect())
-            .collect();
+        let columns: Vec<Vec<f64>> =
+            (0..4).map(|_| (0..1000).map(|row| rng.normal() + if row >= 980 { 6.0 } else { 0.0 }).collect()).collect();
         let rows: Vec<u32> = (0..1000).collect();
         let config = IsolationConfig { contamination: 0.02, seed: 9, ..IsolationConfig::default() };
         let fit = |threads| IsolationForest::fit(&columns, &rows, &config, &Pool::new(threads)).expect("fits");

@@ -34,7 +34,10 @@ impl Default for ForestConfig {
 #[derive(Clone, Copy, Debug)]
 pub enum Labels<'a> {
     /// Classes from 0 to below `count`.
-    Class { classes: &'a [u32], count: usize },
+    Class {
+        classes: &'a [u32],
+        count: usize,
+    },
     Real(&'a [f64]),
 }
 
@@ -188,12 +191,12 @@ mod tests {
             assert_eq!(fit(3), (one.clone(), forest));
             let good = match labels {
                 Labels::Class { .. } => {
-                    let right = |(place, row): &(usize, &u32)| (one[place * 2 + 1] > 0.5) == (classes[**row as usize] == 1);
+                    let right =
+                        |(place, row): &(usize, &u32)| (one[place * 2 + 1] > 0.5) == (classes[**row as usize] == 1);
                     rest.iter().enumerate().filter(right).count() as f64 / rest.len() as f64
                 }
                 Labels::Real(_) => {
-                    let error: f64 =
-                        rest.iter().zip(&one).map(|(row, got)| (got - reals[*row as usize]).powi(2)).sum();
+                    let error: f64 = rest.iter().zip(&one).map(|(row, got)| (got - reals[*row as usize]).powi(2)).sum();
                     let mean = reals.iter().sum::<f64>() / 2000.0;
                     let spread: f64 = rest.iter().map(|row| (reals[*row as usize] - mean).powi(2)).sum();
                     1.0 - error / spread

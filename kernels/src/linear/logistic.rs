@@ -49,7 +49,11 @@ impl Logistic {
         const OP: &str = "logistic regression";
         if rows.is_empty() || classes < 2 || labels.len() != table.rows() {
             let got = format!("{} rows, {classes} classes, {} labels", rows.len(), labels.len());
-            return Err(Error::value(OP, format!("rows of a table of {}, a label each, two classes", table.rows()), got));
+            return Err(Error::value(
+                OP,
+                format!("rows of a table of {}, a label each, two classes", table.rows()),
+                got,
+            ));
         }
         if let Some(row) = rows.iter().find(|row| labels[**row as usize] as usize >= classes) {
             return Err(Error::value(OP, format!("classes below {classes}"), labels[*row as usize]));

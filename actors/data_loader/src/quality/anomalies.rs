@@ -28,12 +28,16 @@ pub fn find(inputs: &Inputs<'_>, rows: &Rows<'_>, pool: &Pool) -> Result<(Anomal
     let forest = IsolationForest::fit(&columns, rows.train(), &config, pool).map_err(|e| e.to_string())?;
     let all = rows.all();
     let scores = forest.scores(&columns, &all, pool);
-    let mut listed: Vec<(f64, u32)> = scores.into_iter().zip(all).filter(|(score, _)| *score > forest.offset()).collect();
+    let mut listed: Vec<(f64, u32)> =
+        scores.into_iter().zip(all).filter(|(score, _)| *score > forest.offset()).collect();
     let mut found = PartCounts::default();
-    listed.iter().for_each(|(_, row)| found.count(rows.part(*row)));
+    for (_, row) in &listed {
+        found.count(rows.part(*row));
+    }
     let anomalous = listed.iter().map(|(_, row)| *row).collect();
     listed.sort_by(|a, b| b.0.total_cmp(&a.0).then(rows.id(a.1).cmp(&rows.id(b.1))));
     listed.truncate(plan.max_listed as usize);
-    let listed = listed.into_iter().map(|(score, row)| Anomaly { sample_id: rows.id(row), part: rows.part(row), score });
+    let listed =
+        listed.into_iter().map(|(score, row)| Anomaly { sample_id: rows.id(row), part: rows.part(row), score });
     Ok((Anomalies { offset: forest.offset(), found, listed: listed.collect() }, anomalous))
 }

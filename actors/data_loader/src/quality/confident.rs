@@ -98,7 +98,7 @@ fn confident(row: &[f64], thresholds: &[Option<f64>]) -> Option<usize> {
 /// (own probability - greatest other one + 1) / 2.
 pub fn normalized_margin(row: &[f64], label: usize) -> f64 {
     let other = row.iter().enumerate().filter(|(class, _)| *class != label).map(|(_, p)| *p);
-    (row[label] - other.fold(0.0, f64::max) + 1.0) / 2.0
+    f64::midpoint(row[label] - other.fold(0.0, f64::max), 1.0)
 }
 
 /// A row of the joint in which at least one is right: what is added there is taken from the wrong ones evenly.

@@ -80,7 +80,9 @@ fn exact(inputs: &Inputs<'_>, rows: &Rows<'_>, totals: &mut Totals) -> Vec<Dupli
     let mut groups: Vec<DuplicateGroup> = Vec::new();
     for group in order.chunk_by(|&a, &b| hashes[a as usize] == hashes[b as usize]).filter(|group| group.len() > 1) {
         let mut counts = PartCounts::default();
-        group.iter().for_each(|&row| counts.count(rows.part(row)));
+        for &row in group {
+            counts.count(rows.part(row));
+        }
         let first = rows.part(group[0]);
         let conflict = group.iter().any(|&row| differs(inputs, row, group[0]));
         totals.exact_duplicates += group.len() as u64 - 1;
@@ -111,8 +113,7 @@ fn differs(inputs: &Inputs<'_>, a: u32, b: u32) -> bool {
 fn near(inputs: &Inputs<'_>, rows: &Rows<'_>, usage: &Use, texts: &Texts, pool: &Pool, found: &mut Duplicates) {
     let plan = &inputs.data.quality;
     let all = rows.all();
-    let sets: Vec<Vec<u64>> =
-        all.iter().map(|&row| shingles(texts.get(row as usize), plan.shingle as usize)).collect();
+    let sets: Vec<Vec<u64>> = all.iter().map(|&row| shingles(texts.get(row as usize), plan.shingle as usize)).collect();
     let mut order: Vec<usize> = (0..all.len()).filter(|&place| !sets[place].is_empty()).collect();
     order.sort_by(|&a, &b| sets[a].cmp(&sets[b]).then(a.cmp(&b)));
     let mut firsts = Vec::new();
@@ -130,12 +131,8 @@ fn near(inputs: &Inputs<'_>, rows: &Rows<'_>, usage: &Use, texts: &Texts, pool: 
     }
     firsts.sort_unstable();
     let distinct: Vec<Vec<u64>> = firsts.iter().map(|&place| sets[place].clone()).collect();
-    let config = PairConfig {
-        permutations: PERMUTATIONS,
-        similarity: plan.similarity,
-        seed: plan.seed,
-        compared: MAX_COMPARED,
-    };
+    let config =
+        PairConfig { permutations: PERMUTATIONS, similarity: plan.similarity, seed: plan.seed, compared: MAX_COMPARED };
     let pairs = similar_pairs(&distinct, &config, pool);
     found.near_cut_short |= pairs.cut_short;
     let row = |set: u32| all[firsts[set as usize]];
@@ -152,9 +149,11 @@ pub fn warnings(totals: &Totals, warnings: &mut Vec<String>) {
         ));
     }
     if totals.conflicts > 0 {
-        warnings.push(format!("quality: {} groups of rows have the same features and different targets", totals.conflicts));
+        warnings
+            .push(format!("quality: {} groups of rows have the same features and different targets", totals.conflicts));
     }
     if totals.near_leaks > 0 {
-        warnings.push(format!("quality: {} pairs of nearly the same texts stand in different parts", totals.near_leaks));
+        warnings
+            .push(format!("quality: {} pairs of nearly the same texts stand in different parts", totals.near_leaks));
     }
 }

@@ -6,7 +6,7 @@ use messages::plan::Task;
 
 use super::Inputs;
 use super::mislabels::folds;
-use super::report::{LeakageMeasure, LeakageSuspect};
+use super::report::{ColumnScore, LeakageMeasure};
 use super::rows::{Rows, features, quantile};
 use crate::load::{MISSING_KEY, Values};
 
@@ -17,8 +17,8 @@ const PRIOR_ROWS: f64 = 1.0;
 /// Most classes for which each column is tried.
 pub const MAX_CLASSES: usize = 100;
 
-/// Suspects, the clearest first.
-pub fn find(inputs: &Inputs<'_>, rows: &Rows<'_>) -> Result<Vec<LeakageSuspect>, String> {
+/// What each column alone tells of the target, the most telling first; suspects are those above their limit.
+pub fn find(inputs: &Inputs<'_>, rows: &Rows<'_>) -> Result<Vec<ColumnScore>, String> {
     let plan = &inputs.data.quality;
     let outputs = inputs.target.classes.len();
     if outputs > MAX_CLASSES {
@@ -29,18 +29,16 @@ pub fn find(inputs: &Inputs<'_>, rows: &Rows<'_>) -> Result<Vec<LeakageSuspect>,
         return Err(format!("{} rows of train in {} folds", train.len(), plan.folds));
     }
     let fold_of = folds(inputs, rows);
-    let mut suspects = Vec::new();
+    let mut scores = Vec::new();
     for (usage, values) in features(inputs) {
         let Some((codes, count)) = codes(values, train) else { continue };
         let predicted = out_of_fold(inputs, train, &codes, count, &fold_of);
         let Some((measure, value)) = judge(inputs, train, &predicted) else { continue };
         let limit = if measure == LeakageMeasure::R2 { plan.leakage_r2 } else { plan.leakage_auc };
-        if value > limit {
-            suspects.push(LeakageSuspect { column: usage.name.clone(), measure, value, limit });
-        }
+        scores.push(ColumnScore { column: usage.name.clone(), measure, value, limit });
     }
-    suspects.sort_by(|a, b| b.value.total_cmp(&a.value).then_with(|| a.column.cmp(&b.column)));
-    Ok(suspects)
+    scores.sort_by(|a, b| b.value.total_cmp(&a.value).then_with(|| a.column.cmp(&b.column)));
+    Ok(scores)
 }
 
 /// A small number for the value of each row of train, and how many there are; none for columns that are not judged.
@@ -50,8 +48,7 @@ fn codes(values: &Values, train: &[u32]) -> Option<(Vec<usize>, usize)> {
             let mut sorted: Vec<f64> =
                 train.iter().map(|&row| numbers[row as usize]).filter(|number| !number.is_nan()).collect();
             sorted.sort_unstable_by(f64::total_cmp);
-            let mut cuts: Vec<f64> =
-                (1..BINS).filter_map(|bin| quantile(&sorted, bin as f64 / BINS as f64)).collect();
+            let mut cuts: Vec<f64> = (1..BINS).filter_map(|bin| quantile(&sorted, bin as f64 / BINS as f64)).collect();
             cuts.dedup();
             let code = |&row: &u32| {
                 let number = numbers[row as usize];

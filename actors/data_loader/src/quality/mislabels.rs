@@ -145,12 +145,7 @@ pub fn find(
 
 fn forest(inputs: &Inputs<'_>) -> ForestConfig {
     let plan = &inputs.data.quality;
-    ForestConfig {
-        trees: plan.trees as usize,
-        leaf_rows: plan.leaf_rows as usize,
-        depth: usize::MAX,
-        seed: plan.seed,
-    }
+    ForestConfig { trees: plan.trees as usize, leaf_rows: plan.leaf_rows as usize, depth: usize::MAX, seed: plan.seed }
 }
 
 /// Why labels cannot be examined.
@@ -184,7 +179,8 @@ fn labels(
     let thresholds = predicted.thresholds();
     let joint = predicted.joint(&thresholds);
     let issues = predicted.issues(&joint);
-    let mut found = Found { distribution: Some(distribution(inputs, rows, label_of, thresholds, joint)), ..Found::default() };
+    let mut found =
+        Found { distribution: Some(distribution(inputs, rows, label_of, thresholds, joint)), ..Found::default() };
     let mut suspects: Vec<(f64, u32, Mislabel)> = Vec::new();
     let probabilities = crossed.train.chunks(classes).chain(crossed.held.chunks(classes));
     for (place, (row, chances)) in rows.all().into_iter().zip(probabilities).enumerate() {
@@ -221,7 +217,9 @@ fn labels(
     }
     found.total = suspects.len() as u64;
     suspects.sort_by(|a, b| {
-        a.0.total_cmp(&b.0).then(a.2.own_probability.total_cmp(&b.2.own_probability)).then(a.2.sample_id.cmp(&b.2.sample_id))
+        a.0.total_cmp(&b.0)
+            .then(a.2.own_probability.total_cmp(&b.2.own_probability))
+            .then(a.2.sample_id.cmp(&b.2.sample_id))
     });
     found.mislabels = suspects.into_iter().take(plan.max_listed as usize).map(|(_, _, mislabel)| mislabel).collect();
     found

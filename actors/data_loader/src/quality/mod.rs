@@ -75,6 +75,7 @@ pub fn examine(
         corrections_record: None,
         duplicates: Duplicates::default(),
         leakage_suspects: Vec::new(),
+        single_column_scores: Vec::new(),
         not_run: Vec::new(),
     };
     if wanted(QualityCheck::Outliers) {
@@ -100,7 +101,11 @@ pub fn examine(
     alive(cancelled)?;
     if wanted(QualityCheck::Leakage) {
         match leakage::find(inputs, &rows) {
-            Ok(suspects) => report.leakage_suspects = suspects,
+            Ok(mut scores) => {
+                report.leakage_suspects = scores.iter().filter(|score| score.value > score.limit).cloned().collect();
+                scores.truncate(plan.max_listed as usize);
+                report.single_column_scores = scores;
+            }
             Err(reason) => report.not_run.push(NotRun { check: QualityCheck::Leakage, reason }),
         }
         report.totals.leakage_suspects = report.leakage_suspects.len() as u64;
@@ -153,7 +158,9 @@ pub fn apply(changes: &[Change], target: &mut TargetValues, train: &[u32]) -> Re
     }
     let count = |values: &[f32]| {
         let mut counts = vec![0_u64; target.classes.len()];
-        train.iter().for_each(|&row| counts[values[row as usize] as usize] += 1);
+        for &row in train {
+            counts[values[row as usize] as usize] += 1;
+        }
         counts
     };
     let (before, after) = (count(&target.values), count(&values));

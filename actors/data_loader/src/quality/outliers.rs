@@ -80,7 +80,9 @@ fn listed(
     most: usize,
 ) -> ColumnOutliers {
     let mut found = PartCounts::default();
-    outliers.iter().for_each(|&row| found.count(rows.part(row)));
+    for &row in &outliers {
+        found.count(rows.part(row));
+    }
     let distance = |row: &u32| (numbers[*row as usize] - bounds.center).abs();
     outliers.sort_by(|a, b| distance(b).total_cmp(&distance(a)).then(rows.id(*a).cmp(&rows.id(*b))));
     outliers.truncate(most);
@@ -119,5 +121,28 @@ mod tests {
         let mostly = iqr(&[0.0, 0.0, 0.0, 0.0, 9.0], 1.5).expect("bounds");
         assert_eq!((mostly.lower, mostly.upper), (0.0, 0.0));
         assert_eq!(iqr(&[2.0, 2.0], 1.5), None);
+    }
+
+    /// Against SciPy and NumPy (`tests/golden/make_quality_goldens.py`).
+    #[test]
+    fn bounds_are_theirs() {
+        let golden: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/golden/quality.json")).expect("the goldens parse");
+        let golden = &golden["outliers"];
+        let list = |name: &str| -> Vec<Option<f64>> {
+            golden[name].as_array().expect("a list").iter().map(serde_json::Value::as_f64).collect()
+        };
+        let train: Vec<f64> = list("values").into_iter().map(|value| value.unwrap_or(f64::NAN)).collect();
+        let found = z_score(&train, 3.0).expect("spread");
+        let present = train.iter().zip(list("z_scores")).filter(|(value, _)| !value.is_nan());
+        for (value, expected) in present {
+            let expected = expected.expect("a score");
+            assert!(((value - found.center) / found.spread - expected).abs() < 1e-12, "{value}");
+        }
+        let quartiles: Vec<f64> = list("quartiles").into_iter().flatten().collect();
+        let found = iqr(&train, 1.5).expect("bounds");
+        assert!((found.center - quartiles[1]).abs() < 1e-12);
+        assert!((found.spread - (quartiles[2] - quartiles[0])).abs() < 1e-12);
+        assert!((found.lower - (quartiles[0] - 1.5 * found.spread)).abs() < 1e-12);
     }
 }

@@ -56,7 +56,10 @@ pub struct Report {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub corrections_record: Option<ArtifactRef>,
     pub duplicates: Duplicates,
-    pub leakage_suspects: Vec<LeakageSuspect>,
+    /// Columns that alone predict the target better than an honest one should.
+    pub leakage_suspects: Vec<ColumnScore>,
+    /// How well each column alone predicts the target, the best first.
+    pub single_column_scores: Vec<ColumnScore>,
     /// What was asked for and could not be done, and why.
     pub not_run: Vec<NotRun>,
 }
@@ -245,13 +248,14 @@ pub struct NearDuplicate {
     pub conflict: bool,
 }
 
-/// A column that alone predicts the target.
+/// How well a column alone predicts the target.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LeakageSuspect {
+pub struct ColumnScore {
     pub column: String,
     pub measure: LeakageMeasure,
     /// Cross-validated on train.
     pub value: f64,
+    /// Above it the column is a suspect.
     pub limit: f64,
 }
 

@@ -30,7 +30,9 @@ impl<'a> Rows<'a> {
         let by_part = Split::ALL.map(|split| {
             let mut rows = inputs.parts.rows(split).to_vec();
             rows.sort_unstable_by_key(|&row| (inputs.ids[row as usize], row));
-            rows.iter().for_each(|&row| part_of[row as usize] = split);
+            for &row in &rows {
+                part_of[row as usize] = split;
+            }
             rows
         });
         Self { ids: inputs.ids, by_part, part_of }
@@ -156,10 +158,21 @@ pub fn for_words(inputs: &Inputs<'_>, rows: &Rows<'_>) -> Sparse {
 
 /// One column as part of a sparse row.
 enum Words<'a> {
-    Text { texts: &'a crate::load::Texts, words: HashedWords },
-    Number { numbers: &'a [f64], mean: f64, std: f64 },
+    Text {
+        texts: &'a crate::load::Texts,
+        words: HashedWords,
+    },
+    Number {
+        numbers: &'a [f64],
+        mean: f64,
+        std: f64,
+    },
     /// The column of each key; none for one that train does not have.
-    Category { keys: &'a [u32], columns: Vec<Option<u32>>, width: usize },
+    Category {
+        keys: &'a [u32],
+        columns: Vec<Option<u32>>,
+        width: usize,
+    },
 }
 
 impl<'a> Words<'a> {

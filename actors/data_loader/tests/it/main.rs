@@ -6,5 +6,7 @@ mod inputs;
 mod network;
 mod plan;
 mod prepare;
+mod quality;
+mod quality_golden;
 mod real;
 mod split;

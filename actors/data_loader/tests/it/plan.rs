@@ -9,8 +9,8 @@ use frame::{Encoded, Encoder, Manifest, write_shard};
 use messages::WireError;
 use messages::feed::Split;
 use messages::plan::{
-    CategoryEncoding, ColumnPlan, ColumnType, CsvPlan, DataFormat, DataPlan, Impute, PreprocessingPlan, Scale,
-    SequencePlan, SplitPlan, SplitStrategy, TargetPlan, TargetTransform, Task, TextPlan,
+    CategoryEncoding, ColumnPlan, ColumnType, CsvPlan, DataFormat, DataPlan, Impute, PreprocessingPlan, QualityPlan,
+    Scale, SequencePlan, SplitPlan, SplitStrategy, TargetPlan, TargetTransform, Task, TextPlan,
 };
 use tokio_util::sync::CancellationToken;
 use within_data_loader::prepare::{Prepared, prepare};
@@ -63,6 +63,7 @@ pub fn data_plan(path: &[&str], target: &str) -> DataPlan {
             group_column: None,
             time_column: None,
         },
+        quality: QualityPlan::default(),
         shuffle: true,
         shuffle_seed: 42,
         drop_last: false,

@@ -102,6 +102,7 @@ pub fn manifest(task: Task, parts: [(Split, u64, Vec<ArtifactRef>); 3]) -> Manif
             official_test: false,
         },
         parts: parts.into_iter().map(part).collect(),
+        quality: None,
         warnings: vec![],
     }
 }

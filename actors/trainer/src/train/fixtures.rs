@@ -119,6 +119,7 @@ pub fn manifest(task: Task, train: u64, val: u64) -> Manifest {
             official_test: false,
         },
         parts: vec![part(Split::Train, train), part(Split::Val, val), part(Split::Test, 0)],
+        quality: None,
         warnings: vec![],
     }
 }

@@ -19,13 +19,19 @@ pub(super) fn complete(draft: &mut Draft<'_>, task: Option<Task>) {
     }
     if draft.text("data.sequence.group_column").is_some() {
         let key = draft.as_written(ENABLED);
-        draft.blame(ENABLED, format!("{}: {key}: the quality of sequences (data.sequence.group_column)", crate::spec::NOT_YET));
+        draft.blame(
+            ENABLED,
+            format!("{}: {key}: the quality of sequences (data.sequence.group_column)", crate::spec::NOT_YET),
+        );
     }
     let checks = draft.texts("data.quality.checks");
     let mislabels = checks.iter().any(|check| check == "mislabels");
     if draft.flag(CORRECT) == Some(true) {
         if task == Some(Task::Regression) {
-            draft.blame(CORRECT, "the targets of a regression are numbers: suspicious ones are reported, none is corrected");
+            draft.blame(
+                CORRECT,
+                "the targets of a regression are numbers: suspicious ones are reported, none is corrected",
+            );
         } else if !mislabels {
             draft.blame(CORRECT, "data.quality.checks does not list mislabels: expected both or none");
         }

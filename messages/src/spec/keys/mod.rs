@@ -12,11 +12,11 @@ pub(crate) use index::{Index, Step, index_of};
 pub(crate) use kinds::{EVALUATION_KEYS, GATES_KEYS, SWEEP_KEYS};
 
 /// Every key of a job.
-pub(crate) static JOB_KEYS: &[Key] = &joined::<{ length(TABLES) }>(TABLES);
+pub(crate) static JOB_KEYS: &[Key] = &joined::<{ count(TABLES) }>(TABLES);
 
 const TABLES: &[&[Key]] = &[job::KEYS, quality::KEYS, model::KEYS];
 
-const fn length(tables: &[&[Key]]) -> usize {
+const fn count(tables: &[&[Key]]) -> usize {
     let (mut sum, mut table) = (0, 0);
     while table < tables.len() {
         sum += tables[table].len();
@@ -26,8 +26,7 @@ const fn length(tables: &[&[Key]]) -> usize {
 }
 
 const fn joined<const N: usize>(tables: &[&[Key]]) -> [Key; N] {
-    let mut out = [tables[0][0]; N];
-    let (mut at, mut table) = (0, 0);
+    let (mut out, mut at, mut table) = ([tables[0][0]; N], 0, 0);
     while table < tables.len() {
         let mut row = 0;
         while row < tables[table].len() {
