@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::feed_frame::row_bytes;
+pub use crate::inference::Inference;
 pub use crate::scale::{FittedScale, FittedTransform};
 
 /// Kind under which shards and manifests are stored.
@@ -60,6 +61,9 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quality: Option<Quality>,
     pub warnings: Vec<String>,
+    /// Why each column that is read has its type.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inference: Vec<Inference>,
 }
 
 /// What an examination of the data's quality left.

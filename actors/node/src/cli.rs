@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::data::DataCommand;
+
 /// WITHIN trains, evaluates, tracks and announces models; jobs and results travel over NATS.
 #[derive(Debug, Parser)]
 #[command(name = "within", version, about, max_term_width = 100)]
@@ -56,6 +58,9 @@ pub enum Command {
     Jobs(JobsCommand),
     /// Write deterministic, ads-like data
     Generate(GenerateArgs),
+    /// Look into data without running a job
+    #[command(subcommand)]
+    Data(DataCommand),
     /// Look into model files and checkpoints
     #[command(subcommand)]
     Weights(WeightsCommand),

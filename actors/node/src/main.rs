@@ -3,6 +3,7 @@
 
 mod cli;
 mod config;
+mod data;
 mod doctor;
 mod environment;
 mod exit;
@@ -68,6 +69,7 @@ fn run(cli: &Cli) -> Result<u8, Failure> {
             Command::Submit(args) => jobs::submit(&config, args).await,
             Command::Jobs(command) => jobs::command(&config, command).await,
             Command::Generate(args) => generate::command(&config, args),
+            Command::Data(command) => data::command(&config, command),
             Command::Weights(command) => weights::command(&config, command),
             Command::Schema(args) => schema::command(&config, args),
             Command::Doctor => doctor::command(&config).await,

@@ -3,10 +3,12 @@
 mod bad_input;
 mod feed;
 mod inputs;
+mod mutations;
 mod network;
 mod plan;
 mod prepare;
 mod quality;
 mod quality_golden;
 mod real;
+mod sources;
 mod split;

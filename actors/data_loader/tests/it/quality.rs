@@ -118,7 +118,7 @@ fn examined(rows: &[String], part_of: &BTreeMap<String, Split>) -> Report {
     with(&mut plan, &QualityCheck::ALL);
     let files = files(&plan, &root.roots()).expect("a file");
     let cancelled = CancellationToken::new();
-    let loaded = load(&plan, Task::BinaryClassification, &files, &cancelled).expect("loads");
+    let loaded = load(&plan, Task::BinaryClassification, &files, &root.roots(), usize::MAX, &cancelled).expect("loads");
     let mut violations = Violations::default();
     let target = target::read(&plan.target, Task::BinaryClassification, &loaded, &mut violations).expect("a target");
     let mut parts = Parts::default();
