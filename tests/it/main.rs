@@ -15,6 +15,7 @@ mod harness;
 mod heal;
 mod models;
 mod permissions;
+mod quality;
 mod resume;
 mod roles;
 mod run;
