@@ -328,7 +328,8 @@ fn quality_is_off_unless_something_is_said_of_it() {
     assert!(!quality("", &["data.quality.trees=50", "data.quality=false"]).enabled);
     let on = quality("", &["data.quality=true", "seed=7"]);
     assert_eq!((on.enabled, on.trees, on.seed), (true, 100, 7));
-    let binary = ["task=binary_classification", "data.quality.correct=true", "data.quality.checks=[mislabels, outlier]"];
+    let binary =
+        ["task=binary_classification", "data.quality.correct=true", "data.quality.checks=[mislabels, outlier]"];
     let on = quality("", &binary);
     assert_eq!((on.enabled, on.correct, on.checks.len()), (true, true, 2));
     let mistakes = |set: &[&str]| planned(SMALL, set).expect_err("mistakes")[0].to_string();

