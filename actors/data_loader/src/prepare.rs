@@ -85,14 +85,11 @@ pub fn prepare(
         violations.add(Violation::new("the sample weights of all rows of train are 0"));
     }
     violations.check()?;
-    let quality = if data.quality.enabled && samples.is_none() {
-        let ids = ids(&loaded);
-        let inputs = quality::Inputs { data, task, loaded: &loaded, target: &target, parts: &parts, ids: &ids };
-        let (quality, changes) = quality::examine(&inputs, cancelled, &mut warnings)?;
-        quality::apply(&changes, &mut target, &parts.train)?;
-        Some(quality)
-    } else {
-        None
+    let quality = match &samples {
+        None if data.quality.enabled => {
+            Some(examine(data, task, &loaded, &mut target, &parts, cancelled, &mut warnings)?)
+        }
+        _ => None,
     };
     let train_rows = samples.as_ref().map(|samples| samples.rows_of(&parts.train));
     let inputs = fit::Inputs {
@@ -164,6 +161,23 @@ fn images(
         found.insert(name.clone(), images);
     }
     Ok(found)
+}
+
+/// Looks for mistakes in the data; labels are corrected where the plan says so.
+fn examine(
+    data: &DataPlan,
+    task: Task,
+    loaded: &Loaded,
+    target: &mut TargetValues,
+    parts: &Parts,
+    cancelled: &CancellationToken,
+    warnings: &mut Vec<String>,
+) -> Result<Quality, WireError> {
+    let ids = ids(loaded);
+    let inputs = quality::Inputs { data, task, loaded, target, parts, ids: &ids };
+    let (quality, changes) = quality::examine(&inputs, cancelled, warnings)?;
+    quality::apply(&changes, target, &parts.train)?;
+    Ok(quality)
 }
 
 /// The sample id of each row.

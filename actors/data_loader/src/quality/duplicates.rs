@@ -113,7 +113,8 @@ fn differs(inputs: &Inputs<'_>, a: u32, b: u32) -> bool {
 fn near(inputs: &Inputs<'_>, rows: &Rows<'_>, usage: &Use, texts: &Texts, pool: &Pool, found: &mut Duplicates) {
     let plan = &inputs.data.quality;
     let all = rows.all();
-    let sets: Vec<Vec<u64>> = all.iter().map(|&row| shingles(texts.get(row as usize), plan.shingle as usize)).collect();
+    let mut sets: Vec<Vec<u64>> =
+        all.iter().map(|&row| shingles(texts.get(row as usize), plan.shingle as usize)).collect();
     let mut order: Vec<usize> = (0..all.len()).filter(|&place| !sets[place].is_empty()).collect();
     order.sort_by(|&a, &b| sets[a].cmp(&sets[b]).then(a.cmp(&b)));
     let mut firsts = Vec::new();
@@ -130,7 +131,7 @@ fn near(inputs: &Inputs<'_>, rows: &Rows<'_>, usage: &Use, texts: &Texts, pool: 
         found.near.extend(same[1..].iter().map(|&other| pair(all[same[0]], all[other], 1.0)));
     }
     firsts.sort_unstable();
-    let distinct: Vec<Vec<u64>> = firsts.iter().map(|&place| sets[place].clone()).collect();
+    let distinct: Vec<Vec<u64>> = firsts.iter().map(|&place| std::mem::take(&mut sets[place])).collect();
     let config =
         PairConfig { permutations: PERMUTATIONS, similarity: plan.similarity, seed: plan.seed, compared: MAX_COMPARED };
     let pairs = similar_pairs(&distinct, &config, pool);

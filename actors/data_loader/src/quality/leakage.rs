@@ -15,10 +15,13 @@ const BINS: usize = 32;
 /// Rows of the mean of all that stand beside the rows of a bin.
 const PRIOR_ROWS: f64 = 1.0;
 /// Most classes for which each column is tried.
-pub const MAX_CLASSES: usize = 100;
+const MAX_CLASSES: usize = 100;
+/// Most sums that are held for a column: values times classes.
+const MAX_SUMS: usize = 20_000_000;
 
-/// What each column alone tells of the target, the most telling first; suspects are those above their limit.
-pub fn find(inputs: &Inputs<'_>, rows: &Rows<'_>) -> Result<Vec<ColumnScore>, String> {
+/// What each column alone tells of the target, the most telling first, and the columns of too many values; suspects are
+/// those above their limit.
+pub fn find(inputs: &Inputs<'_>, rows: &Rows<'_>) -> Result<(Vec<ColumnScore>, Vec<String>), String> {
     let plan = &inputs.data.quality;
     let outputs = inputs.target.classes.len();
     if outputs > MAX_CLASSES {
@@ -29,16 +32,20 @@ pub fn find(inputs: &Inputs<'_>, rows: &Rows<'_>) -> Result<Vec<ColumnScore>, St
         return Err(format!("{} rows of train in {} folds", train.len(), plan.folds));
     }
     let fold_of = folds(inputs, rows);
-    let mut scores = Vec::new();
+    let (mut scores, mut left_out) = (Vec::new(), Vec::new());
     for (usage, values) in features(inputs) {
         let Some((codes, count)) = codes(values, train) else { continue };
+        if count.saturating_mul(outputs.max(1)) > MAX_SUMS {
+            left_out.push(usage.name.clone());
+            continue;
+        }
         let predicted = out_of_fold(inputs, train, &codes, count, &fold_of);
         let Some((measure, value)) = judge(inputs, train, &predicted) else { continue };
         let limit = if measure == LeakageMeasure::R2 { plan.leakage_r2 } else { plan.leakage_auc };
         scores.push(ColumnScore { column: usage.name.clone(), measure, value, limit });
     }
     scores.sort_by(|a, b| b.value.total_cmp(&a.value).then_with(|| a.column.cmp(&b.column)));
-    Ok(scores)
+    Ok((scores, left_out))
 }
 
 /// A small number for the value of each row of train, and how many there are; none for columns that are not judged.

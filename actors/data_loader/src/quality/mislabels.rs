@@ -22,6 +22,8 @@ use crate::load::alive;
 const LANE: u32 = 4;
 /// Most classes of labels that are examined.
 const MAX_CLASSES: usize = 1000;
+/// Most classes of labels of texts: a model of all words for each.
+const MAX_TEXT_CLASSES: usize = 100;
 /// Most probabilities that are held: rows times classes.
 const MAX_PROBABILITIES: usize = 400_000_000;
 /// Median absolute deviation of a normal distribution, in standard deviations.
@@ -155,7 +157,8 @@ fn obstacle(inputs: &Inputs<'_>, rows: &Rows<'_>) -> Option<String> {
     if train < 2 * folds {
         return Some(format!("{train} rows of train, at least two in each of {folds} folds are needed"));
     }
-    if classes > MAX_CLASSES || inputs.loaded.rows.saturating_mul(classes) > MAX_PROBABILITIES {
+    let most = if words { MAX_TEXT_CLASSES } else { MAX_CLASSES };
+    if classes > most || inputs.loaded.rows.saturating_mul(classes) > MAX_PROBABILITIES {
         return Some(format!("{classes} classes in {} rows are too many", inputs.loaded.rows));
     }
     if !words && for_trees(inputs).is_empty() {

@@ -61,23 +61,7 @@ pub fn examine(
     let wanted = |check| plan.checks.contains(&check);
     let rows = Rows::new(inputs);
     let pool = Pool::new(available_threads());
-    let mut report = Report {
-        schema: REPORT_VERSION,
-        settings: plan.clone(),
-        rows: rows.counts(),
-        totals: Totals::default(),
-        detected_outliers: Vec::new(),
-        anomalies: None,
-        potential_mislabels: Vec::new(),
-        suspicious_targets: Vec::new(),
-        label_distribution: None,
-        corrections_applied: Vec::new(),
-        corrections_record: None,
-        duplicates: Duplicates::default(),
-        leakage_suspects: Vec::new(),
-        single_column_scores: Vec::new(),
-        not_run: Vec::new(),
-    };
+    let mut report = begin(inputs, &rows);
     if wanted(QualityCheck::Outliers) {
         report.detected_outliers = outliers::find(inputs, &rows);
         report.totals.detected_outliers = report.detected_outliers.iter().map(|column| column.found.all()).sum();
@@ -101,7 +85,11 @@ pub fn examine(
     alive(cancelled)?;
     if wanted(QualityCheck::Leakage) {
         match leakage::find(inputs, &rows) {
-            Ok(mut scores) => {
+            Ok((mut scores, left_out)) => {
+                if !left_out.is_empty() {
+                    let reason = format!("columns of too many values: {}", left_out.join(", "));
+                    report.not_run.push(NotRun { check: QualityCheck::Leakage, reason });
+                }
                 report.leakage_suspects = scores.iter().filter(|score| score.value > score.limit).cloned().collect();
                 scores.truncate(plan.max_listed as usize);
                 report.single_column_scores = scores;
@@ -127,6 +115,27 @@ pub fn examine(
     report.corrections_applied = corrections.iter().take(plan.max_listed as usize).cloned().collect();
     summarize(&report, warnings);
     Ok((Quality { report, corrections }, changes))
+}
+
+/// A report of nothing.
+fn begin(inputs: &Inputs<'_>, rows: &Rows<'_>) -> Report {
+    Report {
+        schema: REPORT_VERSION,
+        settings: inputs.data.quality.clone(),
+        rows: rows.counts(),
+        totals: Totals::default(),
+        detected_outliers: Vec::new(),
+        anomalies: None,
+        potential_mislabels: Vec::new(),
+        suspicious_targets: Vec::new(),
+        label_distribution: None,
+        corrections_applied: Vec::new(),
+        corrections_record: None,
+        duplicates: Duplicates::default(),
+        leakage_suspects: Vec::new(),
+        single_column_scores: Vec::new(),
+        not_run: Vec::new(),
+    }
 }
 
 /// What those should know who read no report.
