@@ -184,7 +184,9 @@ fn examine(
 fn ids(loaded: &Loaded) -> Vec<u64> {
     let known =
         loaded.columns.iter().find_map(|values| if let Values::Id(ids) = values { Some(ids.clone()) } else { None });
-    known.unwrap_or_else(|| (0..loaded.rows as u64).collect())
+    // A row keeps the number that it has in the files, whichever others are left out.
+    let numbered = |row: u32| loaded.row_of.as_ref().map_or(row, |rows| rows[row as usize]);
+    known.unwrap_or_else(|| (0..loaded.rows as u32).map(|row| u64::from(numbered(row))).collect())
 }
 
 /// Sample weights: none negative.

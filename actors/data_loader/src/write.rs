@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::load::alive;
 use crate::prepare::Prepared;
+use crate::quality::page::page;
 use crate::quality::{Quality, report};
 
 /// Writes everything; the manifest comes last.
@@ -50,6 +51,9 @@ pub async fn write(
     let mut reports = BTreeMap::new();
     if let Some(quality) = prepared.quality() {
         let written = write_quality(quality, artifacts).await?;
+        let page = page(&quality.report, &manifest.dataset_version).html().into_bytes();
+        let page = artifacts.put_bytes(report::ARTIFACT_KIND, report::PAGE_NAME, page.into()).await;
+        reports.insert("quality_page".to_owned(), page.map_err(|e| e.to_wire())?);
         reports.insert("quality_report".to_owned(), written.report.clone());
         reports.extend(written.corrections.clone().map(|record| ("quality_corrections".to_owned(), record)));
         manifest.quality = Some(written);

@@ -8,6 +8,7 @@ mod duplicates;
 mod leakage;
 mod mislabels;
 mod outliers;
+pub mod page;
 pub mod report;
 mod rows;
 

@@ -12,6 +12,8 @@ pub const REPORT_VERSION: u16 = 1;
 pub const ARTIFACT_KIND: &str = "quality";
 /// Name of the report.
 pub const ARTIFACT_NAME: &str = "quality_report.json";
+/// Name of the report as a page.
+pub const PAGE_NAME: &str = "quality_report.html";
 /// Name of the record of all corrections: one JSON object a line.
 pub const CORRECTIONS_NAME: &str = "corrections.jsonl";
 

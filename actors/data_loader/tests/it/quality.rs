@@ -285,6 +285,8 @@ fn targets_of_a_regression_that_stand_out_are_reported_and_lists_are_bounded() {
     assert!(found.potential_mislabels.is_empty() && found.label_distribution.is_none());
     assert!(found.detected_outliers.iter().all(|outliers| outliers.sample_ids.len() <= 3));
     assert!(found.duplicates.exact.len() <= 3 && found.totals.exact_duplicates > 100);
+    let html = within_data_loader::quality::page::page(found, "<one>").html();
+    assert!(html.contains("&lt;one&gt;") && html.contains("targets that stand out"));
     let json = serde_json::to_string(found).expect("serializes");
     let back: Report = serde_json::from_str(&json).expect("reads back");
     assert_eq!(&back, found);
