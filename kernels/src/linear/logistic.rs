@@ -10,6 +10,9 @@ use crate::pool::Pool;
 /// Rows or columns that a thread takes at once.
 const GRAIN: usize = 1024;
 
+/// By how much of itself the objective may rise: near the minimum its own rounding hides what a step gains.
+const ROUNDING: f64 = 1e-13;
+
 /// Settings.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LogisticConfig {
@@ -188,7 +191,7 @@ fn newton(data: &Data<'_>, is_class: &[bool], config: &LogisticConfig) -> Vec<f6
             let tried: Vec<f64> = weights.iter().zip(&step).map(|(w, s)| w + length * s).collect();
             let at: Vec<f64> = scores.iter().zip(&moved).map(|(z, m)| z + length * m).collect();
             let there = objective(&tried[..width], &at, is_class, strength);
-            if there <= value + 1e-4 * length * slope {
+            if there <= value + 1e-4 * length * slope + ROUNDING * value {
                 return Some((tried, at, there));
             }
             length *= 0.5;

@@ -18,7 +18,7 @@ rng = np.random.default_rng(7)
 
 
 def logistic(classes):
-    rows = np.round(rng.normal(size=(60, 5)) * (rng.random((60, 5)) < 0.6), 3).astype(np.float32)
+    rows = np.round(rng.normal(size=(60, 5)) * (rng.random((60, 5)) < 0.6), 3).astype(np.float32).astype(np.float64)
     labels = (rows @ rng.normal(size=(5, classes)) + 0.7 * rng.normal(size=(60, classes))).argmax(axis=1)
     scores = []
     for of in [1] if classes == 2 else range(classes):
