@@ -185,7 +185,6 @@ impl Remote {
                 max_backoff: Duration::from_secs(2),
                 base: 2.0,
             },
-            ..RetryConfig::default()
         };
         let failed = |error| store_error(&place.origin(), error);
         let direct = |plain| Direct { stall, plain };
@@ -317,7 +316,7 @@ impl Remote {
         if copied.size.replace(size).is_some_and(|before| before != size) {
             return Err(Broken::Final(changed(url)));
         }
-        copied.etag = found.meta.e_tag.clone();
+        copied.etag.clone_from(&found.meta.e_tag);
         let mut stream = found.into_stream();
         while let Some(bytes) = self.in_time(url, stream.next()).await.map_err(Broken::Final)? {
             let bytes = bytes.map_err(|error| Broken::Off(store_error(url, error)))?;

@@ -18,6 +18,7 @@ pub mod spec;
 pub mod subject;
 pub mod timings;
 pub mod trace;
+pub mod translate;
 pub mod work;
 pub mod worker;
 

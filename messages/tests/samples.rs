@@ -18,6 +18,7 @@ use within_messages::rpc::{
 };
 use within_messages::spec::{PlanDefaults, SpecError, SpecInput, plan, resolve_base};
 use within_messages::trace::TraceParent;
+use within_messages::translate::{Translate, Translated};
 use within_messages::work::{TaskOutput, Work, WorkInput};
 use within_messages::worker::{Control, Heartbeat, HeldLease};
 use within_messages::{ArtifactRef, Fence, JobId, TaskId, Tenant, WorkerId};
@@ -295,6 +296,8 @@ fn feeds() -> Vec<Sample> {
                 global_batch_size: 256,
                 logical_shards: 8,
                 shuffle_seed: Some(42),
+                shuffle_window_mb: 1_000,
+                augmentation: None,
                 drop_last: false,
                 epoch: 3,
                 batch: 17,
@@ -313,6 +316,8 @@ fn feeds() -> Vec<Sample> {
                 feature_names: vec!["age".into(), "platform=tiktok".into()],
             }),
         ),
+        message("translate", Translate { languages: "eng-spa".into(), texts: vec!["one dog".into()] }),
+        message("translate_reply", Reply::Ok(Translated { texts: vec!["un perro".into()] })),
         message("feed_credit", FeedControl::Credit { id: "f1".into(), frames: 4 }),
         message("feed_close", FeedControl::Close { id: "f1".into() }),
         value(

@@ -14,6 +14,7 @@ mod fault;
 mod harness;
 mod heal;
 mod models;
+mod nccl;
 mod permissions;
 mod quality;
 mod resume;

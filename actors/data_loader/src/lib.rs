@@ -11,10 +11,14 @@
 //! an encoded part stays in memory while a feed uses it, and in a cache of [`state::CACHE_BYTES`] after.
 
 mod actor;
+pub mod augment;
 pub mod check;
 mod column;
+pub mod derive;
 pub mod feed;
 pub mod fit;
+#[cfg(test)]
+mod golden;
 pub mod load;
 pub mod memory;
 mod mirror;
@@ -27,6 +31,7 @@ mod sequence;
 pub mod source;
 pub mod split;
 pub mod state;
+mod storage;
 mod task;
 pub mod write;
 
@@ -40,13 +45,20 @@ pub struct Config {
     pub slots: u32,
     /// Bytes of encoded rows kept for feeds to come.
     pub cache_bytes: usize,
+    /// Folders in which programs are looked for, such as a translator; none: no program is used.
+    pub program_path: Option<std::ffi::OsString>,
     /// Bytes that the columns of a preparation may take; none: half of what the machine has.
     pub memory_limit_bytes: Option<usize>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { slots: 2, cache_bytes: state::CACHE_BYTES, memory_limit_bytes: None }
+        Self {
+            slots: 2,
+            cache_bytes: state::CACHE_BYTES,
+            memory_limit_bytes: None,
+            program_path: std::env::var_os("PATH"),
+        }
     }
 }
 

@@ -143,7 +143,7 @@ pub fn load(
     let names: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
     let rows = table.rows;
     let (mut kinds, mut report) = (Vec::new(), Vec::new());
-    let mut columns = std::mem::take(&mut table.columns);
+    let columns = std::mem::take(&mut table.columns);
     for column in &columns {
         let has_dates = column.has_dates();
         let kind = column.scan.decide(&column.usage, has_dates, &names, &mut violations, &mut warnings);
@@ -255,7 +255,9 @@ impl Input<'_> {
             }
             columns.sort_by_key(|(index, _)| *index);
             let columns = columns.into_iter().map(|(_, column)| column).collect();
-            passed.map(|pass| Some(Pass { layout: layout.clone(), columns, ..pass }))
+            let pass = passed?;
+            self.check_memory(&kept, &self.files[begin].path)?;
+            Ok(Some(Pass { layout: layout.clone(), columns, ..pass }))
         })
     }
 

@@ -4,10 +4,11 @@ use bus::role::RoleEnv;
 use frame::manifest::Lineage;
 use messages::WireError;
 use messages::error::Code;
-use messages::plan::JobPlan;
+use messages::plan::{JobPlan, TextMethod};
 use messages::work::{TaskOutput, Work, WorkInput};
 use tokio_util::sync::CancellationToken;
 
+use crate::augment::translate::back_translations;
 use crate::mirror::Mirror;
 use crate::prepare::prepare;
 use crate::write::{off_runtime, write};
@@ -31,9 +32,14 @@ async fn steps(env: &RoleEnv, work: &Work, cancelled: &CancellationToken) -> Res
     let plan: JobPlan = env.artifacts.get_json(&work.plan).await.map_err(|e| e.to_wire())?;
     let lineage =
         Lineage { plan_blake3: plan.content_blake3(), code_version: env.identity.build.clone(), parents: Vec::new() };
+    let augmentation = plan.data.augmentation.clone();
     let mirror = Mirror::of(env, &plan.data).await?;
     let (roots, token) = (mirror.roots(&env.data_roots), cancelled.clone());
-    let prepared = off_runtime(move || prepare(&plan.data, plan.task, &roots, &token)).await?;
+    let mut prepared = off_runtime(move || prepare(&plan.data, plan.task, &roots, &token)).await?;
+    if let Some(augmentation) = augmentation.filter(|plan| plan.uses_text(TextMethod::BackTranslation)) {
+        let texts = prepared.train_texts().into_iter().map(str::to_owned).collect();
+        prepared.set_translations(back_translations(&env.bus, texts, &augmentation.text.languages).await?);
+    }
     for warning in prepared.warnings() {
         tracing::warn!(job = %work.job, "{warning}");
     }

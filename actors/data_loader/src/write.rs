@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use bus::artifact::ArtifactStore;
 use frame::manifest::{self, ARTIFACT_KIND, ARTIFACT_NAME, Lineage, Pretrained, Shard};
-use frame::write_shard;
+use frame::write_shard_as;
 use messages::WireError;
 use messages::error::Code;
 use messages::feed::Split;
 use messages::work::TaskOutput;
 use tokio_util::sync::CancellationToken;
 
+use crate::augment::gathered;
 use crate::load::alive;
 use crate::prepare::Prepared;
 use crate::quality::page::page;
@@ -38,7 +39,8 @@ pub async fn write(
             let (rows, prepared) = (range.len() as u64, Arc::clone(&prepared));
             let bytes = off_runtime(move || {
                 let table = prepared.table(split, range)?;
-                write_shard(&table).map_err(|e| WireError::new(Code::InternalError, e.to_string()))
+                write_shard_as(&table, prepared.stored_types())
+                    .map_err(|e| WireError::new(Code::InternalError, e.to_string()))
             })
             .await?;
             let name = format!("{}-{index:05}.arrow", split.as_str());
@@ -47,7 +49,13 @@ pub async fn write(
         }
     }
     alive(cancelled)?;
-    let mut manifest = prepared.manifest(lineage, shards, pretrained);
+    let mut augmentation = None;
+    if !prepared.gathered().is_empty() {
+        let bytes = prepared.gathered().to_json().into();
+        let artifact = artifacts.put_bytes(ARTIFACT_KIND, gathered::ARTIFACT_NAME, bytes).await;
+        augmentation = Some(artifact.map_err(|e| e.to_wire())?);
+    }
+    let mut manifest = prepared.manifest(lineage, shards, pretrained, augmentation);
     let mut reports = BTreeMap::new();
     if let Some(quality) = prepared.quality() {
         let written = write_quality(quality, artifacts).await?;

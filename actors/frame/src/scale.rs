@@ -27,9 +27,90 @@ pub fn signed_ln_1p(x: f64) -> f64 {
     ln_1p(x.abs()).copysign(x)
 }
 
+/// The standard normal variate below which the share `p` lies (Wichura 1988, algorithm AS 241, PPND16).
+pub fn normal_quantile(p: f64) -> f64 {
+    fn ratio(r: f64, above: &[f64; 8], below: &[f64; 8]) -> f64 {
+        let value = |terms: &[f64; 8]| terms.iter().rev().fold(0.0, |sum, term| sum * r + term);
+        value(above) / value(below)
+    }
+    let q = p - 0.5;
+    if q.abs() <= 0.425 {
+        return q * ratio(0.180_625 - q * q, &CENTER_ABOVE, &CENTER_BELOW);
+    }
+    let tail = if q < 0.0 { p } else { 1.0 - p };
+    if tail <= 0.0 {
+        return f64::INFINITY.copysign(q);
+    }
+    let r = (-ln_f64(tail)).sqrt();
+    let found =
+        if r <= 5.0 { ratio(r - 1.6, &MIDDLE_ABOVE, &MIDDLE_BELOW) } else { ratio(r - 5.0, &FAR_ABOVE, &FAR_BELOW) };
+    found.copysign(q)
+}
+
+const CENTER_ABOVE: [f64; 8] = [
+    3.387_132_872_796_366_608,
+    1.331_416_678_917_843_774_5e2,
+    1.971_590_950_306_551_442_7e3,
+    1.373_169_376_550_946_112_5e4,
+    4.592_195_393_154_987_145_7e4,
+    6.726_577_092_700_870_085_3e4,
+    3.343_057_558_358_812_810_5e4,
+    2.509_080_928_730_122_672_7e3,
+];
+const CENTER_BELOW: [f64; 8] = [
+    1.0,
+    4.231_333_070_160_091_125_2e1,
+    6.871_870_074_920_579_083e2,
+    5.394_196_021_424_751_107_7e3,
+    2.121_379_430_158_659_586_7e4,
+    3.930_789_580_009_271_061e4,
+    2.872_908_573_572_194_267_4e4,
+    5.226_495_278_852_854_561e3,
+];
+const MIDDLE_ABOVE: [f64; 8] = [
+    1.423_437_110_749_683_577_34,
+    4.630_337_846_156_545_295_9,
+    5.769_497_221_460_691_405_5,
+    3.647_848_324_763_204_605_04,
+    1.270_458_252_452_368_382_58,
+    2.417_807_251_774_506_117_7e-1,
+    2.272_384_498_926_918_458_33e-2,
+    7.745_450_142_783_414_076_4e-4,
+];
+const MIDDLE_BELOW: [f64; 8] = [
+    1.0,
+    2.053_191_626_637_758_821_87,
+    1.676_384_830_183_803_849_4,
+    6.897_673_349_851_000_045_5e-1,
+    1.481_039_764_274_800_745_9e-1,
+    1.519_866_656_361_645_719_66e-2,
+    5.475_938_084_995_344_946e-4,
+    1.050_750_071_644_416_843_24e-9,
+];
+const FAR_ABOVE: [f64; 8] = [
+    6.657_904_643_501_103_777_2,
+    5.463_784_911_164_114_369_9,
+    1.784_826_539_917_291_335_8,
+    2.965_605_718_285_048_912_3e-1,
+    2.653_218_952_657_612_309_3e-2,
+    1.242_660_947_388_078_438_6e-3,
+    2.711_555_568_743_487_578_15e-5,
+    2.010_334_399_292_288_132_65e-7,
+];
+const FAR_BELOW: [f64; 8] = [
+    1.0,
+    5.998_322_065_558_879_376_9e-1,
+    1.369_298_809_227_358_053_1e-1,
+    1.487_536_129_085_061_485_25e-2,
+    7.868_691_311_456_132_591e-4,
+    1.846_318_317_510_054_681_8e-5,
+    1.421_511_758_316_445_888_7e-7,
+    2.044_263_103_389_939_785_64e-15,
+];
+
 /// How a number column is scaled, with what was fitted on train. A column that was constant in train
 /// becomes 0 everywhere: it taught the model nothing, so another value must not move a prediction.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FittedScale {
     None,
@@ -48,19 +129,71 @@ pub enum FittedScale {
         mean: f64,
         std: f64,
     },
+    /// `(x - center) / range`: median and interquartile range.
+    Robust {
+        center: f64,
+        range: f64,
+    },
+    /// The share of train below, by the quantiles at equal distances from 0 to 1; as a normal variate where asked.
+    Quantile {
+        quantiles: Vec<f64>,
+        normal: bool,
+    },
+    /// Cut off at these bounds before.
+    Bounded {
+        low: f64,
+        high: f64,
+        then: Box<FittedScale>,
+    },
 }
+
+/// Shares this near to 0 and 1 are taken for them where they become normal variates.
+const NORMAL_EDGE: f64 = 1e-7;
 
 impl FittedScale {
     /// The scaled value. `clip` above 0 bounds standardized values to +- clip.
-    pub fn apply(self, x: f64, clip: f64) -> f64 {
+    pub fn apply(&self, x: f64, clip: f64) -> f64 {
         match self {
             Self::None => x,
-            Self::Standard { mean, std } => clipped(standardized(x, mean, std), clip),
+            Self::Standard { mean, std } => clipped(standardized(x, *mean, *std), clip),
             Self::MinMax { min, max } if max > min => (x - min) / (max - min),
             Self::MinMax { .. } => 0.0,
-            Self::Log1p { mean, std } => clipped(standardized(signed_ln_1p(x), mean, std), clip),
+            Self::Log1p { mean, std } => clipped(standardized(signed_ln_1p(x), *mean, *std), clip),
+            Self::Robust { center, range } => clipped(standardized(x, *center, *range), clip),
+            Self::Quantile { quantiles, normal } => quantile(x, quantiles, *normal),
+            Self::Bounded { low, high, then } => then.apply(x.max(*low).min(*high), clip),
         }
     }
+}
+
+/// Between the quantiles around `x`; where several quantiles are the same value, the middle of their shares.
+fn quantile(x: f64, quantiles: &[f64], normal: bool) -> f64 {
+    let (Some(&low), Some(&high)) = (quantiles.first(), quantiles.last()) else { return 0.0 };
+    if low == high {
+        return 0.0;
+    }
+    let top = (quantiles.len() - 1) as f64;
+    let edge = if normal { NORMAL_EDGE } else { 0.0 };
+    let share = if x - edge < low || x <= low {
+        0.0
+    } else if x + edge > high || x >= high {
+        1.0
+    } else {
+        // The last quantile not above x, and the first not below.
+        let after = quantiles.partition_point(|q| *q <= x);
+        let before = quantiles.partition_point(|q| *q < x);
+        let between = |left: usize| {
+            let (a, b) = (quantiles[left], quantiles[left + 1]);
+            (left as f64 + (x - a) / (b - a)) / top
+        };
+        let (from_below, from_above) = (between(after - 1), between(before - 1));
+        f64::midpoint(from_below, from_above)
+    };
+    if !normal {
+        return share;
+    }
+    let least = NORMAL_EDGE - f64::EPSILON;
+    normal_quantile(share).clamp(normal_quantile(least), normal_quantile(1.0 - least))
 }
 
 fn standardized(x: f64, mean: f64, std: f64) -> f64 {
@@ -142,6 +275,37 @@ mod tests {
             assert_eq!(scale.apply(x, clip), expected, "{scale:?} of {x}");
         }
         assert_eq!(signed_ln_1p(-3.0), -signed_ln_1p(3.0));
+    }
+
+    #[test]
+    fn quantiles_of_the_normal_distribution() {
+        // scipy.special.ndtri.
+        for (p, expected) in [
+            (0.5, 0.0),
+            (0.975, 1.959963984540054),
+            (0.1, -1.2815515655446004),
+            (1e-7, -5.199337582192817),
+            (1e-12, -7.034483825301132),
+            (0.93, 1.4757910281791713),
+        ] {
+            let found = normal_quantile(p);
+            assert!((found - expected).abs() <= 1e-14 * (1.0 + expected.abs()), "{p}: {found} {expected}");
+        }
+        assert_eq!((normal_quantile(0.0), normal_quantile(1.0)), (f64::NEG_INFINITY, f64::INFINITY));
+    }
+
+    #[test]
+    fn later_scalings_by_hand() {
+        let robust = FittedScale::Robust { center: 2.0, range: 4.0 };
+        assert_eq!((robust.apply(10.0, 0.0), robust.apply(10.0, 1.0)), (2.0, 1.0));
+        let bounded = FittedScale::Bounded { low: 0.0, high: 6.0, then: Box::new(robust) };
+        assert_eq!((bounded.apply(1e9, 0.0), bounded.apply(-1e9, 0.0)), (1.0, -0.5));
+        let shares = FittedScale::Quantile { quantiles: vec![0.0, 1.0, 1.0, 1.0, 5.0], normal: false };
+        for (x, expected) in [(-3.0, 0.0), (0.0, 0.0), (0.5, 0.125), (1.0, 0.5), (3.0, 0.875), (5.0, 1.0), (9.0, 1.0)] {
+            assert_eq!(shares.apply(x, 0.0), expected, "{x}");
+        }
+        let constant = FittedScale::Quantile { quantiles: vec![2.0, 2.0], normal: true };
+        assert_eq!(constant.apply(7.0, 0.0), 0.0);
     }
 
     #[test]

@@ -69,8 +69,12 @@ fn manifest() -> Manifest {
         features,
         sequence: None,
         pretrained: None,
+        augmentation: None,
+        synthetic: None,
         sample_id: SampleIdScheme::RowNumber,
         weighted: false,
+        derived: vec![],
+        storage: None,
         split: SplitInfo {
             strategy: SplitStrategy::Random,
             test_size: 0.25,
@@ -78,6 +82,11 @@ fn manifest() -> Manifest {
             random_state: 42,
             column: None,
             official_test: false,
+            by: messages::plan::SplitBy::Exact,
+            fold: None,
+            repeat: 0,
+            gap: None,
+            left_out: 0,
         },
         parts: Split::ALL
             .map(|split| Part {

@@ -153,7 +153,10 @@ pub fn matches(pattern: &str, name: &str) -> bool {
         let next = pattern.get(p).and_then(|&c| match c {
             '*' => None,
             '?' => Some(p + 1),
-            '[' => class(&pattern, p, name[n]).unwrap_or((name[n] == '[').then_some(p + 1)),
+            '[' => {
+                let (inside, next) = class(&pattern, p, name[n]).unwrap_or((name[n] == '[', p + 1));
+                inside.then_some(next)
+            }
             c => (c == name[n]).then_some(p + 1),
         });
         if pattern.get(p) == Some(&'*') {
@@ -171,8 +174,9 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     pattern[p..].iter().all(|c| *c == '*')
 }
 
-/// Of `[abc]`, `[a-z]`, `[!a]` at `at`: where the pattern goes on if the character is in it. None where no class ends.
-fn class(pattern: &[char], at: usize, character: char) -> Option<Option<usize>> {
+/// Of `[abc]`, `[a-z]`, `[!a]` at `at`: whether the character is in it, and where the pattern goes on. None where no
+/// class ends.
+fn class(pattern: &[char], at: usize, character: char) -> Option<(bool, usize)> {
     let negated = matches!(pattern.get(at + 1), Some('!' | '^'));
     let first = at + 1 + usize::from(negated);
     // A bracket that comes first is itself.
@@ -187,7 +191,7 @@ fn class(pattern: &[char], at: usize, character: char) -> Option<Option<usize>> 
             i += 1;
         }
     }
-    Some((inside != negated).then_some(end + 1))
+    Some((inside != negated, end + 1))
 }
 
 /// The columns that the folders of a path name, as Hive and Spark write them: `year=2024/month=5/…`.

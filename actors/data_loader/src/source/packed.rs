@@ -89,7 +89,7 @@ pub struct Unpacked {
 
 enum Stream {
     Plain(Bytes),
-    Gzip(MultiGzDecoder<Bytes>),
+    Gzip(Box<MultiGzDecoder<Bytes>>),
     Zstd(zstd::Decoder<'static, Bytes>),
 }
 
@@ -99,7 +99,7 @@ impl Unpacked {
         let bytes = BufReader::with_capacity(READ_BYTES, Hashed::new(fs::File::open(&file.real).map_err(failed)?));
         let stream = match file.packing {
             Packing::None => Stream::Plain(bytes),
-            Packing::Gzip => Stream::Gzip(MultiGzDecoder::new(bytes)),
+            Packing::Gzip => Stream::Gzip(Box::new(MultiGzDecoder::new(bytes))),
             Packing::Zstd => {
                 let mut decoder = zstd::Decoder::with_buffer(bytes).map_err(failed)?;
                 decoder.window_log_max(MAX_WINDOW_LOG).map_err(failed)?;

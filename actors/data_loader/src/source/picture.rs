@@ -232,7 +232,7 @@ mod tests {
             let found = pixels(&file, Shape { channels, height, width }).expect("a picture");
             let off = found.iter().zip(&wanted).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or_default();
             // Decoders of JPEG may round each coefficient their own way; what is resized is then averaged.
-            let most = if name.ends_with(".jpg") { 6 } else { 0 };
+            let most = if name.contains(".jpg") { 6 } else { 0 };
             assert!(found.len() == wanted.len() && off <= most, "{name} {channels} x {height} x {width}: off by {off}");
         }
     }
@@ -244,13 +244,13 @@ mod tests {
         for name in ["color.png", "palette.png", "color.jpg", "gray.jpg"] {
             let file = std::fs::read(folder.join(name)).expect("is there");
             for length in 0..file.len() {
-                pixels(&file[..length], shape).err().map_or((), drop);
+                drop(pixels(&file[..length], shape));
             }
             for at in 0..file.len() {
                 for value in [0, 0x7f, 0xff, !file[at]] {
                     let mut wrong = file.clone();
                     wrong[at] = value;
-                    pixels(&wrong, shape).err().map_or((), drop);
+                    drop(pixels(&wrong, shape));
                 }
             }
             assert!(pixels(&file[..file.len() / 3], shape).is_err(), "{name}");

@@ -64,7 +64,7 @@ impl<R: Read> Records<R> {
     }
 
     /// The line in which the last record begins; where reading broke off, that which was being read.
-    pub fn line(&self) -> u64 {
+    pub fn record_line(&self) -> u64 {
         self.record_line
     }
 
@@ -275,7 +275,7 @@ mod tests {
         let (mut all, mut lines) = (Vec::new(), Vec::new());
         while records.next(|_, _| {}).expect("reads") {
             all.push((0..records.len()).map(|index| records.field(index).to_vec()).collect());
-            lines.push(records.line());
+            lines.push(records.record_line());
         }
         (all, lines)
     }

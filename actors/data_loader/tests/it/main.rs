@@ -1,8 +1,11 @@
 //! The data_loader from outside: files in, dataset versions and feeds out.
 
+mod augment;
 mod bad_input;
+mod features;
 mod feed;
 mod inputs;
+mod methods;
 mod mutations;
 mod network;
 mod plan;

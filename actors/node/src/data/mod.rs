@@ -1,7 +1,9 @@
 //! `within data`: looking into data without running a job. Each command is a file of its own here: its arguments, what
 //! it does, how it prints.
 
+mod augment;
 mod profile;
+mod split;
 mod validate;
 
 use clap::Subcommand;
@@ -16,11 +18,17 @@ pub enum DataCommand {
     Validate(validate::ValidateArgs),
     /// Describe files: columns, distributions, and what is remarkable about them
     Profile(profile::ProfileArgs),
+    /// Show the parts that a job's split makes: sizes, classes, groups, times
+    Split(split::SplitArgs),
+    /// Show what a job's augmentation makes of its data
+    Augment(augment::AugmentArgs),
 }
 
 pub fn command(config: &Config, command: &DataCommand) -> Result<u8, Failure> {
     match command {
         DataCommand::Validate(args) => validate::command(config, args),
         DataCommand::Profile(args) => profile::command(config, args),
+        DataCommand::Split(args) => split::command(config, args),
+        DataCommand::Augment(args) => augment::command(config, args),
     }
 }

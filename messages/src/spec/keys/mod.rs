@@ -2,6 +2,8 @@
 //! published JSON Schema share. A row says what a key may hold, its default, its other names and
 //! what becomes of it.
 
+mod augmentation;
+mod features;
 mod index;
 mod job;
 mod kinds;
@@ -16,7 +18,7 @@ pub(crate) use kinds::{EVALUATION_KEYS, GATES_KEYS, SWEEP_KEYS};
 pub(crate) static JOB_KEYS: &[Key] = &joined::<{ count(TABLES) }>(TABLES);
 
 /// The table in its parts.
-const TABLES: &[&[Key]] = &[job::KEYS, quality::KEYS, model::KEYS, source::KEYS];
+const TABLES: &[&[Key]] = &[job::KEYS, features::KEYS, quality::KEYS, model::KEYS, source::KEYS, augmentation::KEYS];
 
 const fn count(tables: &[&[Key]]) -> usize {
     let (mut keys, mut at) = (0, 0);
@@ -132,6 +134,8 @@ pub(crate) enum Shape {
         min: i64,
         max: i64,
     },
+    /// A list of numbers.
+    Numbers(Range),
     /// A local file or folder.
     Path,
     /// A local file or the URL of one that is only read; patterns of files.
