@@ -82,6 +82,7 @@ pub mod collective;
 pub mod cpu;
 pub mod cuda;
 pub mod device;
+pub mod drift;
 pub mod dtype;
 pub mod error;
 pub mod fingerprint;

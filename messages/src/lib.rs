@@ -15,6 +15,7 @@ pub mod plan;
 pub mod rpc;
 pub mod schema;
 pub mod spec;
+pub mod step;
 pub mod subject;
 pub mod timings;
 pub mod trace;

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::step::CacheMode;
+
 mod augmentation;
 mod checkpoint;
 mod collective;
@@ -163,6 +165,9 @@ pub struct DataPlan {
     /// What happens to rows of the training part on their way to the trainer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub augmentation: Option<AugmentationPlan>,
+    /// How preparing the data uses the step cache; never changes the result.
+    #[serde(default)]
+    pub cache: CacheMode,
 }
 
 /// `data.shuffle_window_mb` of plans that do not say it.
@@ -737,6 +742,9 @@ impl JobPlan {
             {
                 map.remove(key);
             }
+        }
+        if let Some(data) = value.get_mut("data").and_then(serde_json::Value::as_object_mut) {
+            data.remove("cache");
         }
         blake3::hash(value.to_string().as_bytes()).to_hex().to_string()
     }

@@ -17,6 +17,7 @@ use within_messages::rpc::{
     SpecFormat, Submit, Submitted,
 };
 use within_messages::spec::{PlanDefaults, SpecError, SpecInput, plan, resolve_base};
+use within_messages::step::{CacheOutcome, StepReport};
 use within_messages::trace::TraceParent;
 use within_messages::translate::{Translate, Translated};
 use within_messages::work::{TaskOutput, Work, WorkInput};
@@ -88,6 +89,17 @@ fn spec_error() -> SpecError {
         key: "training.epohcs".into(),
         message: "unknown key".into(),
         suggestion: Some("training.epochs".into()),
+    }
+}
+
+fn step_report() -> StepReport {
+    StepReport {
+        step: "fit".into(),
+        cache: CacheOutcome::Miss,
+        key: "5a".repeat(32),
+        reason: "data.preprocessing.scale: \"standard\", now \"min_max\"".into(),
+        duration_ms: 12.5,
+        size_bytes: 4_096,
     }
 }
 
@@ -390,6 +402,7 @@ fn events() -> Vec<Sample> {
             "evt_worker_lost",
             Event::WorkerLost { worker: worker(), task: task("train"), attempt: 1, error: error() },
         ),
+        message("evt_step", Event::Step { task: task("prepare"), attempt: 1, report: step_report() }),
         message("evt_waiting", Event::Waiting { task: task("train"), reason: "4 slots, 2 are free".into() }),
         message("evt_completed", Event::Completed(completed())),
         message(
@@ -531,6 +544,7 @@ fn record() -> JobRecord {
             rows_test: 20,
             warnings: vec!["w".into()],
             reports: std::collections::BTreeMap::new(),
+            steps: Vec::new(),
         }),
         error: Some(error()),
         checkpoint: Some(checkpoint()),

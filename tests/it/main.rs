@@ -3,6 +3,7 @@
 
 mod bad_data;
 mod bad_input;
+mod cache;
 mod clients;
 mod commands;
 mod datasets;

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::augment::translate::Apertium;
 use crate::feed::{Part, session};
+use crate::cache::StepCache;
 use crate::state::{Effect, Key, PartInfo, State, Token};
 use crate::{Config, feed, task};
 
@@ -50,6 +51,7 @@ pub(crate) struct Running {
     state: State,
     queue: Queue,
     beat: Beat,
+    cache: Arc<StepCache>,
     /// Threads that encode and augment rows.
     pool: Arc<Pool>,
     parts: HashMap<Key, Arc<Part>>,
@@ -92,6 +94,7 @@ impl Actor for DataLoader {
         let worker = env.identity.worker.clone();
         let credit_subject = env.bus.subjects().svc_of(Role::DataLoader, &worker, VERB_FEED_CONTROL);
         let state = State::new(worker, credit_subject.clone(), env.bus.timings().feed_timeout_ms, config.cache_bytes);
+        let cache = Arc::new(StepCache::of(&env.home, &env.artifacts, &config.step_cache));
         let (deliver, tasks) = mpsc::channel(config.slots.max(1) as usize);
         let queue = queue::start(&env, Role::DataLoader, config.slots, deliver).await?;
         let (held, slots) = (queue.clone(), config.slots);
@@ -103,6 +106,7 @@ impl Actor for DataLoader {
             state,
             queue,
             beat,
+            cache,
             pool: Arc::new(Pool::new(available_threads())),
             parts: HashMap::new(),
             feeds: HashMap::new(),
@@ -117,7 +121,8 @@ impl Actor for DataLoader {
         let effects = match msg {
             Msg::Leased(leased) => {
                 running.beat.now();
-                tokio::spawn(work(running.env.clone(), *leased, running.beat.clone()));
+                let (env, cache) = (running.env.clone(), Arc::clone(&running.cache));
+                tokio::spawn(work(env, cache, *leased, running.beat.clone()));
                 Vec::new()
             }
             Msg::Open(incoming) => running.open(incoming).await,
@@ -240,12 +245,12 @@ async fn translator(env: &RoleEnv, program_path: &OsStr) -> Option<impl Future<O
 }
 
 /// One prepare task, from its lease to its report.
-async fn work(env: RoleEnv, leased: Leased, beat: Beat) {
+async fn work(env: RoleEnv, cache: Arc<StepCache>, leased: Leased, beat: Beat) {
     let job = leased.work.job.clone();
     tracing::info!(%job, attempt = leased.work.attempt, "preparing the data");
     let result = tokio::select! {
         biased;
-        result = task::run(&env, &leased.work, &leased.cancelled) => result,
+        result = task::run(&env, &cache, &leased) => result,
         () = env.drain.cancelled() => {
             leased.release("its worker drains").await;
             return beat.now();

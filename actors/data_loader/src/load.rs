@@ -13,8 +13,10 @@ use frame::manifest::{Inference, Source};
 use messages::WireError;
 use messages::error::Code;
 use messages::plan::{DataPlan, Task};
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use crate::cache::raw;
 use crate::check::names::{Layout, Need, Use};
 use crate::check::scan::Kind;
 use crate::check::{At, MAX_ROWS, Violation, Violations, inference};
@@ -26,15 +28,18 @@ use crate::source::{Chunk, File, Joins, Reader};
 pub const MISSING_KEY: u32 = u32::MAX;
 
 /// The values of one column, a row each.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Values {
     /// NaN is missing; nothing else is NaN or infinite.
+    #[serde(with = "raw")]
     Number(Vec<f64>),
     /// Key into `texts`, which stand in the order of their first row; [`MISSING_KEY`] is missing.
     Category {
+        #[serde(with = "raw")]
         keys: Vec<u32>,
         texts: Vec<String>,
     },
+    #[serde(with = "raw")]
     Id(Vec<u64>),
     /// A missing text is empty.
     Text(Texts),
@@ -42,9 +47,11 @@ pub enum Values {
 }
 
 /// Texts behind each other.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Texts {
+    #[serde(with = "raw::text")]
     text: String,
+    #[serde(with = "raw")]
     ends: Vec<usize>,
 }
 
@@ -90,6 +97,42 @@ pub struct Loaded {
     pub pictures: BTreeMap<String, Gallery>,
     /// Why each column has its type.
     pub inference: Vec<Inference>,
+}
+
+/// What was read but for the layout, which follows from the plan: as the step cache keeps it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Kept {
+    names: Vec<String>,
+    columns: Vec<Values>,
+    sources: Vec<Source>,
+    rows: usize,
+    first_test_row: usize,
+    warnings: Vec<String>,
+    row_of: Option<Vec<u32>>,
+    inference: Vec<Inference>,
+    /// Their files are no inputs of the step, so that what has any is not kept.
+    #[serde(skip)]
+    pictures: BTreeMap<String, Gallery>,
+}
+
+impl From<Loaded> for Kept {
+    fn from(loaded: Loaded) -> Self {
+        // Every field by its name: one that is new must be kept too.
+        let Loaded { layout, columns, sources, rows, first_test_row, warnings, row_of, pictures, inference } = loaded;
+        let names = layout.names;
+        Self { names, columns, sources, rows, first_test_row, warnings, row_of, inference, pictures }
+    }
+}
+
+impl Kept {
+    /// The table of a plan that it was read by.
+    pub fn loaded(self, plan: &DataPlan, task: Task, files: &[File]) -> Loaded {
+        let Self { names, columns, sources, rows, first_test_row, warnings, row_of, inference, pictures } = self;
+        let first = files.first().map(|file| file.path.as_str()).unwrap_or_default();
+        // The names were found right when they were read.
+        let layout = Layout::new(plan, task, first, &names, &mut Violations::default());
+        Loaded { layout, columns, sources, rows, first_test_row, warnings, row_of, pictures, inference }
+    }
 }
 
 impl Loaded {
@@ -406,7 +449,12 @@ fn take_in(mut columns: Vec<(usize, Column)>, chunks: &Receiver<Handed>, kept: &
 
 /// First 8 bytes, little-endian, of the BLAKE3 of the text.
 pub fn id_of(text: &str) -> u64 {
-    let hash = blake3::hash(text.as_bytes());
+    id_of_bytes(text.as_bytes())
+}
+
+/// The same of bytes.
+pub fn id_of_bytes(bytes: &[u8]) -> u64 {
+    let hash = blake3::hash(bytes);
     let mut first = [0; 8];
     first.copy_from_slice(&hash.as_bytes()[..8]);
     u64::from_le_bytes(first)

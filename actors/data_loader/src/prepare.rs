@@ -22,12 +22,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::augment::gathered::{self, Gathered};
 use crate::augment::smote;
+use crate::cache::{self, Steps};
 use crate::check::names::{split_column, split_columns};
 use crate::check::target::{self, TargetValues};
 use crate::check::{Violation, Violations};
 use crate::derive;
 use crate::fit::{self, Fitted, fit};
-use crate::load::{Loaded, MISSING_KEY, Values, alive, load};
+use crate::load::{Kept, Loaded, MISSING_KEY, Values, alive, load};
 use crate::memory;
 use crate::pretrained::Pretrained;
 use crate::quality::{self, Quality};
@@ -66,18 +67,35 @@ pub struct Prepared {
     warnings: Vec<String>,
 }
 
-/// Reads, checks, splits and fits.
+/// Reads, checks, splits and fits, all of it.
 pub fn prepare(
     data: &DataPlan,
     task: Task,
     roots: &[PathBuf],
     cancelled: &CancellationToken,
 ) -> Result<Prepared, WireError> {
+    prepare_by(data, task, roots, &mut Steps::uncached(), cancelled)
+}
+
+/// The same, as far as it is not in the step cache.
+pub fn prepare_by(
+    data: &DataPlan,
+    task: Task,
+    roots: &[PathBuf],
+    steps: &mut Steps,
+    cancelled: &CancellationToken,
+) -> Result<Prepared, WireError> {
     let files = source::files(data, roots)?;
-    let mut loaded = load(data, task, &files, roots, memory::limit_bytes(), cancelled)?;
+    let read = steps.run(cache::Step::Read, |steps| {
+        let loaded = load(data, task, &files, roots, memory::limit_bytes(), cancelled)?;
+        steps.same_files(&loaded.sources)?;
+        Ok(Kept::from(loaded))
+    })?;
+    let mut loaded = read.loaded(data, task, &files);
     let mut warnings = std::mem::take(&mut loaded.warnings);
     let mut violations = Violations::default();
     let images = images(data, &mut loaded, roots, &mut violations)?;
+    steps.same_files(&loaded.sources)?;
     let pretrained = match &data.text.pretrained {
         Some(path) => Some(Pretrained::open(path, data.text.max_length, roots)?),
         None => None,
@@ -97,7 +115,12 @@ pub fn prepare(
         Some(samples) => samples.ids.clone(),
         None => row_ids(&loaded, &(0..loaded.rows as u32).collect::<Vec<_>>()),
     };
-    let (mut parts, split) = split(data, by_sample, &target, &ids, &mut violations, &mut warnings)?;
+    let (mut parts, split, of_split) = steps.run(cache::Step::Split, |_| {
+        let mut warnings = Vec::new();
+        let (parts, info) = split(data, by_sample, &target, &ids, &mut violations, &mut warnings)?;
+        Ok((parts, info, warnings))
+    })?;
+    warnings.extend(of_split);
     target::check_parts(&data.target, &target, &parts.train, &mut violations, &mut warnings);
     if let Some(weights) = &weights
         && parts.train.iter().all(|&row| weights[row as usize] == 0.0)
@@ -126,7 +149,11 @@ pub fn prepare(
         images: &images,
         pretrained: pretrained.as_ref(),
     };
-    let mut fitted = fit(data, task, inputs, cancelled, &mut warnings)?;
+    let (mut fitted, of_fit) = steps.run(cache::Step::Fit, |_| {
+        let mut warnings = Vec::new();
+        Ok((fit(data, task, inputs, cancelled, &mut warnings)?, warnings))
+    })?;
+    warnings.extend(of_fit);
     let mut derived = [derive::cleaning(&data.text.clean, &loaded), derived].concat();
     derived.append(&mut fitted.normalized);
     let samples = samples.map(|samples| {
@@ -147,6 +174,9 @@ pub fn prepare(
         loaded.sources.extend(sources);
         let whole: Vec<&str> = images.keys().map(String::as_str).collect();
         if let Some(made) = smote::extend(plan, &whole, &mut loaded, &mut target, weights.as_mut(), &mut parts.train)? {
+            for (_, values) in &mut fitted.out_of_fold {
+                values.extend(made.bases.iter().map(|&base| values[base as usize]).collect::<Vec<_>>());
+            }
             gathered.synthetic = made.records;
             synthetic = Some(Synthetic {
                 method: "smote".into(),
@@ -277,6 +307,25 @@ impl Prepared {
         (0..rows).step_by(most).map(|first| first..rows.min(first + most)).collect()
     }
 
+    /// What the shards hold beside what was read and split: columns, in order, and how their values are stored.
+    pub fn shard_layout(&self) -> String {
+        let kind = |feature: &Feature| {
+            let encoding = serde_json::to_value(&feature.encoding).unwrap_or_default();
+            (feature.column.clone(), encoding["type"].clone())
+        };
+        let features: Vec<_> = self.fitted.features.iter().map(kind).collect();
+        // Values that fitting made for the rows of train stand in its shards too.
+        let out_of_fold = self.fitted.out_of_fold.iter().map(|(name, values)| {
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_bits().to_le_bytes()).collect();
+            (name, blake3::hash(&bytes).to_hex().to_string())
+        });
+        let out_of_fold: Vec<_> = out_of_fold.collect();
+        let stored = format!("{:?}", self.stored_types());
+        let layout = (features, self.weights.is_some(), SHARD_ROWS, SHARD_BYTES, out_of_fold, stored);
+        let text = serde_json::to_vec(&layout).expect("invariant: a layout serializes");
+        blake3::hash(&text).to_hex().to_string()
+    }
+
     /// Some samples of a part: a row each, or, of a sequence, a row a step.
     pub fn table(&self, split: Split, range: Range<usize>) -> Result<Table, WireError> {
         let samples = &self.parts.rows(split)[range];
@@ -354,6 +403,12 @@ impl Prepared {
         &self.stored.types
     }
 
+    /// Encodes these features of rows, one by one where rows are steps.
+    pub fn encoder(&self, features: &[Feature]) -> Result<Encoder, WireError> {
+        let failed = |e: frame::Error| WireError::new(Code::InternalError, e.to_string());
+        Ok(Encoder::of(features, FittedTransform::None, false).map_err(failed)?.deriving(&self.derived))
+    }
+
     /// Standard deviation (ddof 0) of each encoded feature that is a quantity, in train; 0 of the others.
     fn spreads(&self, cancelled: &CancellationToken) -> Result<Vec<f32>, WireError> {
         let failed = |e: frame::Error| WireError::new(Code::InternalError, e.to_string());
@@ -363,7 +418,7 @@ impl Prepared {
             numbers.push(Feature { first, ..feature.clone() });
             first += feature.encoding.width();
         }
-        let encoder = Encoder::of(&numbers, FittedTransform::None, false).map_err(failed)?;
+        let encoder = self.encoder(&numbers)?;
         // Sum and sum of squares around the first value, which keeps digits.
         let mut sums = vec![(0.0, 0.0, 0.0); first];
         let mut count = 0.0;

@@ -18,7 +18,7 @@ pub const ARTIFACT_KIND: &str = "dataset";
 /// Name under which the manifest is stored.
 pub const ARTIFACT_NAME: &str = "manifest.json";
 /// Version of this schema. Readers accept this one and the previous one.
-pub const MANIFEST_VERSION: u16 = 1;
+pub const MANIFEST_VERSION: u16 = 2;
 /// Largest manifest that a reader accepts, in bytes.
 pub const MAX_MANIFEST_BYTES: usize = 256 * 1024 * 1024;
 /// Most encoded features of a row.
@@ -95,11 +95,12 @@ pub struct Quality {
 /// What the dataset version follows from.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lineage {
-    /// `JobPlan::content_blake3`.
-    pub plan_blake3: String,
+    /// BLAKE3 of the settings that it follows from; in manifests of version 1, of the whole plan.
+    #[serde(alias = "plan_blake3")]
+    pub settings_blake3: String,
     /// `version+commit` of the code that prepared it.
     pub code_version: String,
-    /// Dataset versions that it was derived from; none when it was read from files.
+    /// What it was derived from beside its files: other dataset versions, rows in quarantine, corrections.
     #[serde(default)]
     pub parents: Vec<ArtifactRef>,
 }
@@ -373,32 +374,24 @@ pub struct SplitInfo {
     pub column: Option<String>,
     /// Whether the test part came with the data.
     pub official_test: bool,
-    #[serde(default, skip_serializing_if = "is_exact")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub by: SplitBy,
     /// Set where one of several folds is held out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fold: Option<Fold>,
     /// Which draw of the same split, from 0.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub repeat: u32,
     /// As in the plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gap: Option<String>,
     /// Rows that are in no part: in a gap, or after the fold of a time split.
-    #[serde(default, skip_serializing_if = "is_none_left_out")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub left_out: u64,
 }
 
-fn is_exact(by: &SplitBy) -> bool {
-    *by == SplitBy::Exact
-}
-
-fn is_zero(count: &u32) -> bool {
-    *count == 0
-}
-
-fn is_none_left_out(rows: &u64) -> bool {
-    *rows == 0
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// One fold of several.
@@ -445,10 +438,60 @@ pub struct Shard {
     pub rows: u64,
 }
 
+/// Writes a value; of references to artifacts, all but where they lie.
+fn canonical(value: &serde_json::Value, out: &mut String) {
+    use serde_json::Value;
+    match value {
+        Value::Object(members) => {
+            let is_reference = members.contains_key("blake3") && members.contains_key("size_bytes");
+            let mut names: Vec<&String> = members.keys().filter(|name| !(is_reference && *name == "uri")).collect();
+            names.sort_unstable();
+            out.push('{');
+            for (index, name) in names.into_iter().enumerate() {
+                let comma = if index > 0 { "," } else { "" };
+                out.push_str(&format!("{comma}{}:", Value::from(name.as_str())));
+                canonical(&members[name], out);
+            }
+            out.push('}');
+        }
+        Value::Array(items) => {
+            out.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    out.push(',');
+                }
+                canonical(item, out);
+            }
+            out.push(']');
+        }
+        scalar => out.push_str(&scalar.to_string()),
+    }
+}
+
 impl Manifest {
-    /// The bytes to store; the same manifest gives the same bytes.
+    /// The bytes to store, with the [`Self::id`]; the same manifest gives the same bytes.
     pub fn to_json(&self) -> Vec<u8> {
-        serde_json::to_vec_pretty(self).expect("invariant: a manifest serializes")
+        #[derive(Serialize)]
+        struct Stored<'a> {
+            id: String,
+            #[serde(flatten)]
+            manifest: &'a Manifest,
+        }
+        let stored = Stored { id: self.id(), manifest: self };
+        serde_json::to_vec_pretty(&stored).expect("invariant: a manifest serializes")
+    }
+
+    /// Identity of the dataset version: BLAKE3 of its content as JSON without blanks, members in the order of their
+    /// names. Neither the free label nor where its artifacts lie is part of it: the same files, settings and code give
+    /// the same id in every store.
+    pub fn id(&self) -> String {
+        let mut content = serde_json::to_value(self).expect("invariant: a manifest serializes");
+        if let Some(members) = content.as_object_mut() {
+            members.remove("dataset_version");
+        }
+        let mut text = String::new();
+        canonical(&content, &mut text);
+        blake3::hash(text.as_bytes()).to_hex().to_string()
     }
 
     /// Reads a manifest, bounded in size, and checks that its parts agree.

@@ -75,6 +75,7 @@ fn manifest() -> Manifest {
         weighted: false,
         derived: vec![],
         storage: None,
+        inference: vec![],
         split: SplitInfo {
             strategy: SplitStrategy::Random,
             test_size: 0.25,
@@ -200,7 +201,7 @@ fn a_manifest_reads_back_to_the_bit_and_refuses_what_disagrees() {
 
     type Spoil = fn(&mut Manifest);
     let spoilt: [(Spoil, &str); 5] = [
-        (|m| m.schema = 9, "manifest of schema version 9: this reader knows up to 1"),
+        (|m| m.schema = 9, "manifest of schema version 9: this reader knows up to 2"),
         (|m| m.features[1].first = 7, "manifest: feature column \"city\" begins at 7, expected 2"),
         (|m| m.feature_names[0] = "b".into(), "manifest: feature_names are not those of its features"),
         (|m| m.parts[1].rows = 5, "manifest: the val part has 5 rows but its shards 4"),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bus::{Credentials, Limits, Tls};
+use data_loader::cache::{CacheConfig, SIZE_LIMIT_BYTES};
 use messages::Tenant;
 use messages::timings::Timings;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
@@ -50,7 +51,27 @@ struct File {
     nats_server: Option<PathBuf>,
     nats_sync_always: bool,
     streams: Streams,
+    cache: Cache,
     timings: Timings,
+}
+
+/// `cache:`, how long and how much the steps of preparing data keep; of each tier.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Cache {
+    ttl_s: Option<u64>,
+    size_limit_bytes: Option<u64>,
+    share: Option<bool>,
+}
+
+impl Cache {
+    fn settled(&self) -> Result<CacheConfig, Failure> {
+        if self.ttl_s == Some(0) {
+            return Err(Failure::Usage("cache.ttl_s: 0, expected at least 1; without it entries do not expire".into()));
+        }
+        let size_limit_bytes = Some(self.size_limit_bytes.unwrap_or(SIZE_LIMIT_BYTES));
+        Ok(CacheConfig { ttl_s: self.ttl_s, size_limit_bytes, share: self.share })
+    }
 }
 
 /// `nats:`, a URL or this.
@@ -216,6 +237,8 @@ pub struct Config {
     /// The embedded server writes every message to disk before it acknowledges it.
     pub nats_sync_always: bool,
     pub streams: Streams,
+    /// The step cache.
+    pub cache: CacheConfig,
     pub timings: Timings,
 }
 
@@ -273,6 +296,7 @@ impl Config {
             nats_server: std::env::var_os("WITHIN_NATS_SERVER").map(PathBuf::from).or(file.nats_server),
             nats_sync_always: file.nats_sync_always,
             streams: file.streams,
+            cache: file.cache.settled()?,
             timings: file.timings,
             home,
         })

@@ -96,6 +96,7 @@ pub fn settings(config: &Config, link: &crate::server::Link) -> Result<Settings,
     Ok(Settings {
         trainer,
         data_loader: data_loader::Config {
+            step_cache: config.cache,
             memory_limit_bytes: config.memory_limit_bytes,
             ..data_loader::Config::default()
         },

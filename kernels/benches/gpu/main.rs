@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         python: std::env::var_os("WITHIN_TORCH_PYTHON").map(Into::into),
     };
     let report = match suite::run(&settings) {
-        Ok(report) => report,
+        Ok(report) => report.to_string(),
         Err(error) => {
             println!("gpu-bench: not measured: {error}");
             return if std::env::var_os("REQUIRE_CUDA").is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS };

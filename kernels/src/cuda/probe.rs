@@ -165,7 +165,7 @@ pub(super) fn optional(
     files: &'static [&'static str],
     environment: &CudaEnvironment,
 ) -> std::result::Result<Library, String> {
-    let (library, report) = open(&Wanted { name, files, version: |_| None }, &folders(environment));
+    let (library, report) = open(&Wanted { name, files, version: |_| None, least: None }, &folders(environment));
     library.ok_or_else(|| {
         let why = report.error.unwrap_or_else(|| format!("none of {} was found", files.join(", ")));
         format!("{name}: {why}; sought in {}", report.sought.join(", "))

@@ -126,6 +126,7 @@ fn event_summary(name: &str) -> &'static str {
         "rejected" => "The submission was wrong: every mistake is listed. Terminal.",
         "task_started" => "A worker began an attempt at a task.",
         "task_done" => "A task is done.",
+        "step" => "A step of a task was computed, or taken from the step cache, and why.",
         "task_retried" => "A task failed or was lost, and is tried again.",
         "progress" => "Training goes on: epoch, step, loss, rate, time left.",
         "metric" => "Metrics at a step.",

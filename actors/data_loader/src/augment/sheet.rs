@@ -3,8 +3,7 @@
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch};
-use frame::Encoder;
-use frame::manifest::{Encoding, FittedTransform};
+use frame::manifest::Encoding;
 use messages::WireError;
 use messages::error::Code;
 use messages::feed::Split;
@@ -236,7 +235,7 @@ fn text_section(plan: &AugmentationPlan, gathered: &Gathered, texts: &[String], 
 
 fn number_section(prepared: &Prepared, plan: &AugmentationPlan, batch: &RecordBatch) -> Result<Section, WireError> {
     let failed = |e: frame::Error| WireError::new(Code::InternalError, e.to_string());
-    let encoder = Encoder::of(prepared.features(), FittedTransform::None, false).map_err(failed)?;
+    let encoder = prepared.encoder(prepared.features())?;
     let rows = encoder.encode(batch).map_err(failed)?;
     let spreads = &prepared.gathered().spreads;
     let certain = Chance { prob: 1.0, ..plan.features.perturbation };

@@ -16,6 +16,7 @@ use frame::derive::Step;
 use frame::manifest::{Column, ColumnKind, ColumnRole, Feature, FittedTransform, MAX_FEATURES, Statistics, Target};
 use messages::WireError;
 use messages::plan::{CategoryEncoding, ColumnType, DataPlan, TargetTransform, Task};
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::check::target::TargetValues;
@@ -26,7 +27,7 @@ use crate::pretrained::Pretrained;
 use crate::source::idx::Images;
 
 /// What was fitted.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Fitted {
     pub columns: Vec<Column>,
     pub features: Vec<Feature>,

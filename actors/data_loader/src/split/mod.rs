@@ -16,7 +16,9 @@ use kernels::philox::{self, Stream};
 use messages::WireError;
 use messages::feed::Split;
 use messages::plan::{DataPlan, Gap, SplitBy, SplitPlan, SplitStrategy, Task};
+use serde::{Deserialize, Serialize};
 
+use crate::cache::raw;
 use crate::check::names::split_column;
 use crate::check::target::TargetValues;
 use crate::check::{Violation, Violations};
@@ -26,10 +28,13 @@ use crate::load::{Loaded, MISSING_KEY, Values};
 pub use stratified::warn_of_small_classes;
 
 /// Rows of each part, in the order of the files.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parts {
+    #[serde(with = "raw")]
     pub train: Vec<u32>,
+    #[serde(with = "raw")]
     pub val: Vec<u32>,
+    #[serde(with = "raw")]
     pub test: Vec<u32>,
 }
 

@@ -2,6 +2,7 @@
 
 mod augment;
 mod bad_input;
+mod cache;
 mod features;
 mod feed;
 mod inputs;

@@ -9,8 +9,8 @@ use frame::{Encoded, Encoder, Manifest, write_shard};
 use messages::WireError;
 use messages::feed::Split;
 use messages::plan::{
-    CategoryEncoding, ColumnFittingPlan, ColumnPlan, ColumnSourcePlan, ColumnType, CsvPlan, DataFormat, DataPlan,
-    FittingPlan, FoldPlan, Impute, PreprocessingPlan, QualityPlan, Scale, SequencePlan, SplitPlan, SplitStrategy,
+    CacheMode, CategoryEncoding, ColumnFittingPlan, ColumnPlan, ColumnSourcePlan, ColumnType, CsvPlan, DataFormat,
+    DataPlan, FittingPlan, FoldPlan, Impute, PreprocessingPlan, QualityPlan, Scale, SequencePlan, SplitPlan, SplitStrategy,
     StoragePlan, TargetPlan, TargetTransform, Task, TextEncoding, TextPlan,
 };
 use tokio_util::sync::CancellationToken;
@@ -75,6 +75,7 @@ pub fn data_plan(path: &[&str], target: &str) -> DataPlan {
         shuffle_seed: 42,
         shuffle_window_mb: messages::plan::DEFAULT_SHUFFLE_WINDOW_MB,
         drop_last: false,
+        cache: CacheMode::Use,
         augmentation: None,
     }
 }

@@ -114,6 +114,7 @@ pub fn manifest(task: Task, train: u64, val: u64) -> Manifest {
         weighted: false,
         derived: vec![],
         storage: None,
+        inference: vec![],
         split: SplitInfo {
             strategy: SplitStrategy::Random,
             test_size: 0.2,

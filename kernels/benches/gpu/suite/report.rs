@@ -123,14 +123,14 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "\n| ad_score, rows a step | factors | ms | samples/s | joules a step | torch | compiled (goal 1.2) |"
+            "\n| ad_score, rows a step | factors | ms | samples/s | joules a step | torch | compiled (goal 1.2) | last loss |"
         )?;
-        writeln!(f, "| --- | --- | --- | --- | --- | --- | --- |")?;
+        writeln!(f, "| --- | --- | --- | --- | --- | --- | --- | --- |")?;
         for step in &self.steps {
             let theirs = self.theirs(&format!("ad_score {}", step.batch), "step", step.precision);
             writeln!(
                 f,
-                "| {} | {} | {:.3} | {:.0} | {} | {} | {} |",
+                "| {} | {} | {:.3} | {:.0} | {} | {} | {} | {:.4} |",
                 step.batch,
                 name(step.precision),
                 step.seconds * 1e3,
@@ -138,6 +138,7 @@ impl fmt::Display for Report {
                 step.joules.map_or_else(|| "not measured".into(), |joules| format!("{joules:.3}")),
                 ratio(theirs.eager, step.seconds),
                 ratio(theirs.compiled, step.seconds),
+                step.loss,
             )?;
         }
         Ok(())

@@ -52,8 +52,9 @@ fn made(compiler: &str, name: &str, text: &str, more: &[&str]) -> PathBuf {
     if library.exists() {
         return library;
     }
-    let aside = library.with_extension(format!("{}", std::process::id()));
-    let (code, made) = (aside.with_extension("cpp"), aside.with_extension("made"));
+    // Other processes may make it too, each aside.
+    let aside = |end: &str| target().join(format!("{name}.{}.{end}", std::process::id()));
+    let (code, made) = (aside("cpp"), aside("made"));
     std::fs::write(&code, text).expect("written");
     let output = Command::new(compiler)
         .args(["-std=c++20", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"])

@@ -3,6 +3,7 @@
 //! what becomes of it.
 
 mod augmentation;
+mod cache;
 mod features;
 mod index;
 mod job;
@@ -18,7 +19,8 @@ pub(crate) use kinds::{EVALUATION_KEYS, GATES_KEYS, SWEEP_KEYS};
 pub(crate) static JOB_KEYS: &[Key] = &joined::<{ count(TABLES) }>(TABLES);
 
 /// The table in its parts.
-const TABLES: &[&[Key]] = &[job::KEYS, features::KEYS, quality::KEYS, model::KEYS, source::KEYS, augmentation::KEYS];
+const TABLES: &[&[Key]] =
+    &[job::KEYS, features::KEYS, quality::KEYS, model::KEYS, source::KEYS, augmentation::KEYS, cache::KEYS];
 
 const fn count(tables: &[&[Key]]) -> usize {
     let (mut keys, mut at) = (0, 0);
