@@ -16,6 +16,7 @@ mod checkpoint;
 mod collective;
 mod features;
 mod preprocessing;
+mod quality;
 mod resources;
 mod source;
 mod split;
@@ -31,6 +32,7 @@ pub use preprocessing::{
     CategoryEncoding, ColumnFittingPlan, FittingPlan, Impute, Normalize, Outliers, PreprocessingPlan, Scale,
     TargetEncodingPlan, TextCleaning, TextPlan, TokenizerType,
 };
+pub use quality::{OutlierMethod, QualityCheck, QualityPlan};
 pub use resources::{ResourcePlan, StragglerPolicy};
 pub use source::{ColumnSourcePlan, JoinKind, JoinPlan, TextEncoding};
 pub use split::{FoldPlan, Gap, SplitBy, SplitPlan, SplitStrategy};
@@ -150,6 +152,8 @@ pub struct DataPlan {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub joins: Vec<JoinPlan>,
     pub split: SplitPlan,
+    #[serde(default)]
+    pub quality: QualityPlan,
     #[serde(default, skip_serializing_if = "is_default")]
     pub storage: StoragePlan,
     pub shuffle: bool,

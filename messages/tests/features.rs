@@ -77,29 +77,44 @@ fn splits_that_do_not_fit() {
             job.yaml:5: data.split.gap: only a split by time has a gap; here data.split.strategy is stratified_group
         "#]],
     );
-    check("  split: {strategy: time, time_column: t, by: hash, repeat: 1, gap: soon}\n", expect![[r#"
+    check(
+        "  split: {strategy: time, time_column: t, by: hash, repeat: 1, gap: soon}\n",
+        expect![[r#"
         job.yaml:5: data.split.by: hash, but a hash knows nothing of the other rows, and data.split.strategy is time: expected exact, or strategy random or group
         job.yaml:5: data.split.repeat: a split by time has no other draw: expected 0
         job.yaml:5: data.split.gap: expected a number of rows, or a duration such as 36h or 7d, found "soon"
-    "#]]);
-    check("  split: {folds: 4, test_size: 0.3, by: hash}\n", expect![[r#"
+    "#]],
+    );
+    check(
+        "  split: {folds: 4, test_size: 0.3, by: hash}\n",
+        expect![[r#"
         accepted
         data.split.by (job.yaml:5): without data.id_column the hash is of the row's number: a row that is put in before others moves them
-        data.split.test_size (job.yaml:5): no effect because one of 4 folds is held out"#]]);
+        data.split.test_size (job.yaml:5): no effect because one of 4 folds is held out"#]],
+    );
 }
 
 #[test]
 fn steps_that_do_not_fit() {
-    check("  derive:\n  - {type: ratio, name: r, numerator: a, degree: 2}\n", expect![[r#"
+    check(
+        "  derive:\n  - {type: ratio, name: r, numerator: a, degree: 2}\n",
+        expect![[r#"
         job.yaml:6: data.derive: step 1 (ratio): missing: denominator
         job.yaml:6: data.derive: step 1 (ratio): degree does not belong to it: expected name, numerator, denominator, zero, flag
-    "#]]);
-    check("  derive:\n  - {type: ratoi}\n", expect![[r#"
+    "#]],
+    );
+    check(
+        "  derive:\n  - {type: ratoi}\n",
+        expect![[r#"
         job.yaml:6: data.derive.type: expected one of ratio, rolling, lag, aggregate, cross, polynomial, date_difference, date_parts, found text "ratoi" (did you mean ratio?)
-    "#]]);
-    check("  derive:\n  - {type: cross, columns: a}\n", expect![[r#"
+    "#]],
+    );
+    check(
+        "  derive:\n  - {type: cross, columns: a}\n",
+        expect![[r#"
         job.yaml:6: data.derive: step 1 (cross): expected at least two columns
-    "#]]);
+    "#]],
+    );
     check(
         "  derive:\n  - {type: lag, columns: x, time_column: t}\n  - {type: lag, columns: x, time_column: t, lags: [2, 1]}\n",
         expect![[r#"

@@ -17,6 +17,7 @@ mod heal;
 mod models;
 mod nccl;
 mod permissions;
+mod quality;
 mod resume;
 mod roles;
 mod run;

@@ -31,6 +31,7 @@ use crate::fit::{self, Fitted, fit};
 use crate::load::{Kept, Loaded, MISSING_KEY, Values, alive, load};
 use crate::memory;
 use crate::pretrained::Pretrained;
+use crate::quality::{self, Quality};
 use crate::sequence::Samples;
 use crate::source::{self, idx::Images};
 use crate::split::report::{self, SplitReport};
@@ -58,6 +59,7 @@ pub struct Prepared {
     parts: Parts,
     split: SplitInfo,
     fitted: Fitted,
+    quality: Option<Quality>,
     /// What feeds need to augment rows.
     gathered: Gathered,
     synthetic: Option<Synthetic>,
@@ -126,6 +128,15 @@ pub fn prepare_by(
         violations.add(Violation::new("the sample weights of all rows of train are 0"));
     }
     violations.check()?;
+    let quality = match &samples {
+        None if data.quality.enabled => {
+            let inputs = quality::Inputs { data, task, loaded: &loaded, target: &target, parts: &parts, ids: &ids };
+            let (found, changes) = quality::examine(&inputs, cancelled, &mut warnings)?;
+            quality::apply(&changes, &mut target, &parts.train)?;
+            Some(found)
+        }
+        _ => None,
+    };
     let rows_of = |part: &[u32]| samples.as_ref().map_or_else(|| part.to_vec(), |samples| samples.rows_of(part));
     let part_rows = Split::ALL.map(|split| rows_of(parts.rows(split)));
     let derived = derive::derive(data, &mut loaded, [&part_rows[0], &part_rows[1], &part_rows[2]], cancelled)?;
@@ -189,6 +200,7 @@ pub fn prepare_by(
         parts,
         split,
         fitted,
+        quality,
         gathered,
         synthetic,
         dataset_version: data.dataset_version.clone(),
@@ -251,7 +263,9 @@ fn images(
 /// Ids of rows: of their id column, else their numbers.
 fn row_ids(loaded: &Loaded, rows: &[u32]) -> Vec<u64> {
     let ids = loaded.columns.iter().find_map(|values| if let Values::Id(ids) = values { Some(ids) } else { None });
-    rows.iter().map(|&row| ids.map_or(u64::from(row), |ids| ids[row as usize])).collect()
+    // A row keeps the number that it has in the files, whichever others are left out.
+    let numbered = |row: u32| loaded.row_of.as_ref().map_or(row, |rows| rows[row as usize]);
+    rows.iter().map(|&row| ids.map_or(u64::from(numbered(row)), |ids| ids[row as usize])).collect()
 }
 
 /// Sample weights: none negative.
@@ -355,6 +369,11 @@ impl Prepared {
             }
             _ => Err(WireError::new(Code::InternalError, format!("feature column {name:?} was not kept"))),
         }
+    }
+
+    /// What was found about the quality of the data, where that was asked for.
+    pub fn quality(&self) -> Option<&Quality> {
+        self.quality.as_ref()
     }
 
     /// What the split came to, and which part each sample is in, by its id.
@@ -491,6 +510,7 @@ impl Prepared {
             weighted: self.weights.is_some(),
             split: self.split.clone(),
             parts: parts.collect(),
+            quality: None,
             storage: self.stored.report.clone(),
             warnings: self.warnings.clone(),
             inference: self.loaded.inference.clone(),

@@ -68,6 +68,9 @@ pub struct Manifest {
     pub split: SplitInfo,
     /// Train, val, test.
     pub parts: Vec<Part>,
+    /// Set where the quality of the data was examined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Quality>,
     /// What smaller types in shards save, where the plan asks for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage: Option<StorageReport>,
@@ -75,6 +78,18 @@ pub struct Manifest {
     /// Why each column that is read has its type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inference: Vec<Inference>,
+}
+
+/// What an examination of the data's quality left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quality {
+    /// What was found, by sample id.
+    pub report: ArtifactRef,
+    /// Labels that were changed: the targets of the shards are the corrected ones.
+    pub corrected: u64,
+    /// Each of them with what it was, one JSON object a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corrections: Option<ArtifactRef>,
 }
 
 /// What the dataset version follows from.

@@ -97,6 +97,7 @@ fn manifest() -> Manifest {
                 shards: vec![Shard { artifact: artifact.clone(), rows: 4 }],
             })
             .into(),
+        quality: None,
         warnings: vec![],
     }
 }

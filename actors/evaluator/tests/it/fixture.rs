@@ -112,6 +112,7 @@ pub fn manifest(task: Task, parts: [(Split, u64, Vec<ArtifactRef>); 3]) -> Manif
             left_out: 0,
         },
         parts: parts.into_iter().map(part).collect(),
+        quality: None,
         warnings: vec![],
     }
 }

@@ -129,6 +129,7 @@ pub fn manifest(task: Task, train: u64, val: u64) -> Manifest {
             left_out: 0,
         },
         parts: vec![part(Split::Train, train), part(Split::Val, val), part(Split::Test, 0)],
+        quality: None,
         warnings: vec![],
     }
 }
