@@ -152,7 +152,7 @@ pub struct DataPlan {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub joins: Vec<JoinPlan>,
     pub split: SplitPlan,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub quality: QualityPlan,
     #[serde(default, skip_serializing_if = "is_default")]
     pub storage: StoragePlan,

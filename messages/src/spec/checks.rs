@@ -61,7 +61,7 @@ fn names(draft: &mut Draft<'_>, name: &str) {
 
 fn seeds(draft: &mut Draft<'_>) {
     let seed = draft.whole("seed");
-    for path in ["data.shuffle_seed", "data.quality.seed", "model.initialization_seed", "model.dropout_seed"] {
+    for path in ["data.shuffle_seed", "model.initialization_seed", "model.dropout_seed"] {
         draft.derive(path, seed);
     }
 }

@@ -7,6 +7,9 @@ const PREFIX: &str = "data.quality.";
 const ENABLED: &str = "data.quality.enabled";
 const CORRECT: &str = "data.quality.correct";
 
+/// As in the default plan.
+const UNUSED_SEED: i64 = 42;
+
 /// On where anything is said about it, unless it is said to be off.
 pub(super) fn complete(draft: &mut Draft<'_>, task: Option<Task>) {
     let said = draft.entries.keys().any(|path| path.starts_with(PREFIX) && !path.ends_with(".enabled"));
@@ -14,6 +17,9 @@ pub(super) fn complete(draft: &mut Draft<'_>, task: Option<Task>) {
     if !draft.is_bad(ENABLED) {
         draft.put(ENABLED, enabled);
     }
+    // A plan that asks for nothing is the same whatever its seed.
+    let seed = if enabled { draft.whole("seed") } else { Some(UNUSED_SEED) };
+    draft.derive("data.quality.seed", seed);
     if !enabled {
         return;
     }
