@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
+use kernels::forest::{Bins, ForestConfig, IsolationConfig, IsolationForest, Labels, RandomForest};
+use kernels::linear::{Logistic, LogisticConfig, Sparse};
+use kernels::metrics::Binary;
+use kernels::pool::Pool;
 use serde_json::Value;
-use within_kernels::forest::{Bins, ForestConfig, IsolationConfig, IsolationForest, Labels, RandomForest};
-use within_kernels::linear::{Logistic, LogisticConfig, Sparse};
-use within_kernels::metrics::Binary;
-use within_kernels::pool::Pool;
 
 fn goldens() -> Value {
     serde_json::from_str(include_str!("../golden/forest.json")).expect("the goldens parse")

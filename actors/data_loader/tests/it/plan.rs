@@ -10,8 +10,8 @@ use messages::WireError;
 use messages::feed::Split;
 use messages::plan::{
     CacheMode, CategoryEncoding, ColumnFittingPlan, ColumnPlan, ColumnSourcePlan, ColumnType, CsvPlan, DataFormat,
-    DataPlan, FittingPlan, FoldPlan, Impute, PreprocessingPlan, QualityPlan, Scale, SequencePlan, SplitPlan, SplitStrategy,
-    StoragePlan, TargetPlan, TargetTransform, Task, TextEncoding, TextPlan,
+    DataPlan, FittingPlan, FoldPlan, Impute, PreprocessingPlan, QualityPlan, Scale, SequencePlan, SplitPlan,
+    SplitStrategy, StoragePlan, TargetPlan, TargetTransform, Task, TextEncoding, TextPlan,
 };
 use tokio_util::sync::CancellationToken;
 use within_data_loader::prepare::{Prepared, prepare};
