@@ -11,12 +11,14 @@ suites := $(sort $(basename $(notdir $(wildcard */benches/*.rs actors/*/benches/
 SEED ?= 1
 FAULTS ?= 200
 SCHEDULES ?= 1000000
+MUTATIONS ?= 5000
 
 # Shell fragments: a recipe that needs them fails with them.
 server := WITHIN_NATS_SERVER="$$(scripts/provision-nats)" && export WITHIN_NATS_SERVER
 python := WITHIN_PYTHON="$$(scripts/provision-python)" && export WITHIN_PYTHON
 nvrtc := WITHIN_NVRTC="$$(scripts/provision-nvrtc)" && export WITHIN_NVRTC && export REQUIRE_NVRTC=1
-# A CUDA driver that runs kernels on the CPU, for tests of the platform with devices.
+nccl := WITHIN_NCCL="$$(scripts/provision-nccl)" && export WITHIN_NCCL && export REQUIRE_NCCL=1
+# A CUDA driver that runs kernels on the CPU, and an NCCL for it, for tests of the platform with devices.
 played := WITHIN_PLAYED_CUDA="$$(cargo run -q -p within-kernels --example played_driver -- "$(target)/played")" && export WITHIN_PLAYED_CUDA
 minilm := WITHIN_MINILM="$$(scripts/provision-minilm)" && export WITHIN_MINILM
 # The binary is built with the features of the whole workspace, so that the tests reuse its parts.
@@ -30,21 +32,22 @@ run: ## Train, evaluate and announce a model on generated data, or your job (ARG
 	@$(server) && $(binary) && "$$WITHIN_BIN" run $(ARGS)
 
 test: ## Format, lints and every test
-	@$(server) && $(python) && $(nvrtc) && $(binary) && $(played) && set -x && \
+	@$(server) && $(python) && $(nvrtc) && $(nccl) && $(binary) && $(played) && set -x && \
 	cargo fmt --check && \
 	cargo clippy --workspace --all-targets -- -D warnings && \
 	cargo test --workspace
 
 accept: ## The full figures: data sets, peers, long matrices, benches
-	@$(server) && $(python) && $(nvrtc) && $(minilm) && $(binary) && $(played) && set -x && \
+	@$(server) && $(python) && $(nvrtc) && $(nccl) && $(minilm) && $(binary) && $(played) && set -x && \
 	PROPTEST_RNG_SEED=$$(date +%s) WITHIN_SCHEDULES=$(SCHEDULES) cargo test --workspace --exclude within-tests && \
 	WITHIN_ACCEPT=1 WITHIN_SEED=$(SEED) WITHIN_FAULTS=1100 WITHIN_ELASTIC_CASES=500 cargo test -p within-tests --test it -- --nocapture
 	@set -e; for suite in $(suites); do $(MAKE) --no-print-directory bench SUITE=$$suite; done
 
 # Each of the two says how long it took; the line of counts comes last.
-fault: ## Simulated schedules, then random faults on a running platform (SEED=1 SCHEDULES=1000000 FAULTS=200)
+fault: ## Simulated schedules, damaged files, then random faults on a running platform (SEED=1 SCHEDULES=1000000 MUTATIONS=5000 FAULTS=200)
 	@$(server) && $(python) && $(binary) && mkdir -p "$(target)" && \
 	WITHIN_SEED=$(SEED) WITHIN_SCHEDULES=$(SCHEDULES) cargo test -p within-coordinator every_schedule -- --nocapture && \
+	WITHIN_SEED=$(SEED) WITHIN_MUTATIONS=$(MUTATIONS) cargo test -p within-data-loader --test it mutations && \
 	WITHIN_SEED=$(SEED) WITHIN_FAULTS=$(FAULTS) WITHIN_FAULT_REPORT="$(target)/fault.json" \
 	cargo test -p within-tests --test it fault::random -- --nocapture && \
 	cat "$(target)/fault.json"

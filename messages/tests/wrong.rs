@@ -65,7 +65,7 @@ resources: {world_size: 9, device: cdua}
             job.yaml:4: data.paht: unknown key (did you mean data.path?)
             job.yaml:5: data.csv.delimiter: expected one character, found text ";;"
             job.yaml:6: data.split.test_size: expected a number above 0 and below 1, found 1.5
-            job.yaml:6: data.split.strategy: expected one of random, stratified, group, time, found text "grop" (did you mean group?)
+            job.yaml:6: data.split.strategy: expected one of random, stratified, group, stratified_group, time, found text "grop" (did you mean group?)
             job.yaml:8: model.type: expected one of mlp, tabular, transformer_classifier, image_classifier, lstm_sequence, ad_score, found text "mpl" (did you mean mlp?)
             job.yaml:9: model.dropout: expected a number from 0 and below 1, found 1
             job.yaml:10: model.hidden_layers: expected a whole number from 1 to 65536, found 0
@@ -287,8 +287,11 @@ fn paths_and_hosts() {
         "../x.csv",
         "a/../../x.csv",
         "~/x.csv",
-        "s3://bucket/x.csv",
-        "http://host/x.csv",
+        "s3://bucket",
+        "s3://bucket/a/../x.csv",
+        "http://user:secret@host/x.csv",
+        "https://host/x.csv?token=1",
+        "hdfs://bucket/x.csv",
         "file://host/x.csv",
         "''",
         "[]",
@@ -297,10 +300,10 @@ fn paths_and_hosts() {
         assert!(answer.contains("data.path: "), "{path}: {answer}");
     }
     check(
-        "task: regression\ntarget: y\ndata:\n  path: [ok.csv, ../x.csv, 's3://b/x', 'ftp://h/x']\n",
+        "task: regression\ntarget: y\ndata:\n  path: [ok.csv, ../x.csv, 's3://b/x', 'abfs://b/x', 'ftp://h/x']\n",
         expect![[r#"
         job.yaml:4: data.path: forbidden: "../x.csv" leaves the data roots: expected a path below one, without `..`
-        job.yaml:4: not yet supported: data.path: s3:// (a path below a data root is)
+        job.yaml:4: not yet supported: data.path: abfs:// (a path below a data root is)
         job.yaml:4: data.path: forbidden: scheme "ftp": expected a path below a data root
     "#]],
     );
@@ -430,7 +433,7 @@ resources: {device: 'cuda:1', world_size: 2}
             job.yaml:4: model.type: transformer_classifier reads 1 text column, found none: declare data.columns.<name>.type: text
             job.yaml:5: training.precision: expected one of f32, bf16, f16, found text "int8"
             job.yaml:5: not yet supported: training.mixed_precision: a switch; training.precision says bf16 or f16
-            job.yaml:6: not yet supported: data.augmentation.text_augmentation: augmentation of texts
+            job.yaml:6: data.augmentation.text_augmentation: the data have no column of type text: declare one in data.columns
             job.yaml:7: not yet supported: evaluation.calibration: calibration
             job.yaml:8: not yet supported: notifications.email: notices by e-mail
         "#]],

@@ -17,6 +17,7 @@ fn help_names_every_command_and_setting() {
         "submit",
         "jobs",
         "generate",
+        "data",
         "weights",
         "schema",
         "doctor",
@@ -32,7 +33,7 @@ fn help_names_every_command_and_setting() {
         assert!(help.contains(part), "no {part} in\n{help}");
     }
     assert!(!help.contains("die-with-parent"), "internal commands are hidden:\n{help}");
-    for command in ["run", "worker", "submit", "jobs", "generate", "weights", "schema", "doctor"] {
+    for command in ["run", "worker", "submit", "jobs", "generate", "data", "weights", "schema", "doctor"] {
         assert!(sandbox.within(&[command, "--help"]).expect(0).stdout.contains("Usage:"));
     }
     assert!(sandbox.within(&["--version"]).expect(0).stdout.starts_with("within 0.1."));

@@ -29,9 +29,9 @@ use tokio_util::sync::CancellationToken;
 use crate::plan::{Root, data_plan};
 
 /// Longer than anything takes on a loaded machine.
-const LONG: Duration = Duration::from_mins(1);
+pub const LONG: Duration = Duration::from_mins(1);
 
-struct Supervisor;
+pub struct Supervisor;
 
 impl Actor for Supervisor {
     type Msg = ();
@@ -44,9 +44,9 @@ impl Actor for Supervisor {
 }
 
 /// A server, a data_loader on it, and what it reports.
-struct World {
-    env: RoleEnv,
-    loader: ActorCell,
+pub struct World {
+    pub env: RoleEnv,
+    pub loader: ActorCell,
     reports: mpsc::Receiver<Report>,
     root: Root,
     _home: tempfile::TempDir,
@@ -64,11 +64,24 @@ fn nats_server() -> PathBuf {
 }
 
 impl World {
-    async fn start(files: &[(&str, &[u8])]) -> Self {
+    /// With no programs of the host's.
+    pub async fn start(files: &[(&str, &[u8])]) -> Self {
+        Self::start_with(files, bus::remote::Remote::default(), Self::config()).await
+    }
+
+    pub fn config() -> within_data_loader::Config {
+        within_data_loader::Config { program_path: None, ..Default::default() }
+    }
+
+    pub async fn start_with(
+        files: &[(&str, &[u8])],
+        remote: bus::remote::Remote,
+        config: within_data_loader::Config,
+    ) -> Self {
         let home = tempfile::tempdir().expect("a folder");
         let server =
             EmbeddedServer::start(EmbeddedConfig::new(nats_server(), home.path().join("nats"))).await.expect("starts");
-        let config = BusConfig {
+        let bus_config = BusConfig {
             url: server.url(),
             credentials: server.credentials(),
             tls: bus::Tls::default(),
@@ -76,7 +89,7 @@ impl World {
             name: "test".into(),
             timings: Timings::default(),
         };
-        let bus = Bus::connect(config).await.expect("connects");
+        let bus = Bus::connect(bus_config).await.expect("connects");
         bus.ensure_topology().await.expect("streams");
         let root = Root::new(files);
         let env = RoleEnv {
@@ -91,18 +104,18 @@ impl World {
             artifacts: ArtifactStore::open(&home.path().join("artifacts").to_string_lossy()).expect("a store"),
             drain: CancellationToken::new(),
             data_roots: Arc::new(root.roots()),
+            remote,
             home: Arc::new(home.path().to_owned()),
         };
         let (to, reports) = mpsc::channel(16);
         answer_claims(&env.bus, to).await;
         let (supervisor, _) = Actor::spawn(None, Supervisor, ()).await.expect("a supervisor");
-        let config = within_data_loader::Config::default();
         let loader = within_data_loader::start(env.clone(), config, supervisor.get_cell()).await.expect("starts");
         Self { env, loader, reports, root, _home: home, _server: server }
     }
 
     /// Puts a prepare task into the queue.
-    async fn submit(&self, data: &DataPlan, task: Task) -> Work {
+    pub async fn submit(&self, data: &DataPlan, task: Task) -> Work {
         let mut plan: serde_json::Value = serde_json::from_str(include_str!("plan.json")).expect("JSON");
         plan["data"] = serde_json::to_value(data).expect("JSON");
         plan["task"] = serde_json::to_value(task).expect("JSON");
@@ -121,14 +134,14 @@ impl World {
         work
     }
 
-    async fn report(&mut self) -> ReportBody {
+    pub async fn report(&mut self) -> ReportBody {
         let report =
             tokio::time::timeout(LONG, self.reports.recv()).await.expect("a report in time").expect("a report");
         assert_eq!((report.fence, report.attempt), (Fence(7), 1));
         report.body
     }
 
-    async fn prepared(&mut self, data: &DataPlan, task: Task) -> ArtifactRef {
+    pub async fn prepared(&mut self, data: &DataPlan, task: Task) -> ArtifactRef {
         self.submit(data, task).await;
         match self.report().await {
             ReportBody::Done { output: TaskOutput::Prepared { dataset, .. } } => dataset,
@@ -136,13 +149,13 @@ impl World {
         }
     }
 
-    async fn open(&self, open: &OpenFeed) -> (Subscription, FeedOpened) {
+    pub async fn open(&self, open: &OpenFeed) -> (Subscription, FeedOpened) {
         let frames = self.env.bus.subscribe(&open.deliver_subject).await.expect("subscribes");
         let opened = self.env.bus.request(open.clone(), None, LONG).await.expect("opens");
         (frames, opened)
     }
 
-    fn feed(&self, name: &str, dataset: &ArtifactRef) -> OpenFeed {
+    pub fn feed(&self, name: &str, dataset: &ArtifactRef) -> OpenFeed {
         let job = JobId::new("j1").expect("id");
         OpenFeed {
             feed: name.into(),
@@ -157,6 +170,8 @@ impl World {
             global_batch_size: 64,
             logical_shards: 8,
             shuffle_seed: Some(5),
+            shuffle_window_mb: messages::plan::DEFAULT_SHUFFLE_WINDOW_MB,
+            augmentation: None,
             drop_last: false,
             epoch: 0,
             batch: 0,
@@ -190,14 +205,14 @@ async fn answer_claims(bus: &Bus, to: mpsc::Sender<Report>) {
     });
 }
 
-async fn next_frame(frames: &mut Subscription) -> (FrameHeader, Encoded) {
+pub async fn next_frame(frames: &mut Subscription) -> (FrameHeader, Encoded) {
     let message = tokio::time::timeout(LONG, frames.next()).await.expect("a frame in time").expect("a frame");
     let header: FrameHeader = serde_json::from_str(message.header(HEADER_FRAME).expect("a header")).expect("reads");
     let rows = if header.error.is_some() { Encoded::default() } else { decode_frame(&message.payload).expect("rows") };
     (header, rows)
 }
 
-fn table(rows: usize) -> String {
+pub fn table(rows: usize) -> String {
     let lines: Vec<String> = (0..rows).map(|i| format!("{},c{},{}", i * 7 % 101, i % 5, i)).collect();
     format!("x,c,y\n{}\n", lines.join("\n"))
 }
@@ -299,4 +314,44 @@ async fn a_drained_loader_sends_its_ranks_elsewhere() {
     assert_eq!((header.sequence, header.batch, error.code, error.retry), (2, 2, Code::NoCapacity, true));
     tokio::time::timeout(LONG, world.loader.wait(None)).await.expect("stops in time").expect("stops");
     assert!(world.root.0.path().exists());
+}
+
+/// Answers every request with these bytes; gives its origin.
+async fn web_server(bytes: Vec<u8>) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let origin = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = [0; 4096];
+            let Ok(_) = stream.read(&mut head).await else { continue };
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", bytes.len());
+            stream.write_all(answer.as_bytes()).await.ok();
+            stream.write_all(&bytes).await.ok();
+        }
+    });
+    origin
+}
+
+#[tokio::test]
+async fn a_table_of_a_web_server_is_prepared_where_it_is_allowed() {
+    let origin = web_server(table(200).into_bytes()).await;
+    let limits = bus::remote::Limits { allowed: vec![origin.clone()], ..bus::remote::Limits::default() };
+    let mut world = World::start_with(&[], bus::remote::Remote::new(limits).expect("an origin"), World::config()).await;
+    let url = format!("{origin}/ads/a.csv");
+    let dataset = world.prepared(&data_plan(&[&url], "y"), Task::Regression).await;
+    let bytes = world.env.artifacts.get(&dataset).await.expect("is there");
+    let manifest = Manifest::from_json(&bytes).expect("a manifest");
+    assert_eq!((manifest.sources[0].path.as_str(), manifest.sources[0].rows), (url.as_str(), 200));
+    let scratch = std::fs::read_dir(world.env.home.join("scratch")).expect("a folder").count();
+    assert_eq!(scratch, 0, "what was copied is removed");
+
+    world.submit(&data_plan(&["http://127.0.0.1:1/a.csv"], "y"), Task::Regression).await;
+    match world.report().await {
+        ReportBody::Failed { error } => {
+            assert_eq!(error.code, Code::Forbidden);
+            assert!(error.message.contains("remote_sources"), "{error}");
+        }
+        other => panic!("not refused: {other:?}"),
+    }
 }

@@ -326,6 +326,7 @@ async fn start_worker(
         artifacts: store.clone(),
         drain: drain.clone(),
         data_roots: Arc::new(Vec::new()),
+        remote: bus::remote::Remote::default(),
         home: Arc::new(home.into()),
     };
     let me = std::env::current_exe().expect("own path").to_str().expect("text").to_owned();
@@ -337,6 +338,7 @@ async fn start_worker(
         connection: Connection::of(config),
         threads: 1,
         collective_tls: false,
+        routes: within_trainer::routes::Routes::default(),
     };
     within_trainer::start(env, config, supervisor).await.expect("starts")
 }

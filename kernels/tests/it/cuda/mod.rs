@@ -9,6 +9,7 @@ mod device;
 mod geometry;
 pub mod gpu;
 pub mod machine;
+mod nccl;
 mod ops;
 mod shim;
 pub mod simt;

@@ -73,7 +73,13 @@ fn made(compiler: &str, name: &str, text: &str, more: &[&str]) -> PathBuf {
     library
 }
 
-/// A folder with a driver that runs the kernels on the CPU (`driver.cpp`); none where there is no C++ compiler.
+/// A library of this text; none where there is no C++ compiler.
+pub fn library(name: &str, text: &str) -> Option<PathBuf> {
+    Some(made(&compiler()?, name, text, &[]))
+}
+
+/// A folder with a driver that runs the kernels on the CPU (`driver.cpp`), and an NCCL that moves data between processes
+/// (`nccl.cpp`); none where there is no C++ compiler.
 pub fn driver() -> Option<PathBuf> {
     let compiler = compiler()?;
     let library = |name: &str, file: &'static str| {
@@ -83,6 +89,7 @@ pub fn driver() -> Option<PathBuf> {
     let libraries = [
         library("driver", "libcuda.so.1"),
         library("cublaslt", "libcublasLt.so.13"),
+        library("nccl", "libnccl.so.2"),
         library("nvml", "libnvidia-ml.so.1"),
     ];
     let shims: Vec<PathBuf> =

@@ -2,22 +2,44 @@
 //! published JSON Schema share. A row says what a key may hold, its default, its other names and
 //! what becomes of it.
 
+mod augmentation;
+mod cache;
+mod features;
 mod index;
 mod job;
 mod kinds;
 mod model;
+mod quality;
+mod source;
 
 pub(crate) use index::{Index, Step, index_of};
 pub(crate) use kinds::{EVALUATION_KEYS, GATES_KEYS, SWEEP_KEYS};
 
 /// Every key of a job.
-pub(crate) static JOB_KEYS: &[Key] = &joined::<{ job::KEYS.len() + model::KEYS.len() }>(job::KEYS, model::KEYS);
+pub(crate) static JOB_KEYS: &[Key] = &joined::<{ count(TABLES) }>(TABLES);
 
-const fn joined<const N: usize>(first: &[Key], second: &[Key]) -> [Key; N] {
-    let (mut out, mut at) = ([first[0]; N], 0);
-    while at < N {
-        out[at] = if at < first.len() { first[at] } else { second[at - first.len()] };
+/// The table in its parts.
+const TABLES: &[&[Key]] =
+    &[job::KEYS, features::KEYS, quality::KEYS, model::KEYS, source::KEYS, augmentation::KEYS, cache::KEYS];
+
+const fn count(tables: &[&[Key]]) -> usize {
+    let (mut keys, mut at) = (0, 0);
+    while at < tables.len() {
+        keys += tables[at].len();
         at += 1;
+    }
+    keys
+}
+
+const fn joined<const N: usize>(tables: &[&[Key]]) -> [Key; N] {
+    let (mut out, mut at, mut table, mut row) = ([tables[0][0]; N], 0, 0, 0);
+    while at < N {
+        if row == tables[table].len() {
+            (table, row) = (table + 1, 0);
+        } else {
+            out[at] = tables[table][row];
+            (at, row) = (at + 1, row + 1);
+        }
     }
     out
 }
@@ -114,10 +136,14 @@ pub(crate) enum Shape {
         min: i64,
         max: i64,
     },
+    /// A list of numbers.
+    Numbers(Range),
     /// A local file or folder.
     Path,
-    /// One path or a list of paths of local files.
-    Paths,
+    /// A local file or the URL of one that is only read; patterns of files.
+    Source,
+    /// One of them or a list.
+    Sources,
     /// `http(s)://`, without credentials.
     WebUrl,
     /// Of a tracking server or store, without credentials; never `mysql://`.
