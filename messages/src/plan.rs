@@ -177,6 +177,8 @@ pub(crate) fn default_shuffle_window_mb() -> u32 {
     DEFAULT_SHUFFLE_WINDOW_MB
 }
 
+// Serde hands a reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
 fn is_default_shuffle_window(megabytes: &u32) -> bool {
     *megabytes == DEFAULT_SHUFFLE_WINDOW_MB
 }

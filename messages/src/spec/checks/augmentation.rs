@@ -22,7 +22,7 @@ pub(super) fn complete(draft: &mut Draft<'_>) {
     let (seed, prob) = (draft.whole("seed"), draft.number("data.augmentation.prob"));
     draft.derive(SEED, seed);
     let ends_in_prob =
-        |path: &&str| path.starts_with(GROUP) && path.ends_with(".prob") && path.matches('.').count() > 2;
+        |path: &&str| path.starts_with(GROUP) && path.rsplit('.').next() == Some("prob") && path.matches('.').count() > 2;
     for path in JOB_KEYS.iter().map(|key| key.path).filter(ends_in_prob) {
         draft.derive(path, prob);
     }
