@@ -11,9 +11,11 @@ use serde::{Deserialize, Serialize};
 
 mod checkpoint;
 mod resources;
+mod validation;
 
 pub use checkpoint::CheckpointPlan;
 pub use resources::{ResourcePlan, StragglerPolicy};
+pub use validation::{OnViolation, ValidationPlan};
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -119,6 +121,8 @@ pub struct DataPlan {
     pub text: TextPlan,
     #[serde(default)]
     pub sequence: SequencePlan,
+    #[serde(default, skip_serializing_if = "ValidationPlan::asks_for_nothing")]
+    pub validation: ValidationPlan,
     pub split: SplitPlan,
     pub shuffle: bool,
     pub shuffle_seed: u64,

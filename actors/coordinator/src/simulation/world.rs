@@ -760,9 +760,14 @@ impl World {
 pub fn output(role: Role) -> TaskOutput {
     let artifact = ArtifactRef { uri: "file:///a".into(), blake3: String::new(), size_bytes: 1 };
     match role {
-        Role::DataLoader => {
-            TaskOutput::Prepared { dataset: artifact, rows_train: 1, rows_val: 1, rows_test: 1, warnings: Vec::new() }
-        }
+        Role::DataLoader => TaskOutput::Prepared {
+            dataset: artifact,
+            rows_train: 1,
+            rows_val: 1,
+            rows_test: 1,
+            warnings: Vec::new(),
+            reports: std::collections::BTreeMap::new(),
+        },
         Role::Trainer => TaskOutput::Trained {
             model: ModelRef {
                 uri: "file:///m".into(),

@@ -53,6 +53,7 @@ impl Desk {
             rows_val: 1,
             rows_test: 1,
             warnings: Vec::new(),
+            reports: std::collections::BTreeMap::new(),
         });
         // As the next leader finds it.
         desk.state = State::new(Timings::default(), [0; 32]);

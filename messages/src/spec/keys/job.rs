@@ -314,7 +314,6 @@ pub(super) const KEYS: &[Key] = &[
     not_yet("data.augmentation.visual_augmentation", Bool, "augmentation of images"),
     not_yet("data.augmentation.prob", closed(0.0, 1.0), "augmentation"),
     not_yet("data.augmentation.methods", Texts, "augmentation"),
-    not_yet("data.validation", Any, "validation of data against a schema"),
     not_yet("data.quality", Any, "the quality report"),
     // training
     key("training.epochs", whole(1, 1_000_000), json("20"), "Passes over the training part.")

@@ -6,18 +6,35 @@ mod index;
 mod job;
 mod kinds;
 mod model;
+mod validation;
 
 pub(crate) use index::{Index, Step, index_of};
 pub(crate) use kinds::{EVALUATION_KEYS, GATES_KEYS, SWEEP_KEYS};
 
 /// Every key of a job.
-pub(crate) static JOB_KEYS: &[Key] = &joined::<{ job::KEYS.len() + model::KEYS.len() }>(job::KEYS, model::KEYS);
+pub(crate) static JOB_KEYS: &[Key] = &joined::<{ count(TABLES) }>(TABLES);
 
-const fn joined<const N: usize>(first: &[Key], second: &[Key]) -> [Key; N] {
-    let (mut out, mut at) = ([first[0]; N], 0);
-    while at < N {
-        out[at] = if at < first.len() { first[at] } else { second[at - first.len()] };
-        at += 1;
+const TABLES: &[&[Key]] = &[job::KEYS, validation::KEYS, model::KEYS];
+
+const fn count(tables: &[&[Key]]) -> usize {
+    let (mut sum, mut table) = (0, 0);
+    while table < tables.len() {
+        sum += tables[table].len();
+        table += 1;
+    }
+    sum
+}
+
+const fn joined<const N: usize>(tables: &[&[Key]]) -> [Key; N] {
+    let (mut out, mut at, mut table) = ([tables[0][0]; N], 0, 0);
+    while table < tables.len() {
+        let mut row = 0;
+        while row < tables[table].len() {
+            out[at] = tables[table][row];
+            at += 1;
+            row += 1;
+        }
+        table += 1;
     }
     out
 }
@@ -131,6 +148,8 @@ pub(crate) enum Shape {
     /// `validation loss` or the validation value of a metric.
     Monitor,
     Any,
+    /// A text, or a mapping, which becomes the JSON text of it.
+    Document,
 }
 
 impl Key {
