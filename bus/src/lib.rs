@@ -26,6 +26,7 @@ mod message;
 mod pubsub;
 mod pull;
 pub mod queue;
+pub mod remote;
 pub mod role;
 mod room;
 mod topology;

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Bus;
 use crate::artifact::ArtifactStore;
+use crate::remote::Remote;
 
 /// Who this process is, as its heartbeats say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct RoleEnv {
     pub drain: CancellationToken,
     /// Folders that a job spec may name files in.
     pub data_roots: Arc<Vec<PathBuf>>,
+    /// Object stores and web servers that a job spec may name files of.
+    pub remote: Remote,
     /// The process's home folder.
     pub home: Arc<PathBuf>,
 }

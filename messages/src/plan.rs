@@ -11,10 +11,12 @@ use serde::{Deserialize, Serialize};
 
 mod checkpoint;
 mod resources;
+mod source;
 mod validation;
 
 pub use checkpoint::CheckpointPlan;
 pub use resources::{ResourcePlan, StragglerPolicy};
+pub use source::{ColumnSourcePlan, JoinKind, JoinPlan, TextEncoding};
 pub use validation::{OnViolation, ValidationPlan};
 
 /// Where a value came from.
@@ -121,6 +123,9 @@ pub struct DataPlan {
     pub text: TextPlan,
     #[serde(default)]
     pub sequence: SequencePlan,
+    /// Tables that are joined to this one, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub joins: Vec<JoinPlan>,
     #[serde(default, skip_serializing_if = "ValidationPlan::asks_for_nothing")]
     pub validation: ValidationPlan,
     pub split: SplitPlan,
@@ -135,7 +140,13 @@ pub enum DataFormat {
     /// By the file's suffix.
     Auto,
     Csv,
+    /// CSV between tabs.
+    Tsv,
     Parquet,
+    /// One JSON object a line.
+    JsonLines,
+    /// Arrow IPC, as a file or a stream.
+    Arrow,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -153,6 +164,8 @@ pub struct CsvPlan {
     pub decimal: String,
     /// Texts that mean missing.
     pub null_values: Vec<String>,
+    #[serde(default)]
+    pub encoding: TextEncoding,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -188,8 +201,10 @@ pub enum ColumnType {
     Category,
     /// Words: tokens of a text encoder.
     Text,
-    /// The number of an image in the file `images`.
+    /// The number of an image in the file `images`; or the path of an image file, or its bytes.
     Image,
+    /// A date or a time: seconds since the epoch.
+    Datetime,
 }
 
 /// Treatment of one column; what is not set follows `preprocessing`.
@@ -203,6 +218,8 @@ pub struct ColumnPlan {
     /// Of an image column: the IDX file (also `.gz`) that its whole numbers, from 0, point into.
     #[serde(default)]
     pub images: Option<String>,
+    #[serde(flatten)]
+    pub source: ColumnSourcePlan,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -46,18 +46,30 @@ fn all_are_accepted_but_the_one_that_waits() {
         regression on multimodal_ads/ads.csv, 0 warnings
         == adult.yaml
         binary_classification on adult/adult.data, 0 warnings
+        == avazu.yaml
+        binary_classification on criteo_sample/avazu_sample.txt, 0 warnings
         == bank_marketing.yaml
         binary_classification on bank_marketing/bank-additional-full.csv, 0 warnings
         == california_housing.yaml
         regression on california_housing/housing.csv, 0 warnings
         == clickbait_headlines.yaml
         binary_classification on clickbait_headlines.csv, 0 warnings
+        == criteo_sample.yaml
+        binary_classification on criteo_sample/criteo_sample.txt, 0 warnings
         == deterministic.yaml
         regression on ads.csv, 11 warnings
         == fashion_mnist.yaml
         multiclass on fashion_mnist.csv, 0 warnings
         == kag_conversion.yaml
         binary_classification on kag_conversion/KAG_conversion_data.csv, 0 warnings
+        == meridian_geo.yaml
+        regression on meridian_geo/geo_all_channels.csv, 0 warnings
+        == nab_ad_exchange.yaml
+        regression on nab/data/realAdExchange/*.csv, 0 warnings
+        == online_ads_daily.yaml
+        regression on online_ads_daily/april_may.csv, 0 warnings
+        == open_bandit.yaml
+        binary_classification on open_bandit/obd_60k.csv.gz, 0 warnings
         == quickstart.yaml
         regression on ads.csv, 0 warnings
     "#]]

@@ -287,8 +287,11 @@ fn paths_and_hosts() {
         "../x.csv",
         "a/../../x.csv",
         "~/x.csv",
-        "s3://bucket/x.csv",
-        "http://host/x.csv",
+        "s3://bucket",
+        "s3://bucket/a/../x.csv",
+        "http://user:secret@host/x.csv",
+        "https://host/x.csv?token=1",
+        "hdfs://bucket/x.csv",
         "file://host/x.csv",
         "''",
         "[]",
@@ -297,10 +300,10 @@ fn paths_and_hosts() {
         assert!(answer.contains("data.path: "), "{path}: {answer}");
     }
     check(
-        "task: regression\ntarget: y\ndata:\n  path: [ok.csv, ../x.csv, 's3://b/x', 'ftp://h/x']\n",
+        "task: regression\ntarget: y\ndata:\n  path: [ok.csv, ../x.csv, 's3://b/x', 'abfs://b/x', 'ftp://h/x']\n",
         expect![[r#"
         job.yaml:4: data.path: forbidden: "../x.csv" leaves the data roots: expected a path below one, without `..`
-        job.yaml:4: not yet supported: data.path: s3:// (a path below a data root is)
+        job.yaml:4: not yet supported: data.path: abfs:// (a path below a data root is)
         job.yaml:4: data.path: forbidden: scheme "ftp": expected a path below a data root
     "#]],
     );

@@ -117,6 +117,7 @@ async fn feed(figures: &mut Vec<serde_json::Value>) {
         artifacts: ArtifactStore::open(&home.path().join("artifacts").to_string_lossy()).expect("a store"),
         drain: CancellationToken::new(),
         data_roots: Arc::new(root.roots()),
+        remote: bus::remote::Remote::default(),
         home: Arc::new(home.path().to_owned()),
     };
     let begun = Instant::now();

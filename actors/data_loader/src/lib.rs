@@ -12,10 +12,14 @@
 
 mod actor;
 pub mod check;
+mod column;
 pub mod feed;
 pub mod fit;
 pub mod load;
+pub mod memory;
+mod mirror;
 pub mod nearest;
+mod pictures;
 pub mod prepare;
 mod pretrained;
 mod sequence;
@@ -35,11 +39,13 @@ pub struct Config {
     pub slots: u32,
     /// Bytes of encoded rows kept for feeds to come.
     pub cache_bytes: usize,
+    /// Bytes that the columns of a preparation may take; none: half of what the machine has.
+    pub memory_limit_bytes: Option<usize>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { slots: 2, cache_bytes: state::CACHE_BYTES }
+        Self { slots: 2, cache_bytes: state::CACHE_BYTES, memory_limit_bytes: None }
     }
 }
 
@@ -48,5 +54,9 @@ impl Default for Config {
 /// # Errors
 /// `retry: false` when it can never run.
 pub async fn start(env: bus::role::RoleEnv, config: Config, supervisor: ActorCell) -> Result<ActorCell, WireError> {
+    if let Some(limit) = config.memory_limit_bytes {
+        memory::set_limit_bytes(limit);
+    }
+    mirror::sweep(&env.home);
     actor::spawn(env, config, supervisor).await
 }

@@ -1,24 +1,26 @@
-//! Files to typed columns in memory, in two passes: the first decides types and finds what is wrong, the
-//! second keeps the values. So no column is ever held as text and as numbers at once: a number costs 8 bytes
-//! a row, a category 4 and its distinct texts. Peak memory is about twice the size of a text file, three times
-//! that of a well compressed one.
+//! Files to typed columns in memory, in one pass: each column decides its type as it passes by and keeps its values in
+//! the form of that type, on threads of their own beside the one that reads. So no column is ever held as text and as
+//! numbers at once: a number costs 8 bytes a row, a category 4 and its distinct texts. Columns of numbers in which a
+//! text turns up late are read a second time. What is kept is measured against the memory that the worker may use.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::Float64Type;
-use arrow_array::{Array, ArrayRef};
-use frame::manifest::Source;
+use frame::manifest::{Inference, Source};
 use messages::WireError;
 use messages::error::Code;
 use messages::plan::{DataPlan, Task};
 use tokio_util::sync::CancellationToken;
 
 use crate::check::names::{Layout, Need, Use};
-use crate::check::scan::{ColumnScan, Kind};
-use crate::check::value::Value;
-use crate::check::{At, MAX_ROWS, Violation, Violations};
-use crate::source::{Chunk, File, Reader};
+use crate::check::scan::Kind;
+use crate::check::{At, MAX_ROWS, Violation, Violations, inference};
+use crate::column::Column;
+use crate::pictures::{Gallery, Places};
+use crate::source::{Chunk, File, Joins, Reader};
 
 /// Key of a missing category.
 pub const MISSING_KEY: u32 = u32::MAX;
@@ -47,7 +49,7 @@ pub struct Texts {
 }
 
 impl Texts {
-    fn push(&mut self, text: &str) {
+    pub fn push(&mut self, text: &str) {
         self.text.push_str(text);
         self.ends.push(self.text.len());
     }
@@ -64,6 +66,11 @@ impl Texts {
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
+
+    /// What it takes.
+    pub fn bytes(&self) -> usize {
+        self.text.len() + 8 * self.ends.len()
+    }
 }
 
 /// What was read.
@@ -79,6 +86,10 @@ pub struct Loaded {
     pub warnings: Vec<String>,
     /// Row of the files that each row here stands for; none: the same one.
     pub row_of: Option<Vec<u32>>,
+    /// Pictures of the columns whose numbers name them.
+    pub pictures: BTreeMap<String, Gallery>,
+    /// Why each column has its type.
+    pub inference: Vec<Inference>,
 }
 
 impl Loaded {
@@ -110,195 +121,289 @@ pub fn alive(cancelled: &CancellationToken) -> Result<(), WireError> {
     Ok(())
 }
 
-/// Reads the files.
-pub fn load(plan: &DataPlan, task: Task, files: &[File], cancelled: &CancellationToken) -> Result<Loaded, WireError> {
+/// Reads the files. `memory_limit_bytes` is what columns may take.
+pub fn load(
+    plan: &DataPlan,
+    task: Task,
+    files: &[File],
+    roots: &[PathBuf],
+    memory_limit_bytes: usize,
+    cancelled: &CancellationToken,
+) -> Result<Loaded, WireError> {
     let mut violations = Violations::default();
     let mut warnings = Vec::new();
-    let scanned = scan(plan, task, files, cancelled, &mut violations)?;
-    let Some((layout, scans, sources)) = scanned else {
+    let joins = Arc::new(Joins::read(plan, roots, &mut violations)?);
+    violations.check()?;
+    let input = Input { plan, task, files, roots, joins, memory_limit_bytes, cancelled };
+    let Some(mut table) = input.read(None, &mut violations)? else {
         violations.check()?;
         return Err(WireError::new(Code::InternalError, "the data could not be read, and nothing says why"));
     };
+    input.joins.report(&mut violations, &mut warnings);
     let names: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
-    let uses_and_scans = layout.uses.iter().zip(&scans);
-    let kinds: Vec<Kind> =
-        uses_and_scans.map(|(usage, scan)| scan.decide(usage, &names, &mut violations, &mut warnings)).collect();
-    let rows: u64 = sources.iter().map(|source| source.rows).sum();
-    if rows > MAX_ROWS {
+    let rows = table.rows;
+    let (mut kinds, mut report) = (Vec::new(), Vec::new());
+    let mut columns = std::mem::take(&mut table.columns);
+    for column in &columns {
+        let has_dates = column.has_dates();
+        let kind = column.scan.decide(&column.usage, has_dates, &names, &mut violations, &mut warnings);
+        report.push(inference::report(&column.usage, &column.scan, kind, has_dates, rows, &names));
+        kinds.push(kind);
+    }
+    if rows as u64 > MAX_ROWS {
         violations.add(Violation::new(format!("{rows} rows in all, expected at most {MAX_ROWS}")));
     }
     violations.check()?;
-    let columns = keep(plan, files, &layout, &kinds, &sources, cancelled)?;
-    let test: u64 = sources.iter().filter(|source| source.test).map(|source| source.rows).sum();
+    let again = input.read_lost(&table, &columns, &kinds)?;
+    let (mut values, mut pictures) = (Vec::new(), BTreeMap::new());
+    for ((column, kind), again) in columns.into_iter().zip(kinds).zip(again) {
+        let name = column.usage.name.clone();
+        let (kept, gallery) = again.unwrap_or(column).finish(kind);
+        values.push(kept);
+        pictures.extend(gallery.map(|gallery| (name, gallery)));
+    }
+    let mut sources = table.sources;
+    sources.extend(input.joins.sources().map(|(path, summary)| Source {
+        path: path.to_owned(),
+        blake3: summary.blake3.clone(),
+        size_bytes: summary.size_bytes,
+        rows: 0,
+        test: false,
+    }));
     let loaded = Loaded {
-        layout,
-        columns,
+        layout: table.layout,
+        columns: values,
         sources,
-        rows: rows as usize,
-        first_test_row: (rows - test) as usize,
+        rows,
+        first_test_row: table.first_test_row.unwrap_or(rows),
         warnings,
-        row_of: None,
+        row_of: table.row_of,
+        pictures,
+        inference: report,
     };
     check_ids(&loaded)?;
     Ok(loaded)
 }
 
-type Scanned = (Layout, Vec<ColumnScan>, Vec<Source>);
-
-/// The first pass. `None` when the first file has no columns to go by.
-fn scan(
-    plan: &DataPlan,
+/// What is read, and under which limits.
+struct Input<'a> {
+    plan: &'a DataPlan,
     task: Task,
-    files: &[File],
-    cancelled: &CancellationToken,
-    violations: &mut Violations,
-) -> Result<Option<Scanned>, WireError> {
-    let mut layout: Option<Layout> = None;
-    let (mut scans, mut sources) = (Vec::new(), Vec::new());
-    for (index, file) in files.iter().enumerate() {
-        let Some(mut reader) = Reader::open(file, &plan.csv, violations)? else { continue };
-        let names = reader.columns().to_vec();
-        let layout = layout.get_or_insert_with(|| Layout::new(plan, task, &file.path, &names, violations));
-        scans.resize_with(layout.uses.len(), ColumnScan::default);
-        let wanted = layout.places(&files[0].path, &file.path, &names, violations);
-        // With columns amiss, what their values are does not matter, but rows are still checked.
-        let complete = wanted.len() == layout.uses.len() && !wanted.is_empty();
-        if !complete {
-            continue;
-        }
-        reader.want(&wanted)?;
-        let mut rows = 0;
-        while let Some(chunk) = reader.next_chunk(violations)? {
-            alive(cancelled)?;
-            rows += chunk.rows as u64;
-            for ((usage, scan), column) in layout.uses.iter().zip(&mut scans).zip(&chunk.columns) {
-                scan.observe(usage, index, &chunk, column);
+    files: &'a [File],
+    roots: &'a [PathBuf],
+    joins: Arc<Joins>,
+    memory_limit_bytes: usize,
+    cancelled: &'a CancellationToken,
+}
+
+/// What one pass over the files gives.
+struct Pass {
+    layout: Layout,
+    columns: Vec<Column>,
+    sources: Vec<Source>,
+    rows: usize,
+    first_test_row: Option<usize>,
+    row_of: Option<Vec<u32>>,
+}
+
+/// Chunks that wait for a thread, at most.
+const CHUNKS_AHEAD: usize = 2;
+/// Threads that take in columns, at most.
+const MOST_THREADS: usize = 8;
+
+impl Input<'_> {
+    /// One pass over the files, of the columns of `layout` or of those that the plan wants. `None` when the first file
+    /// has no columns to go by.
+    fn read(&self, layout: Option<Layout>, violations: &mut Violations) -> Result<Option<Pass>, WireError> {
+        let mut first = None;
+        for (index, file) in self.files.iter().enumerate() {
+            if let Some(reader) = Reader::open(file, &self.plan.csv, &self.joins, violations)? {
+                first = Some((index, reader));
+                break;
             }
         }
-        if rows == 0 && violations.is_empty() {
-            violations.add(Violation::new("has a header but no rows").file(&file.path));
-        }
-        let summary = reader.finish()?;
-        sources.push(Source {
-            path: file.path.clone(),
-            blake3: summary.blake3,
-            size_bytes: summary.size_bytes,
-            rows,
-            test: file.test,
+        let Some((begin, reader)) = first else { return Ok(None) };
+        let layout = layout.unwrap_or_else(|| {
+            Layout::new(self.plan, self.task, &self.files[begin].path, reader.columns(), violations)
         });
+        let places = self.places();
+        let columns: Vec<Column> = layout
+            .uses
+            .iter()
+            .map(|usage| Column::new(usage.clone(), |shape| Gallery::new(shape, places.clone())))
+            .collect();
+        let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1));
+        let threads = threads.clamp(1, MOST_THREADS).min(columns.len().max(1));
+        let kept = AtomicUsize::new(0);
+        let mut hands: Vec<Vec<(usize, Column)>> = (0..threads).map(|_| Vec::new()).collect();
+        for (index, column) in columns.into_iter().enumerate() {
+            hands[index % threads].push((index, column));
+        }
+        std::thread::scope(|scope| {
+            let (mut senders, mut joined) = (Vec::new(), Vec::new());
+            for columns in hands {
+                let (sender, receiver) = sync_channel(CHUNKS_AHEAD);
+                let kept = &kept;
+                joined.push(scope.spawn(move || take_in(columns, &receiver, kept)));
+                senders.push(sender);
+            }
+            let passed = self.pass(&layout, begin, Some(reader), &senders, &kept, violations);
+            drop(senders);
+            let mut columns: Vec<(usize, Column)> = Vec::new();
+            for thread in joined {
+                columns.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+            columns.sort_by_key(|(index, _)| *index);
+            let columns = columns.into_iter().map(|(_, column)| column).collect();
+            passed.map(|pass| Some(Pass { layout: layout.clone(), columns, ..pass }))
+        })
     }
-    Ok(layout.map(|layout| (layout, scans, sources)))
-}
 
-/// The second pass.
-fn keep(
-    plan: &DataPlan,
-    files: &[File],
-    layout: &Layout,
-    kinds: &[Kind],
-    sources: &[Source],
-    cancelled: &CancellationToken,
-) -> Result<Vec<Values>, WireError> {
-    let rows: u64 = sources.iter().map(|source| source.rows).sum();
-    let mut keepers: Vec<Keeper> = kinds.iter().map(|&kind| Keeper::new(kind, rows as usize)).collect();
-    let typed = with_kinds(layout, kinds);
-    for (file, source) in files.iter().zip(sources) {
+    fn places(&self) -> Places {
+        let folder = |file: &File| file.path.rsplit_once('/').map(|(folder, _)| folder.to_owned()).unwrap_or_default();
+        Places {
+            roots: Arc::new(self.roots.to_vec()),
+            folders: Arc::new(self.files.iter().map(folder).collect()),
+        }
+    }
+
+    /// Reads all files from the first that has columns on, and hands their chunks out.
+    fn pass(
+        &self,
+        layout: &Layout,
+        begin: usize,
+        mut opened: Option<Reader>,
+        senders: &[SyncSender<Handed>],
+        kept: &AtomicUsize,
+        violations: &mut Violations,
+    ) -> Result<Pass, WireError> {
+        let mut pass = Pass {
+            layout: Layout { names: Vec::new(), uses: Vec::new() },
+            columns: Vec::new(),
+            sources: Vec::new(),
+            rows: 0,
+            first_test_row: None,
+            row_of: None,
+        };
+        let mut rows_before = 0;
+        for (index, file) in self.files.iter().enumerate().skip(begin) {
+            let reader = match opened.take() {
+                Some(reader) => Some(reader),
+                None => Reader::open(file, &self.plan.csv, &self.joins, violations)?,
+            };
+            let Some(mut reader) = reader else { continue };
+            let names = reader.columns().to_vec();
+            let wanted = layout.places(&self.files[begin].path, &file.path, &names, violations);
+            // With columns amiss, what their values are does not matter.
+            if wanted.len() != layout.uses.len() || wanted.is_empty() {
+                continue;
+            }
+            reader.want(&wanted)?;
+            if file.test {
+                pass.first_test_row.get_or_insert(pass.rows);
+            }
+            while let Some(chunk) = reader.next_chunk(violations)? {
+                alive(self.cancelled)?;
+                pass.take_rows(&chunk, rows_before);
+                let chunk = Arc::new(chunk);
+                for sender in senders {
+                    // A thread that is gone has panicked, which is seen where it is joined.
+                    sender.send(Handed { file: index, chunk: chunk.clone() }).ok();
+                }
+                self.check_memory(kept, &file.path)?;
+            }
+            let summary = reader.finish()?;
+            if summary.rows == 0 && violations.is_empty() {
+                violations.add(Violation::new("has a header but no rows").file(&file.path));
+            }
+            rows_before += summary.rows;
+            pass.sources.push(Source {
+                path: file.path.clone(),
+                blake3: summary.blake3,
+                size_bytes: summary.size_bytes,
+                rows: summary.rows,
+                test: file.test,
+            });
+        }
+        Ok(pass)
+    }
+
+    fn check_memory(&self, kept: &AtomicUsize, path: &str) -> Result<(), WireError> {
+        let (kept, limit) = (kept.load(Ordering::Relaxed), self.memory_limit_bytes);
+        if kept <= limit {
+            return Ok(());
+        }
+        let message = format!("{path}: the columns that are read take more than the {limit} bytes of memory that a preparation may use");
+        Err(WireError::new(Code::OutOfMemory, message)
+            .with_hint("exclude columns that are no features, read fewer files, or raise memory_limit_bytes in within.yaml"))
+    }
+
+    /// Reads the columns once more whose values could not be kept, as what they turned out to be.
+    fn read_lost(&self, table: &Pass, columns: &[Column], kinds: &[Kind]) -> Result<Vec<Option<Column>>, WireError> {
+        let mut again: Vec<Option<Column>> = columns.iter().map(|_| None).collect();
+        let lost: Vec<usize> = (0..columns.len()).filter(|&index| columns[index].is_lost()).collect();
+        if lost.is_empty() {
+            return Ok(again);
+        }
+        let uses = lost.iter().map(|&index| {
+            let need = if kinds[index] == Kind::Number { Need::Number } else { Need::Category };
+            Use { need, ..columns[index].usage.clone() }
+        });
+        let layout = Layout { names: table.layout.names.clone(), uses: uses.collect() };
         let mut violations = Violations::default();
-        let changed =
-            || WireError::new(Code::DatasetValidationError, format!("{}: changed while it was read", file.path));
-        let Some(mut reader) = Reader::open(file, &plan.csv, &mut violations)? else { return Err(changed()) };
-        let names = reader.columns().to_vec();
-        let wanted = typed.places(&files[0].path, &file.path, &names, &mut violations);
-        reader.want(&wanted)?;
-        while let Some(chunk) = reader.next_chunk(&mut violations)? {
-            alive(cancelled)?;
-            for ((usage, keeper), column) in typed.uses.iter().zip(&mut keepers).zip(&chunk.columns) {
-                keeper.keep(usage, &chunk, column);
-            }
-        }
-        let summary = reader.finish()?;
-        if summary.blake3 != source.blake3 || summary.rows != source.rows || !violations.is_empty() {
-            return Err(changed());
-        }
-    }
-    Ok(keepers.into_iter().map(|keeper| keeper.values).collect())
-}
-
-/// The layout with the types that were decided.
-fn with_kinds(layout: &Layout, kinds: &[Kind]) -> Layout {
-    let uses = layout.uses.iter().zip(kinds).map(|(usage, kind)| {
-        let need = match kind {
-            Kind::Number | Kind::Empty => Need::Number,
-            Kind::Category => Need::Category,
-            Kind::Id => Need::Id,
-            Kind::Text => Need::Text,
+        let read = self.read(Some(layout), &mut violations)?;
+        let same = |pass: &Pass| {
+            let hashes = |sources: &[Source]| sources.iter().map(|source| source.blake3.clone()).collect::<Vec<_>>();
+            violations.is_empty() && hashes(&pass.sources) == hashes(&table.sources)
         };
-        Use { need, ..usage.clone() }
-    });
-    Layout { names: layout.names.clone(), uses: uses.collect() }
-}
-
-/// Collects the values of one column.
-struct Keeper {
-    values: Values,
-    keys: HashMap<String, u32>,
-}
-
-impl Keeper {
-    fn new(kind: Kind, rows: usize) -> Self {
-        let values = match kind {
-            Kind::Number => Values::Number(Vec::with_capacity(rows)),
-            Kind::Category => Values::Category { keys: Vec::with_capacity(rows), texts: Vec::new() },
-            Kind::Id => Values::Id(Vec::with_capacity(rows)),
-            Kind::Text => Values::Text(Texts::default()),
-            Kind::Empty => Values::Empty,
+        let Some(pass) = read.filter(same) else {
+            let names: Vec<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
+            let message = format!("{}: changed while it was read", names.join(", "));
+            return Err(WireError::new(Code::DatasetValidationError, message));
         };
-        Self { values, keys: HashMap::new() }
-    }
-
-    fn keep(&mut self, usage: &Use, chunk: &Chunk, column: &ArrayRef) {
-        let texts = column.as_string_opt::<i32>();
-        match &mut self.values {
-            Values::Number(numbers) => {
-                if let Some(texts) = texts {
-                    let read = |text: Option<&str>| match usage.values.read(text.unwrap_or_default()) {
-                        Value::Number(number) => number,
-                        _ => f64::NAN,
-                    };
-                    numbers.extend(texts.iter().map(read));
-                } else {
-                    let array = column.as_primitive::<Float64Type>();
-                    numbers.extend(
-                        (0..chunk.rows).map(|row| if array.is_null(row) { f64::NAN } else { array.value(row) }),
-                    );
-                }
-            }
-            Values::Category { keys, texts: distinct } => {
-                for text in texts.into_iter().flatten() {
-                    let text = text.unwrap_or_default();
-                    keys.push(if usage.values.is_missing(text.trim()) {
-                        MISSING_KEY
-                    } else if let Some(&key) = self.keys.get(text) {
-                        key
-                    } else {
-                        let key = distinct.len() as u32;
-                        distinct.push(text.to_owned());
-                        self.keys.insert(text.to_owned(), key);
-                        key
-                    });
-                }
-            }
-            Values::Text(kept) => {
-                for text in texts.into_iter().flatten() {
-                    let text = text.unwrap_or_default();
-                    let missing = usage.values.is_missing(text.trim());
-                    kept.push(if missing { "" } else { text });
-                }
-            }
-            Values::Id(ids) => ids.extend(texts.into_iter().flatten().map(|text| id_of(text.unwrap_or_default()))),
-            Values::Empty => {}
+        for (index, column) in lost.into_iter().zip(pass.columns) {
+            again[index] = Some(column);
         }
+        Ok(again)
     }
+}
+
+impl Pass {
+    /// Counts a chunk's rows, and keeps which rows of the file they are where some were left out.
+    fn take_rows(&mut self, chunk: &Chunk, rows_before: u64) {
+        if chunk.is_picked() && self.row_of.is_none() {
+            self.row_of = Some((0..self.rows as u32).collect());
+        }
+        if let Some(row_of) = &mut self.row_of {
+            row_of.extend((0..chunk.rows).map(|row| (rows_before + chunk.file_row(row)) as u32));
+        }
+        self.rows += chunk.rows;
+    }
+}
+
+/// A chunk on its way to a thread.
+struct Handed {
+    file: usize,
+    chunk: Arc<Chunk>,
+}
+
+/// Takes chunks into columns until there are no more.
+fn take_in(
+    mut columns: Vec<(usize, Column)>,
+    chunks: &Receiver<Handed>,
+    kept: &AtomicUsize,
+) -> Vec<(usize, Column)> {
+    let mut before = 0;
+    while let Ok(handed) = chunks.recv() {
+        for (index, column) in &mut columns {
+            column.observe(handed.file, &handed.chunk, &handed.chunk.columns[*index]);
+        }
+        let now: usize = columns.iter().map(|(_, column)| column.kept_bytes()).sum();
+        kept.fetch_add(now, Ordering::Relaxed);
+        kept.fetch_sub(before, Ordering::Relaxed);
+        before = now;
+    }
+    columns
 }
 
 /// First 8 bytes, little-endian, of the BLAKE3 of the text.

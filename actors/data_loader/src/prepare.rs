@@ -20,6 +20,7 @@ use crate::check::target::{self, TargetValues};
 use crate::check::{Violation, Violations};
 use crate::fit::{self, Fitted, fit};
 use crate::load::{Loaded, MISSING_KEY, Values, load};
+use crate::memory;
 use crate::pretrained::Pretrained;
 use crate::sequence::Samples;
 use crate::source::{self, idx::Images};
@@ -55,7 +56,7 @@ pub fn prepare(
     cancelled: &CancellationToken,
 ) -> Result<Prepared, WireError> {
     let files = source::files(data, roots)?;
-    let mut loaded = load(data, task, &files, cancelled)?;
+    let mut loaded = load(data, task, &files, roots, memory::limit_bytes(), cancelled)?;
     let mut warnings = std::mem::take(&mut loaded.warnings);
     let mut violations = Violations::default();
     let images = images(data, &mut loaded, roots, &mut violations)?;
@@ -123,12 +124,19 @@ fn images(
 ) -> Result<BTreeMap<String, Images>, WireError> {
     let mut found = BTreeMap::new();
     for (name, column) in data.columns.iter().filter(|(_, column)| column.r#type == ColumnType::Image) {
+        if let Some(gallery) = loaded.pictures.remove(name) {
+            let images = Images::of_gallery(gallery, name);
+            loaded.sources.push(images.source.clone());
+            found.insert(name.clone(), images);
+            continue;
+        }
         let Some((usage, Values::Number(numbers))) = loaded.column(name) else { continue };
         if !usage.is_feature() {
             continue;
         }
         let path = column.images.as_deref().ok_or_else(|| {
-            WireError::new(Code::ConfigError, format!("data.columns.{name}.images: missing: the file of its images"))
+            let expected = "expected the file of its images, or the size of the pictures that it names or holds";
+            WireError::new(Code::ConfigError, format!("data.columns.{name}.images: missing: {expected}"))
         })?;
         let images = Images::open(path, roots)?;
         for (row, number) in numbers.iter().enumerate() {
@@ -266,6 +274,7 @@ impl Prepared {
             split: self.split.clone(),
             parts: parts.collect(),
             warnings: self.warnings.clone(),
+            inference: self.loaded.inference.clone(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Rows that belong together become one sample: by the values of one column, in the order of another.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use messages::WireError;
@@ -84,7 +85,9 @@ impl Samples {
             rows: last.len(),
             first_test_row: last.iter().filter(|row| (**row as usize) < loaded.first_test_row).count(),
             warnings: Vec::new(),
-            row_of: Some(last),
+            pictures: BTreeMap::default(),
+            inference: Vec::new(),
+            row_of: Some(last.iter().map(|&row| loaded.row_of.as_ref().map_or(row, |rows| rows[row as usize])).collect()),
         }
     }
 }

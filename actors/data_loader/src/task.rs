@@ -1,7 +1,5 @@
 //! A prepare task from its work message to its output.
 
-use std::sync::Arc;
-
 use bus::role::RoleEnv;
 use frame::manifest::Lineage;
 use messages::WireError;
@@ -10,6 +8,7 @@ use messages::plan::JobPlan;
 use messages::work::{TaskOutput, Work, WorkInput};
 use tokio_util::sync::CancellationToken;
 
+use crate::mirror::Mirror;
 use crate::prepare::prepare;
 use crate::write::{off_runtime, write};
 
@@ -32,7 +31,8 @@ async fn steps(env: &RoleEnv, work: &Work, cancelled: &CancellationToken) -> Res
     let plan: JobPlan = env.artifacts.get_json(&work.plan).await.map_err(|e| e.to_wire())?;
     let lineage =
         Lineage { plan_blake3: plan.content_blake3(), code_version: env.identity.build.clone(), parents: Vec::new() };
-    let (roots, token) = (Arc::clone(&env.data_roots), cancelled.clone());
+    let mirror = Mirror::of(env, &plan.data).await?;
+    let (roots, token) = (mirror.roots(&env.data_roots), cancelled.clone());
     let prepared = off_runtime(move || prepare(&plan.data, plan.task, &roots, &token)).await?;
     for warning in prepared.warnings() {
         tracing::warn!(job = %work.job, "{warning}");

@@ -20,6 +20,7 @@ pub mod encode;
 pub mod encoded;
 pub mod error;
 pub mod feed_frame;
+mod inference;
 mod ipc;
 pub mod manifest;
 pub mod model_file;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::feed_frame::row_bytes;
+pub use crate::inference::Inference;
 pub use crate::scale::{FittedScale, FittedTransform};
 
 /// Kind under which shards and manifests are stored.
@@ -57,6 +58,9 @@ pub struct Manifest {
     /// Train, val, test.
     pub parts: Vec<Part>,
     pub warnings: Vec<String>,
+    /// Why each column that is read has its type.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inference: Vec<Inference>,
 }
 
 /// What the dataset version follows from.

@@ -1,6 +1,7 @@
 //! Configuration of a process: flag > `WITHIN_*` variable > `within.yaml` > default. (Flags and
 //! variables come together from clap; this adds the file and the defaults.)
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -36,6 +37,9 @@ struct File {
     #[serde(deserialize_with = "devices")]
     devices: Wanted,
     data_roots: Vec<PathBuf>,
+    remote_sources: Vec<String>,
+    remote_options: BTreeMap<String, String>,
+    memory_limit_bytes: Option<usize>,
     artifacts: Option<String>,
     tracker_database: Option<String>,
     webhook_hosts: Option<Vec<String>>,
@@ -192,6 +196,12 @@ pub struct Config {
     /// CUDA devices that this worker uses.
     pub devices: Wanted,
     pub data_roots: Vec<PathBuf>,
+    /// Origins that a job spec may name files of: `s3://bucket`, `gs://bucket`, `az://container`, `https://host`.
+    pub remote_sources: Vec<String>,
+    /// Settings of the stores, such as `aws_endpoint`; secrets come from the environment.
+    pub remote_options: BTreeMap<String, String>,
+    /// What the columns of a preparation may take; none: half of what the machine has.
+    pub memory_limit_bytes: Option<usize>,
     /// Location of the artifact store.
     pub artifacts: String,
     pub tracker_database: Option<String>,
@@ -244,6 +254,9 @@ impl Config {
             collective_tls: file.collective_tls,
             devices: file.devices,
             data_roots,
+            remote_sources: file.remote_sources,
+            remote_options: file.remote_options,
+            memory_limit_bytes: file.memory_limit_bytes,
             tracker_database: file.tracker_database,
             webhook_hosts: file.webhook_hosts,
             nats_server: std::env::var_os("WITHIN_NATS_SERVER").map(PathBuf::from).or(file.nats_server),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bus::artifact::ArtifactStore;
+use bus::remote::{Limits, Remote};
 use bus::role::{Identity, RoleEnv};
 use kernels::device::Device;
 use messages::error::Code;
@@ -45,8 +46,17 @@ pub fn build(config: &Config, link: &Link, name: Option<&str>, roots: Vec<PathBu
         artifacts: ArtifactStore::open(&config.artifacts)?,
         drain: CancellationToken::new(),
         data_roots: Arc::new(data_roots),
+        remote: Remote::new(remote_limits(config))?,
         home: Arc::new(config.home.clone()),
     })
+}
+
+fn remote_limits(config: &Config) -> Limits {
+    Limits {
+        allowed: config.remote_sources.clone(),
+        options: config.remote_options.clone(),
+        ..Limits::default()
+    }
 }
 
 /// The CUDA devices of this worker.

@@ -94,7 +94,10 @@ pub fn settings(config: &Config, link: &crate::server::Link) -> Result<Settings,
     }
     Ok(Settings {
         trainer,
-        data_loader: data_loader::Config::default(),
+        data_loader: data_loader::Config {
+            memory_limit_bytes: config.memory_limit_bytes,
+            ..data_loader::Config::default()
+        },
         evaluator: evaluator::Config::default(),
         tracker: tracker::Config {
             database: config.tracker_database.clone(),

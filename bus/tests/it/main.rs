@@ -11,6 +11,7 @@ mod jobs;
 mod lease;
 mod publish;
 mod queue;
+mod remote;
 mod request;
 mod server;
 mod subscriber;

@@ -146,6 +146,7 @@ pub fn env(bus: &Bus, worker: &str, home: &Path) -> RoleEnv {
         artifacts: ArtifactStore::open(home.to_str().expect("UTF-8")).expect("store"),
         drain: CancellationToken::new(),
         data_roots: Arc::default(),
+        remote: bus::remote::Remote::default(),
         home: Arc::new(home.to_owned()),
     }
 }

@@ -1,6 +1,7 @@
 //! What follows from one key for another: derived defaults, and checks across keys.
 
 mod model;
+mod source;
 
 use serde_json::json;
 
@@ -15,6 +16,7 @@ pub(crate) fn complete(draft: &mut Draft<'_>, name: &str) {
     let task = task_of(draft);
     names(draft, name);
     seeds(draft);
+    source::complete(draft);
     csv(draft);
     columns(draft);
     split(draft);
@@ -72,10 +74,11 @@ fn csv(draft: &mut Draft<'_>) {
             }
         }
     }
-    if draft.text("data.format") == Some("parquet") {
+    let binary = draft.text("data.format").filter(|format| matches!(*format, "parquet" | "arrow")).map(str::to_owned);
+    if let Some(format) = binary {
         let written: Vec<_> = draft.entries.keys().filter(|path| path.starts_with("data.csv.")).cloned().collect();
         for path in written {
-            draft.warn(&path, "no effect because data.format is parquet");
+            draft.warn(&path, &format!("no effect because data.format is {format}"));
         }
     }
 }

@@ -38,7 +38,8 @@ pub(crate) fn convert(key: &Key, node: &Node, path: &str, mistakes: &mut Mistake
         Shape::Texts => reader.list(node, |reader, item| reader.text(item, "a text").map(Json::from)),
         Shape::Wholes { min, max } => reader.list(node, |reader, item| reader.whole(item, min, max)),
         Shape::Path => reader.local_path(node),
-        Shape::Paths => reader.paths(node),
+        Shape::Source => reader.source(node),
+        Shape::Sources => reader.sources(node),
         Shape::WebUrl => reader.web_url(node),
         Shape::ServiceUri => reader.service_uri(node),
         Shape::Records(keys) => reader.list(node, |reader, item| reader.record(item, keys)),
@@ -230,8 +231,37 @@ impl Reader<'_, '_> {
         whole.then_some(Json::Object(record))
     }
 
-    fn paths(&mut self, node: &Node) -> Option<Json> {
-        let paths = self.list(node, Self::local_path)?;
+    /// A local path or a URL of files that are only read. Whether its host is allowed is judged where it is read.
+    fn source(&mut self, node: &Node) -> Option<Json> {
+        let text = self.text(node, "a path")?;
+        let Some((scheme, rest)) = text.split_once("://") else { return self.local_path(node) };
+        let scheme = match scheme {
+            "s3" | "s3a" => "s3",
+            "gs" | "gcs" => "gs",
+            "az" => "az",
+            "http" => "http",
+            "https" => "https",
+            _ => return self.local_path(node),
+        };
+        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if host.contains('@') {
+            // Not repeated: it would end up in logs.
+            let message = "forbidden: credentials inside the URL: expected them in the environment of the worker";
+            self.mistakes.add(node.at, self.path, message);
+            return None;
+        }
+        let control = text.chars().any(char::is_control);
+        if host.is_empty() || path.is_empty() || control || path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return self.refuse(node, &format!("{scheme}://{}/path/of/a/file", if scheme.starts_with("http") { "host" } else { "bucket" }));
+        }
+        if path.contains(['?', '#']) && scheme.starts_with("http") {
+            return self.refuse(node, "a URL without query or fragment");
+        }
+        Some(json!(format!("{scheme}://{rest}")))
+    }
+
+    fn sources(&mut self, node: &Node) -> Option<Json> {
+        let paths = self.list(node, Self::source)?;
         if paths.as_array().is_some_and(Vec::is_empty) && !matches!(self.path, "data.test_path") {
             return self.refuse(node, "at least one path");
         }

@@ -96,8 +96,8 @@ fn shape(shape: &Shape) -> Json {
         Shape::Choices(choices) => list(choice(choices)),
         Shape::Texts => list(json!({ "type": SCALAR })),
         Shape::Wholes { min, max } => list(json!({ "type": "integer", "minimum": min, "maximum": max })),
-        Shape::Path => json!({ "type": "string", "minLength": 1 }),
-        Shape::Paths => list(json!({ "type": "string", "minLength": 1 })),
+        Shape::Path | Shape::Source => json!({ "type": "string", "minLength": 1 }),
+        Shape::Sources => list(json!({ "type": "string", "minLength": 1 })),
         Shape::WebUrl => json!({ "type": "string", "pattern": "^https?://" }),
         Shape::Records(keys) => {
             let properties: Map<_, _> = keys.iter().map(|key| (key.path.to_owned(), leaf(key, key.path))).collect();

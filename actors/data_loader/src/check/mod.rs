@@ -1,5 +1,7 @@
 //! What can be wrong with data, gathered so that a user sees all of it at once.
 
+pub mod datetime;
+pub mod inference;
 pub mod names;
 pub mod scan;
 pub mod target;

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use frame::manifest::{ColumnRole, RESERVED_PREFIX};
-use messages::plan::{ColumnType, DataPlan, Impute, SplitStrategy, Task};
+use messages::plan::{ColumnPlan, ColumnType, DataPlan, Impute, SplitStrategy, Task};
 
+use super::datetime::DateReader;
 use super::value::ValueReader;
 use super::{Violation, Violations};
 use crate::nearest::did_you_mean;
-use crate::source::Want;
+use crate::source::{Want, picture};
 
 /// What a column's values must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +21,10 @@ pub enum Need {
     Id,
     /// Kept as it stands.
     Text,
+    /// Dates and times, by the reader of the use.
+    Time,
+    /// Names of picture files, or their bytes.
+    Picture(picture::Shape),
 }
 
 /// One column that is read.
@@ -33,6 +38,7 @@ pub struct Use {
     /// Whether each row must have a value, and why.
     pub required: Option<&'static str>,
     pub values: ValueReader,
+    pub dates: DateReader,
 }
 
 impl Use {
@@ -41,7 +47,12 @@ impl Use {
     }
 
     pub fn want(&self) -> Want {
-        if matches!(self.need, Need::Category | Need::Id | Need::Text) { Want::Text } else { Want::Native }
+        match self.need {
+            Need::Category | Need::Id | Need::Text => Want::Text,
+            Need::Time if self.dates.has_format() => Want::Text,
+            Need::Picture(_) => Want::Bytes,
+            Need::Infer | Need::Number | Need::Time => Want::Native,
+        }
     }
 }
 
@@ -59,6 +70,7 @@ impl Layout {
     pub fn new(plan: &DataPlan, task: Task, file: &str, names: &[String], violations: &mut Violations) -> Self {
         check_header(file, names, violations);
         check_plan_names(plan, file, names, violations);
+        check_zones(plan, violations);
         let uses = names.iter().filter_map(|name| usage(plan, task, name)).collect::<Vec<_>>();
         if violations.is_empty() && !uses.iter().any(Use::is_feature) {
             let hint = "features are all columns but target, id, weight and excluded ones";
@@ -141,6 +153,39 @@ fn check_plan_names(plan: &DataPlan, file: &str, names: &[String], violations: &
     }
 }
 
+/// Time zones are names that are known.
+fn check_zones(plan: &DataPlan, violations: &mut Violations) {
+    for (name, column) in &plan.columns {
+        let zone = column.source.time_zone.as_deref();
+        if let Err(problem) = DateReader::new(None, zone) {
+            violations.add(Violation::new(format!("data.columns.{name}.time_zone: {problem}")));
+        }
+    }
+}
+
+/// What the plan declares of a column's values, and why they must be so.
+fn declared_need(declared: Option<&ColumnPlan>) -> (Need, &'static str) {
+    let Some(declared) = declared else { return (Need::Infer, "") };
+    match declared.r#type {
+        ColumnType::Auto => (Need::Infer, ""),
+        ColumnType::Number => (Need::Number, "its type is declared number"),
+        ColumnType::Category => (Need::Category, "its type is declared category"),
+        ColumnType::Text => (Need::Text, "its type is declared text"),
+        ColumnType::Datetime => (Need::Time, "its type is declared datetime"),
+        ColumnType::Image if declared.images.is_some() => {
+            (Need::Number, "its type is declared image: the number of one, from 0")
+        }
+        ColumnType::Image => match declared.source.size.as_deref() {
+            Some(&[height, width]) => {
+                let shape = picture::Shape { channels: declared.source.channels, height, width };
+                (Need::Picture(shape), "its type is declared image")
+            }
+            // Refused where images are opened: neither images nor size.
+            _ => (Need::Number, "its type is declared image: the number of one, from 0"),
+        },
+    }
+}
+
 /// What one column is for; none for those that are read past.
 fn usage(plan: &DataPlan, task: Task, name: &str) -> Option<Use> {
     let declared = plan.columns.get(name);
@@ -149,13 +194,10 @@ fn usage(plan: &DataPlan, task: Task, name: &str) -> Option<Use> {
     let mut null_values = plan.csv.null_values.clone();
     null_values.extend(declared.iter().flat_map(|column| column.null_values.iter().cloned()));
     let values = ValueReader::new(null_values, plan.csv.decimal == ",");
-    let declared_need = match declared.map(|column| column.r#type) {
-        Some(ColumnType::Number) => (Need::Number, "its type is declared number"),
-        Some(ColumnType::Category) => (Need::Category, "its type is declared category"),
-        Some(ColumnType::Text) => (Need::Text, "its type is declared text"),
-        Some(ColumnType::Image) => (Need::Number, "its type is declared image: the number of one, from 0"),
-        _ => (Need::Infer, ""),
-    };
+    let dates = declared.and_then(|column| {
+        DateReader::new(column.source.date_format.clone(), column.source.time_zone.as_deref()).ok()
+    });
+    let declared_need = declared_need(declared);
     let lists = |columns: &[String]| columns.iter().any(|column| column == name);
     let is_feature = (plan.include.is_empty() || lists(&plan.include)) && !lists(&plan.exclude);
     let (role, (need, why), required) = if name == plan.target.column {
@@ -188,7 +230,8 @@ fn usage(plan: &DataPlan, task: Task, name: &str) -> Option<Use> {
     } else {
         return None;
     };
-    Some(Use { name: name.to_owned(), role, need, why, required, values })
+    let dates = dates.unwrap_or_default();
+    Some(Use { name: name.to_owned(), role, need, why, required, values, dates })
 }
 
 /// The column that the split goes by, if it is not the target.

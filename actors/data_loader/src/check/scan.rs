@@ -1,14 +1,12 @@
 //! The first pass over the files: counts what each column holds and decides its type, or says what is wrong
 //! with it, by file and line.
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::Float64Type;
-use arrow_array::{Array, ArrayRef};
-
+use super::datetime::DateCounts;
 use super::names::{Need, Use};
-use super::value::{Value, usable};
 use super::{At, MAX_SHOWN, Violation, Violations, shown};
-use crate::source::Chunk;
+
+/// What is kept of an example.
+const EXAMPLE_CHARS: usize = 300;
 
 /// The type that a column has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,23 +15,27 @@ pub enum Kind {
     Category,
     Id,
     Text,
+    /// A date or time; its values are numbers, of seconds since the epoch.
+    Time,
+    /// Pictures, whose values are their numbers.
+    Picture,
     /// No value at all.
     Empty,
 }
 
 /// Values of one sort: how many, and the first ones.
 #[derive(Debug, Default)]
-struct Examples {
-    count: u64,
+pub struct Examples {
+    pub count: u64,
     /// Index of the file, place, text.
-    first: Vec<(usize, At, String)>,
+    pub first: Vec<(usize, At, String)>,
 }
 
 impl Examples {
-    fn add(&mut self, file: usize, at: impl FnOnce() -> At, text: &str) {
+    pub fn add(&mut self, file: usize, at: impl FnOnce() -> At, text: &str) {
         self.count += 1;
         if self.first.len() < MAX_SHOWN {
-            let cut = text.char_indices().nth(80).map_or(text.len(), |(i, _)| i);
+            let cut = text.char_indices().nth(EXAMPLE_CHARS).map_or(text.len(), |(i, _)| i);
             self.first.push((file, at(), text[..cut].to_owned()));
         }
     }
@@ -42,67 +44,70 @@ impl Examples {
 /// What one column holds, over all files.
 #[derive(Debug, Default)]
 pub struct ColumnScan {
-    missing: Examples,
-    numbers: u64,
-    unusable: Examples,
-    texts: Examples,
+    pub missing: Examples,
+    pub numbers: u64,
+    /// Moments of typed files.
+    pub times: u64,
+    pub unusable: Examples,
+    /// Texts where numbers or dates would be; where texts belong, only counted.
+    pub texts: Examples,
+    /// The first number, where an inferred column has texts too.
+    pub first_number: Option<String>,
+    pub dates: DateCounts,
     /// (numbers, texts) of each file.
     by_file: Vec<(u64, u64)>,
 }
 
 impl ColumnScan {
-    /// Counts a column of a chunk.
-    pub fn observe(&mut self, usage: &Use, file: usize, chunk: &Chunk, column: &ArrayRef) {
+    /// Counts what stands in a file, between two calls.
+    pub fn begin(&mut self, file: usize) -> (u64, u64) {
         self.by_file.resize(file + 1, (0, 0));
-        let before = (self.numbers, self.texts.count);
-        if let Some(texts) = column.as_string_opt::<i32>() {
-            for (row, text) in texts.iter().enumerate() {
-                self.observe_text(usage, file, || chunk.at(row), text.unwrap_or_default());
-            }
-        } else if let Some(numbers) = column.as_primitive_opt::<Float64Type>() {
-            for row in 0..numbers.len() {
-                if numbers.is_null(row) {
-                    self.missing.add(file, || chunk.at(row), "");
-                } else if usable(numbers.value(row)) {
-                    self.numbers += 1;
-                } else {
-                    self.observe_text(usage, file, || chunk.at(row), &numbers.value(row).to_string());
-                }
-            }
-        }
+        (self.numbers, self.texts.count)
+    }
+
+    pub fn end(&mut self, file: usize, before: (u64, u64)) {
         self.by_file[file].0 += self.numbers - before.0;
         self.by_file[file].1 += self.texts.count - before.1;
     }
 
-    fn observe_text(&mut self, usage: &Use, file: usize, at: impl FnOnce() -> At, text: &str) {
-        match usage.need {
-            Need::Category | Need::Id | Need::Text if usage.values.is_missing(text.trim()) => {
-                self.missing.add(file, at, text)
-            }
-            Need::Category | Need::Id | Need::Text => self.texts.count += 1,
-            Need::Infer | Need::Number => match usage.values.read(text) {
-                Value::Missing => self.missing.add(file, at, text),
-                Value::Number(_) => self.numbers += 1,
-                Value::Unusable(text) => self.unusable.add(file, at, text),
-                Value::Text(text) => self.texts.add(file, at, text),
-            },
-        }
-    }
-
     /// The column's type. What is wrong with its values goes to the violations.
-    pub fn decide(&self, usage: &Use, files: &[&str], violations: &mut Violations, warnings: &mut Vec<String>) -> Kind {
+    /// `has_dates` where nobody declared its texts, and all are dates.
+    pub fn decide(
+        &self,
+        usage: &Use,
+        has_dates: bool,
+        files: &[&str],
+        violations: &mut Violations,
+        warnings: &mut Vec<String>,
+    ) -> Kind {
         self.check_missing(usage, files, violations);
         let kind = match usage.need {
             Need::Category => Kind::Category,
             Need::Id => Kind::Id,
             Need::Text => Kind::Text,
             Need::Number => Kind::Number,
+            Need::Time => Kind::Time,
+            Need::Picture(_) => Kind::Picture,
+            Need::Infer if self.times > 0 && self.texts.count + self.numbers == 0 => Kind::Time,
             Need::Infer if self.texts.count > 0 => Kind::Category,
-            Need::Infer if self.numbers + self.unusable.count == 0 => Kind::Empty,
+            Need::Infer if self.numbers + self.unusable.count + self.times == 0 => Kind::Empty,
             Need::Infer => Kind::Number,
         };
         if kind == Kind::Number {
             self.check_numbers(usage, files, violations);
+        }
+        if kind == Kind::Time {
+            self.check_times(usage, files, violations);
+            warnings.extend(self.dates.remarks(&usage.name, files));
+        }
+        if let Need::Picture(_) = usage.need {
+            self.check_pictures(usage, files, violations);
+        }
+        if has_dates && usage.is_feature() {
+            warnings.push(format!(
+                "column {:?} holds dates and is read as categories, each date one: declare data.columns.{}.type: datetime, or exclude it",
+                usage.name, usage.name
+            ));
         }
         if usage.need == Need::Infer && kind == Kind::Category {
             self.check_inferred_category(usage, files, violations, warnings);
@@ -153,6 +158,39 @@ impl ColumnScan {
         }
         let kept = self.texts.first.len() + self.unusable.first.len();
         violations.count_more(self.texts.count + self.unusable.count - kept as u64);
+    }
+
+    fn check_times(&self, usage: &Use, files: &[&str], violations: &mut Violations) {
+        let expected = usage.dates.expected();
+        for (file, at, text) in &self.texts.first {
+            let mut violation = Violation::new(format!("{} is no date, expected {expected}", shown(text)));
+            if !usage.dates.has_format() {
+                violation = violation.hint(format!("say how they stand in data.columns.{}.date_format", usage.name));
+            }
+            violations.add(violation.file(files[*file]).at(*at).column(&usage.name));
+        }
+        violations.count_more(self.texts.count - self.texts.first.len() as u64);
+        if let Some((with, without)) = self.dates.mixed()
+            && !usage.dates.has_zone()
+        {
+            let message = format!(
+                "{} names no time zone, but {} in {} {} does",
+                shown(&without.2),
+                shown(&with.2),
+                files[with.0],
+                with.1
+            );
+            let hint = format!("say where those without one are in data.columns.{}.time_zone", usage.name);
+            let violation = Violation::new(message).file(files[without.0]).at(without.1).column(&usage.name);
+            violations.add(violation.hint(hint));
+        }
+    }
+
+    fn check_pictures(&self, usage: &Use, files: &[&str], violations: &mut Violations) {
+        for (file, at, problem) in &self.texts.first {
+            violations.add(Violation::new(problem.clone()).file(files[*file]).at(*at).column(&usage.name));
+        }
+        violations.count_more(self.texts.count - self.texts.first.len() as u64);
     }
 
     /// Numbers in one file and texts in another are a mistake; a few texts among numbers may be one.

@@ -1,57 +1,54 @@
 //! A text file of delimited values, streamed. Rows with another number of fields than the header are reported
 //! by line and left out.
 
-use std::fs;
-use std::io::{Read, Seek};
+use std::io;
 use std::sync::Arc;
 
-use arrow_array::ArrayRef;
-use arrow_array::builder::StringBuilder;
-use csv::{ByteRecord, ReaderBuilder, Trim};
+use arrow_array::{ArrayRef, StringArray};
+use arrow_buffer::{Buffer, OffsetBuffer};
 use messages::WireError;
 use messages::error::Code;
-use messages::plan::CsvPlan;
+use messages::plan::{CsvPlan, TextEncoding};
 
-use super::guard::{Fault, Guard};
-use super::{CHUNK_ROWS, Chunk, File, Format, Summary, Want, foreign_format, path};
+use super::records::{Records, Signs};
+use super::text::{self, Stream};
+use super::{CHUNK_ROWS, Chunk, File, Format, Summary, Want};
 use crate::check::{At, MAX_COLUMNS, MAX_FIELD_BYTES, Violation, Violations, shown};
 
 /// Most bytes of a chunk's texts.
 const CHUNK_BYTES: usize = 8 * 1024 * 1024;
-const READ_BYTES: usize = 256 * 1024;
 
 pub struct CsvFile {
     path: String,
-    reader: csv::Reader<Guard<fs::File>>,
+    encoding: TextEncoding,
+    records: Records<Stream>,
     columns: Vec<String>,
     wanted: Vec<usize>,
     trim: bool,
     /// The first record, where it is data and not a header.
-    held: Option<ByteRecord>,
-    record: ByteRecord,
+    held: bool,
     rows: u64,
     ended: bool,
 }
 
+/// Texts of one column behind each other.
+#[derive(Default)]
+struct Texts {
+    bytes: Vec<u8>,
+    ends: Vec<i32>,
+}
+
 impl CsvFile {
     pub fn open(file: &File, plan: &CsvPlan, violations: &mut Violations) -> Result<Option<Self>, WireError> {
-        let mut opened = fs::File::open(&file.real).map_err(|e| path::cannot_open(&file.path, &e))?;
-        let mut head = [0; 8];
-        let read = opened.read(&mut head).map_err(|e| path::cannot_open(&file.path, &e))?;
-        if let Some(violation) = foreign_format(&file.path, &head[..read], Format::Csv) {
-            violations.add(violation);
-            return Ok(None);
-        }
-        opened.rewind().map_err(|e| path::cannot_open(&file.path, &e))?;
-        let reader = builder(plan)?.from_reader(Guard::new(opened));
+        let Some(stream) = text::open(file, Format::Csv, plan.encoding, violations)? else { return Ok(None) };
         let mut this = Self {
             path: file.path.clone(),
-            reader,
+            encoding: plan.encoding,
+            records: Records::new(stream, signs(plan)?),
             columns: Vec::new(),
             wanted: Vec::new(),
             trim: plan.trim,
-            held: None,
-            record: ByteRecord::new(),
+            held: false,
             rows: 0,
             ended: false,
         };
@@ -68,19 +65,20 @@ impl CsvFile {
 
     /// Column names from the first record, or `column_1`, … Says whether there is anything to read.
     fn read_header(&mut self, plan: &CsvPlan, violations: &mut Violations) -> Result<bool, WireError> {
-        let mut first = ByteRecord::new();
-        if !self.read_record(&mut first, violations)? {
+        if !self.next_record(violations)? {
             if violations.is_empty() {
                 violations.add(Violation::new("is empty").file(&self.path));
             }
             return Ok(false);
         }
-        if first.len() > MAX_COLUMNS {
-            let message = format!("has {} columns, expected at most {MAX_COLUMNS}", first.len());
+        let count = self.records.len();
+        if count > MAX_COLUMNS {
+            let message = format!("has {count} columns, expected at most {MAX_COLUMNS}");
             violations.add(Violation::new(message).file(&self.path));
             return Ok(false);
         }
-        if first.len() == 1
+        let first = String::from_utf8_lossy(self.records.field(0)).into_owned();
+        if count == 1
             && let Some(violation) = self.wrong_delimiter(&first, plan)
         {
             violations.add(violation);
@@ -88,109 +86,90 @@ impl CsvFile {
         }
         let numbered = |index: usize| format!("column_{}", index + 1);
         if plan.header {
-            let name = |(index, field): (usize, &[u8])| {
-                let name = String::from_utf8_lossy(field);
+            let name = |index: usize| {
+                let name = String::from_utf8_lossy(self.records.field(index));
                 let name = if plan.trim { name.trim() } else { &name };
                 if name.is_empty() { numbered(index) } else { name.to_owned() }
             };
-            self.columns = first.iter().enumerate().map(name).collect();
+            self.columns = (0..count).map(name).collect();
         } else {
-            self.columns = (0..first.len()).map(numbered).collect();
-            self.held = Some(first);
+            self.columns = (0..count).map(numbered).collect();
+            self.held = true;
         }
         Ok(true)
     }
 
     /// A first record of one field that another delimiter would cut.
-    fn wrong_delimiter(&self, first: &ByteRecord, plan: &CsvPlan) -> Option<Violation> {
-        let field = String::from_utf8_lossy(first.get(0).unwrap_or_default()).into_owned();
+    fn wrong_delimiter(&self, field: &str, plan: &CsvPlan) -> Option<Violation> {
         let likely = [';', ',', '\t', '|', ' ']
             .into_iter()
             .filter(|c| !plan.delimiter.starts_with(*c))
             .max_by_key(|&c| (field.trim().matches(c).count(), c == ';'))
             .filter(|&c| field.trim().contains(c))?;
-        let message = format!("has one column, {}, when cut at {:?}", shown(&field), plan.delimiter);
+        let message = format!("has one column, {}, when cut at {:?}", shown(field), plan.delimiter);
         let hint = format!("the file has one column: is the delimiter {likely:?}? Set data.csv.delimiter");
         Some(Violation::new(message).file(&self.path).at(At::Line(1)).hint(hint))
     }
 
     /// Reads one record; false at the end, also where reading cannot go on: then a violation says why.
-    fn read_record(&mut self, record: &mut ByteRecord, violations: &mut Violations) -> Result<bool, WireError> {
+    fn next_record(&mut self, violations: &mut Violations) -> Result<bool, WireError> {
         if self.ended {
             return Ok(false);
         }
-        let at = self.reader.position().byte();
-        self.reader.get_mut().begin_record(at);
-        match self.reader.read_byte_record(record) {
-            Ok(true) => Ok(true),
-            Ok(false) => {
-                self.ended = true;
-                Ok(false)
-            }
-            Err(error) => {
-                self.ended = true;
-                let line = self.reader.position().line();
-                let violation = match self.reader.get_ref().fault() {
-                    Some(Fault::NotUtf8 { offset, byte, line }) => {
-                        Violation::new(format!("byte {byte:#04x} at offset {offset} is not UTF-8, expected UTF-8 text"))
-                            .at(At::Line(line))
-                            .hint("save the file as UTF-8")
-                    }
-                    Some(Fault::RecordTooLong) => {
-                        Violation::new(format!("a record that begins here is longer than {MAX_FIELD_BYTES} bytes"))
-                            .at(At::Line(line))
-                            .hint("a quote may be open: check data.csv.quote")
-                    }
-                    None => return Err(read_failed(&self.path, &error)),
-                };
-                violations.add(violation.file(&self.path));
-                Ok(false)
-            }
+        match self.records.next(Stream::begin_record) {
+            Ok(true) => return Ok(true),
+            Ok(false) => {}
+            Err(error) => violations.add(self.broken_off(&error)?),
         }
+        self.ended = true;
+        Ok(false)
+    }
+
+    fn broken_off(&mut self, error: &io::Error) -> Result<Violation, WireError> {
+        let line = self.records.line();
+        text::stopped(self.records.inner(), self.encoding, &self.path, line, error)
     }
 
     pub fn next_chunk(&mut self, violations: &mut Violations) -> Result<Option<Chunk>, WireError> {
-        let mut builders: Vec<StringBuilder> = self.wanted.iter().map(|_| StringBuilder::new()).collect();
+        let mut texts: Vec<Texts> = self.wanted.iter().map(|_| Texts::default()).collect();
         let (mut lines, mut bytes) = (Vec::new(), 0);
-        let mut record = std::mem::take(&mut self.record);
         let first_row = self.rows;
         while lines.len() < CHUNK_ROWS && bytes < CHUNK_BYTES {
-            if let Some(held) = self.held.take() {
-                record = held;
-            } else if !self.read_record(&mut record, violations)? {
+            if !std::mem::take(&mut self.held) && !self.next_record(violations)? {
                 break;
             }
-            let line = record.position().map_or(0, csv::Position::line);
-            if record.len() != self.columns.len() {
-                violations.add(self.ragged(&record, line));
+            let (line, count) = (self.records.line(), self.records.len());
+            if count != self.columns.len() {
+                violations.add(self.ragged(count, line));
                 continue;
             }
-            for (&index, builder) in self.wanted.iter().zip(&mut builders) {
-                let field = std::str::from_utf8(record.get(index).unwrap_or_default()).unwrap_or_default();
+            for (&index, texts) in self.wanted.iter().zip(&mut texts) {
+                let field = self.records.field(index);
                 if field.len() > MAX_FIELD_BYTES {
                     let message = format!("a field of {} bytes, expected at most {MAX_FIELD_BYTES}", field.len());
                     violations
                         .add(Violation::new(message).file(&self.path).at(At::Line(line)).column(&self.columns[index]));
                 }
-                let field = if self.trim { field.trim() } else { field };
+                let field = if self.trim { trimmed(field) } else { field };
                 bytes += field.len();
-                builder.append_value(field);
+                texts.bytes.extend_from_slice(field);
+                // A chunk ends long before a text of it goes beyond 2^31 bytes.
+                texts.ends.push(texts.bytes.len() as i32);
             }
             lines.push(line);
         }
-        self.record = record;
         self.rows += lines.len() as u64;
         if lines.is_empty() {
             return Ok(None);
         }
-        let columns = builders.iter_mut().map(|builder| Arc::new(builder.finish()) as ArrayRef).collect();
-        Ok(Some(Chunk { rows: lines.len(), columns, lines, first_row }))
+        let columns = texts.into_iter().map(Texts::finish).collect::<Result<Vec<_>, _>>()?;
+        Ok(Some(Chunk { rows: lines.len(), columns, lines, first_row, picked: None }))
     }
 
-    fn ragged(&self, record: &ByteRecord, line: u64) -> Violation {
-        let message = format!("{} fields, expected {}", record.len(), self.columns.len());
+    fn ragged(&self, count: usize, line: u64) -> Violation {
+        let message = format!("{count} fields, expected {}", self.columns.len());
         let violation = Violation::new(message).file(&self.path).at(At::Line(line));
-        if record.len() > self.columns.len() {
+        if count > self.columns.len() {
             violation.hint("a field that contains the delimiter must be quoted")
         } else {
             violation
@@ -198,28 +177,31 @@ impl CsvFile {
     }
 
     pub fn finish(mut self) -> Result<Summary, WireError> {
-        let (blake3, size_bytes) = self.reader.get_mut().finish().map_err(|e| path::cannot_open(&self.path, &e))?;
-        Ok(Summary { blake3, size_bytes, rows: self.rows })
+        text::summary(self.records.inner(), &self.path, self.rows)
     }
 }
 
-fn read_failed(path: &str, error: &csv::Error) -> WireError {
-    WireError::new(Code::DatasetNotFound, format!("{path}: cannot be read: {error}"))
+impl Texts {
+    fn finish(self) -> Result<ArrayRef, WireError> {
+        let ends = std::iter::once(0).chain(self.ends).collect::<Vec<i32>>();
+        // The guard has seen that all of it is UTF-8; to say so without a check is not safe, so it is checked again.
+        let texts = StringArray::try_new(OffsetBuffer::new(ends.into()), Buffer::from_vec(self.bytes), None);
+        texts.map(|texts| Arc::new(texts) as ArrayRef).map_err(|e| WireError::new(Code::InternalError, e.to_string()))
+    }
 }
 
-fn builder(plan: &CsvPlan) -> Result<ReaderBuilder, WireError> {
-    let mut builder = ReaderBuilder::new();
-    builder.has_headers(false).flexible(true).trim(Trim::None).buffer_capacity(READ_BYTES);
-    builder.delimiter(one_byte("data.csv.delimiter", &plan.delimiter)?);
-    if plan.quote.is_empty() {
-        builder.quoting(false);
-    } else {
-        builder.quote(one_byte("data.csv.quote", &plan.quote)?);
-    }
-    if !plan.comment.is_empty() {
-        builder.comment(Some(one_byte("data.csv.comment", &plan.comment)?));
-    }
-    Ok(builder)
+/// Without the blanks around it.
+fn trimmed(field: &[u8]) -> &[u8] {
+    std::str::from_utf8(field).map_or(field, |text| text.trim().as_bytes())
+}
+
+fn signs(plan: &CsvPlan) -> Result<Signs, WireError> {
+    let optional = |key: &str, text: &str| if text.is_empty() { Ok(None) } else { one_byte(key, text).map(Some) };
+    Ok(Signs {
+        delimiter: one_byte("data.csv.delimiter", &plan.delimiter)?,
+        quote: optional("data.csv.quote", &plan.quote)?,
+        comment: optional("data.csv.comment", &plan.comment)?,
+    })
 }
 
 fn one_byte(key: &str, text: &str) -> Result<u8, WireError> {

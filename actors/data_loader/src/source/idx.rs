@@ -10,7 +10,10 @@ use frame::manifest::Source;
 use messages::WireError;
 use messages::error::Code;
 
+use super::packed::Hashed;
 use super::path::{cannot_open, resolve};
+use super::picture::Shape;
+use crate::pictures::Gallery;
 
 /// Type code of bytes without a sign.
 const BYTES: u8 = 0x08;
@@ -35,13 +38,12 @@ impl Images {
     pub fn open(path: &str, roots: &[PathBuf]) -> Result<Self, WireError> {
         let real = resolve(path, roots)?;
         let file = File::open(&real).map_err(|e| cannot_open(path, &e))?;
-        let mut hashed = Hashed { inner: file, hasher: blake3::Hasher::new(), size_bytes: 0 };
+        let mut hashed = Hashed::new(file);
         let packed = path.to_ascii_lowercase().ends_with(".gz");
         let images = if packed { Self::read(path, GzDecoder::new(&mut hashed)) } else { Self::read(path, &mut hashed) };
         let mut images = images?;
-        std::io::copy(&mut hashed, &mut std::io::sink()).map_err(|e| cannot_open(path, &e))?;
-        images.source.blake3 = hashed.hasher.finalize().to_hex().to_string();
-        images.source.size_bytes = hashed.size_bytes;
+        let (blake3, size_bytes) = hashed.finish().map_err(|e| cannot_open(path, &e))?;
+        (images.source.blake3, images.source.size_bytes) = (blake3, size_bytes);
         Ok(images)
     }
 
@@ -85,6 +87,13 @@ impl Images {
         Ok(Self { source, count: count as usize, channels, height, width, pixels })
     }
 
+    /// The pictures of a column.
+    pub(crate) fn of_gallery(gallery: Gallery, column: &str) -> Self {
+        let Shape { channels, height, width } = gallery.shape;
+        let source = gallery.source(column);
+        Self { source, count: gallery.count(), channels, height, width, pixels: gallery.pixels }
+    }
+
     /// Bytes of one image.
     pub fn size(&self) -> usize {
         (self.channels * self.height * self.width) as usize
@@ -93,22 +102,6 @@ impl Images {
     /// Pixels of one image, channel by channel.
     pub fn pixels(&self, index: usize) -> &[u8] {
         &self.pixels[index * self.size()..(index + 1) * self.size()]
-    }
-}
-
-/// Hashes what is read through it.
-struct Hashed {
-    inner: File,
-    hasher: blake3::Hasher,
-    size_bytes: u64,
-}
-
-impl Read for Hashed {
-    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.inner.read(out)?;
-        self.hasher.update(&out[..read]);
-        self.size_bytes += read as u64;
-        Ok(read)
     }
 }
 

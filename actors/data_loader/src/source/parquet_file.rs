@@ -4,21 +4,16 @@
 use std::fs;
 use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::{
-    ArrowPrimitiveType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
-    Int64Type, Time32MillisecondType, Time64MicrosecondType, Time64NanosecondType, TimestampMicrosecondType,
-    TimestampMillisecondType, TimestampNanosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
-};
-use arrow_array::{Array, ArrayRef, Float64Array, RecordBatch, StringArray};
-use arrow_schema::{DataType, SchemaRef, TimeUnit};
+use arrow_array::{ArrayRef, RecordBatch};
+use arrow_schema::SchemaRef;
 use messages::WireError;
 use messages::error::Code;
+use messages::plan::TextEncoding;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
+use super::arrays::converted;
 use super::{CHUNK_ROWS, Chunk, File, Format, Summary, Want, foreign_format, path};
 use crate::check::{MAX_COLUMNS, Violation, Violations};
 
@@ -38,7 +33,7 @@ impl ParquetFile {
         let mut opened = fs::File::open(&file.real).map_err(|e| path::cannot_open(&file.path, &e))?;
         let mut head = [0; 4];
         let read = opened.read(&mut head).map_err(|e| path::cannot_open(&file.path, &e))?;
-        if let Some(violation) = foreign_format(&file.path, &head[..read], Format::Parquet) {
+        if let Some(violation) = foreign_format(&file.path, &head[..read], Format::Parquet, TextEncoding::Utf8) {
             violations.add(violation);
             return Ok(None);
         }
@@ -113,17 +108,14 @@ impl ParquetFile {
         self.reader = Some(reader);
         let first_row = self.rows;
         self.rows += batch.num_rows() as u64;
-        Ok(Some(Chunk { rows: batch.num_rows(), columns, lines: Vec::new(), first_row }))
+        Ok(Some(Chunk { rows: batch.num_rows(), columns, lines: Vec::new(), first_row, picked: None }))
     }
 
     /// A wanted column as numbers or texts. The batch holds the wanted columns in the file's order.
     fn convert(&self, batch: &RecordBatch, index: usize, want: Want) -> Result<ArrayRef, Violation> {
         let place = self.wanted.iter().filter(|(other, _)| *other < index).count();
         let array = batch.column(place);
-        let found = match want {
-            Want::Native => numbers(array).or_else(|| texts(array)),
-            Want::Text => texts(array),
-        };
+        let found = converted(array, want);
         found.ok_or_else(|| {
             let kind = self.schema.field(index).data_type();
             let message = format!("is of type {kind}, expected a number, a text, a boolean, a date or a time");
@@ -154,64 +146,9 @@ impl ParquetFile {
 
 /// Calls into the parquet crate, which panics on some damaged files: whoever sent one must hear of the file, not
 /// of a bug. Nothing that the call touched is used again after a panic.
-fn guarded<T, E: std::fmt::Display>(call: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+pub(super) fn guarded<T, E: std::fmt::Display>(call: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(_) => Err("its contents are damaged".to_owned()),
     }
-}
-
-/// The column's values of a primitive type, each turned by `turn`.
-fn each<T: ArrowPrimitiveType, U>(array: &ArrayRef, turn: impl Fn(T::Native) -> U) -> Vec<Option<U>> {
-    array.as_primitive::<T>().iter().map(|value| value.map(&turn)).collect()
-}
-
-/// Numbers, booleans as 0 and 1, dates in days and times in their own unit since the epoch.
-fn numbers(array: &ArrayRef) -> Option<ArrayRef> {
-    let values: Vec<Option<f64>> = match array.data_type() {
-        DataType::Float64 => each::<Float64Type, _>(array, |v| v),
-        DataType::Float32 => each::<Float32Type, _>(array, f64::from),
-        DataType::Int8 => each::<Int8Type, _>(array, f64::from),
-        DataType::Int16 => each::<Int16Type, _>(array, f64::from),
-        DataType::Int32 => each::<Int32Type, _>(array, f64::from),
-        DataType::Int64 => each::<Int64Type, _>(array, |v| v as f64),
-        DataType::UInt8 => each::<UInt8Type, _>(array, f64::from),
-        DataType::UInt16 => each::<UInt16Type, _>(array, f64::from),
-        DataType::UInt32 => each::<UInt32Type, _>(array, f64::from),
-        DataType::UInt64 => each::<UInt64Type, _>(array, |v| v as f64),
-        DataType::Decimal128(_, scale) => {
-            let unit = 10f64.powi(i32::from(*scale));
-            each::<Decimal128Type, _>(array, |v| v as f64 / unit)
-        }
-        DataType::Date32 => each::<Date32Type, _>(array, f64::from),
-        DataType::Time32(TimeUnit::Millisecond) => each::<Time32MillisecondType, _>(array, f64::from),
-        DataType::Time64(TimeUnit::Microsecond) => each::<Time64MicrosecondType, _>(array, |v| v as f64),
-        DataType::Time64(TimeUnit::Nanosecond) => each::<Time64NanosecondType, _>(array, |v| v as f64),
-        DataType::Timestamp(TimeUnit::Millisecond, _) => each::<TimestampMillisecondType, _>(array, |v| v as f64),
-        DataType::Timestamp(TimeUnit::Microsecond, _) => each::<TimestampMicrosecondType, _>(array, |v| v as f64),
-        DataType::Timestamp(TimeUnit::Nanosecond, _) => each::<TimestampNanosecondType, _>(array, |v| v as f64),
-        DataType::Boolean => array.as_boolean().iter().map(|v| v.map(|b| f64::from(u8::from(b)))).collect(),
-        _ => return None,
-    };
-    Some(Arc::new(Float64Array::from(values)))
-}
-
-/// Texts; integers exactly, floats in the shortest form that reads back, booleans as `true` and `false`.
-fn texts(array: &ArrayRef) -> Option<ArrayRef> {
-    let values: Vec<Option<String>> = match array.data_type() {
-        DataType::Utf8 => return Some(array.clone()),
-        DataType::Binary => {
-            let texts = array.as_binary::<i32>().iter().map(|v| v.map(|b| String::from_utf8(b.to_vec())).transpose());
-            texts.collect::<Result<_, _>>().ok()?
-        }
-        DataType::Boolean => array.as_boolean().iter().map(|v| v.map(|b| b.to_string())).collect(),
-        DataType::Int64 => each::<Int64Type, _>(array, |v| v.to_string()),
-        DataType::UInt64 => each::<UInt64Type, _>(array, |v| v.to_string()),
-        DataType::Float32 => each::<Float32Type, _>(array, |v| v.to_string()),
-        _ => {
-            let numbers = numbers(array)?;
-            each::<Float64Type, _>(&numbers, |v| v.to_string())
-        }
-    };
-    Some(Arc::new(StringArray::from(values)))
 }

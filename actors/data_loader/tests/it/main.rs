@@ -3,8 +3,10 @@
 mod bad_input;
 mod feed;
 mod inputs;
+mod mutations;
 mod network;
 mod plan;
 mod prepare;
 mod real;
+mod sources;
 mod split;

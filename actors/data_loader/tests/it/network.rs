@@ -65,6 +65,10 @@ fn nats_server() -> PathBuf {
 
 impl World {
     async fn start(files: &[(&str, &[u8])]) -> Self {
+        Self::start_with(files, bus::remote::Remote::default()).await
+    }
+
+    async fn start_with(files: &[(&str, &[u8])], remote: bus::remote::Remote) -> Self {
         let home = tempfile::tempdir().expect("a folder");
         let server =
             EmbeddedServer::start(EmbeddedConfig::new(nats_server(), home.path().join("nats"))).await.expect("starts");
@@ -91,6 +95,7 @@ impl World {
             artifacts: ArtifactStore::open(&home.path().join("artifacts").to_string_lossy()).expect("a store"),
             drain: CancellationToken::new(),
             data_roots: Arc::new(root.roots()),
+            remote,
             home: Arc::new(home.path().to_owned()),
         };
         let (to, reports) = mpsc::channel(16);
@@ -299,4 +304,44 @@ async fn a_drained_loader_sends_its_ranks_elsewhere() {
     assert_eq!((header.sequence, header.batch, error.code, error.retry), (2, 2, Code::NoCapacity, true));
     tokio::time::timeout(LONG, world.loader.wait(None)).await.expect("stops in time").expect("stops");
     assert!(world.root.0.path().exists());
+}
+
+/// Answers every request with these bytes; gives its origin.
+async fn web_server(bytes: Vec<u8>) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let origin = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = [0; 4096];
+            stream.read(&mut head).await.ok();
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", bytes.len());
+            stream.write_all(answer.as_bytes()).await.ok();
+            stream.write_all(&bytes).await.ok();
+        }
+    });
+    origin
+}
+
+#[tokio::test]
+async fn a_table_of_a_web_server_is_prepared_where_it_is_allowed() {
+    let origin = web_server(table(200).into_bytes()).await;
+    let limits = bus::remote::Limits { allowed: vec![origin.clone()], ..bus::remote::Limits::default() };
+    let mut world = World::start_with(&[], bus::remote::Remote::new(limits).expect("an origin")).await;
+    let url = format!("{origin}/ads/a.csv");
+    let dataset = world.prepared(&data_plan(&[&url], "y"), Task::Regression).await;
+    let bytes = world.env.artifacts.get(&dataset).await.expect("is there");
+    let manifest = Manifest::from_json(&bytes).expect("a manifest");
+    assert_eq!((manifest.sources[0].path.as_str(), manifest.sources[0].rows), (url.as_str(), 200));
+    let scratch = std::fs::read_dir(world.env.home.join("scratch")).expect("a folder").count();
+    assert_eq!(scratch, 0, "what was copied is removed");
+
+    world.submit(&data_plan(&["http://127.0.0.1:1/a.csv"], "y"), Task::Regression).await;
+    match world.report().await {
+        ReportBody::Failed { error } => {
+            assert_eq!(error.code, Code::Forbidden);
+            assert!(error.message.contains("remote_sources"), "{error}");
+        }
+        other => panic!("not refused: {other:?}"),
+    }
 }

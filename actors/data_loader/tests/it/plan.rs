@@ -9,8 +9,8 @@ use frame::{Encoded, Encoder, Manifest, write_shard};
 use messages::WireError;
 use messages::feed::Split;
 use messages::plan::{
-    CategoryEncoding, ColumnPlan, ColumnType, CsvPlan, DataFormat, DataPlan, Impute, PreprocessingPlan, Scale,
-    SequencePlan, SplitPlan, SplitStrategy, TargetPlan, TargetTransform, Task, TextPlan,
+    CategoryEncoding, ColumnPlan, ColumnSourcePlan, ColumnType, CsvPlan, DataFormat, DataPlan, Impute, PreprocessingPlan, Scale,
+    SequencePlan, SplitPlan, SplitStrategy, TargetPlan, TargetTransform, Task, TextEncoding, TextPlan,
 };
 use tokio_util::sync::CancellationToken;
 use within_data_loader::prepare::{Prepared, prepare};
@@ -30,6 +30,7 @@ pub fn data_plan(path: &[&str], target: &str) -> DataPlan {
             trim: false,
             decimal: ".".into(),
             null_values: vec!["NA".into()],
+            encoding: TextEncoding::Utf8,
         },
         target: TargetPlan {
             column: target.into(),
@@ -54,6 +55,7 @@ pub fn data_plan(path: &[&str], target: &str) -> DataPlan {
         },
         text: TextPlan::default(),
         sequence: SequencePlan::default(),
+        joins: vec![],
         split: SplitPlan {
             strategy: SplitStrategy::Random,
             test_size: 0.2,
@@ -70,7 +72,7 @@ pub fn data_plan(path: &[&str], target: &str) -> DataPlan {
 }
 
 pub fn column(r#type: ColumnType) -> ColumnPlan {
-    ColumnPlan { r#type, null_values: vec![], impute: None, scale: None, images: None }
+    ColumnPlan { r#type, null_values: vec![], impute: None, scale: None, images: None, source: ColumnSourcePlan::default() }
 }
 
 /// A data root with files, removed in the end.

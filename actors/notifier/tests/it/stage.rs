@@ -77,6 +77,7 @@ impl Stage {
             artifacts: ArtifactStore::open(store.to_str().expect("UTF-8")).expect("store"),
             drain: CancellationToken::new(),
             data_roots: Arc::default(),
+            remote: bus::remote::Remote::default(),
             home: Arc::new(self.home.path().to_owned()),
         }
     }

@@ -326,6 +326,7 @@ async fn start_worker(
         artifacts: store.clone(),
         drain: drain.clone(),
         data_roots: Arc::new(Vec::new()),
+        remote: bus::remote::Remote::default(),
         home: Arc::new(home.into()),
     };
     let me = std::env::current_exe().expect("own path").to_str().expect("text").to_owned();

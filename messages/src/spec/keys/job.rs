@@ -1,10 +1,10 @@
 //! The keys of a job, but those of its model. A row with status `Plan` is the field of [`crate::plan::JobPlan`] of the same path.
 
 use super::Fallback::{Absent, Derived, Required};
-use super::Shape::{Any, Bool, Device, Label, Monitor, Paths, Patterns, Records, ServiceUri, Text, Texts, WebUrl};
+use super::Shape::{Any, Bool, Device, Label, Monitor, Patterns, Records, ServiceUri, Sources, Text, Texts, WebUrl};
 use super::{
     ANY_NUMBER, Choice, Key, NOT_NEGATIVE, POSITIVE, SEED, Shape, above, also, below, between, closed, json, key,
-    later, name, no_effect, not_yet, whole,
+    name, no_effect, not_yet, whole,
 };
 
 const TASKS: Shape = Shape::Choice(&[
@@ -76,24 +76,36 @@ pub(super) const KEYS: &[Key] = &[
     key("task", TASKS, Required, "What is learnt.").alias(&["task_type", "model.task", "training.task"]),
     // data
     key("data.dataset_version", Label, json(r#""""#), "Free label of the data, such as 2023Q1."),
-    key("data.path", Paths, Required, "Files of one table, in order, relative to a data root.").alias(&[
+    key("data.path", Sources, Required, "Files of one table, in order, relative to a data root; patterns such as ads/year=*/*.parquet; allowed URLs (s3, gs, az, http, https).").alias(&[
         "data.paths",
         "data.file",
         "data.train_path",
     ]),
     key(
         "data.test_path",
-        Paths,
+        Sources,
         json("[]"),
         "The official test part, where the data come with one; else a part of `data.path` is split off.",
     ),
     key(
         "data.format",
-        Shape::Choice(&[name("auto"), name("csv"), name("parquet")]),
+        Shape::Choice(&[
+            name("auto"),
+            name("csv"),
+            name("tsv"),
+            name("parquet"),
+            also("json_lines", &["jsonl", "ndjson", "json"]),
+            also("arrow", &["ipc", "feather"]),
+        ]),
         json(r#""auto""#),
         "By the file's suffix where it is auto.",
     ),
-    key("data.csv.delimiter", Shape::Character { may_be_empty: false }, json(r#"",""#), "Between two fields.")
+    key(
+        "data.csv.delimiter",
+        Shape::Character { may_be_empty: false },
+        Derived("a tab for .tsv and .tab, else a comma"),
+        "Between two fields.",
+    )
         .alias(&["data.csv.separator", "data.csv.sep", "data.delimiter"]),
     key(
         "data.csv.quote",
@@ -167,10 +179,10 @@ pub(super) const KEYS: &[Key] = &[
             also("category", &["categorical", "string"]),
             name("text"),
             name("image"),
-            later("datetime", &["date", "timestamp"]),
+            also("datetime", &["date", "timestamp"]),
         ]),
         json(r#""auto""#),
-        "A quantity, one of a set, words, or the number of an image.",
+        "A quantity, one of a set, words, a date or time, or an image: its number in `images`, its path, or its bytes.",
     )
     .alias(&["data.columns.*"]),
     key(

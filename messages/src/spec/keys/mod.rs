@@ -6,6 +6,7 @@ mod index;
 mod job;
 mod kinds;
 mod model;
+mod source;
 mod validation;
 
 pub(crate) use index::{Index, Step, index_of};
@@ -14,27 +15,27 @@ pub(crate) use kinds::{EVALUATION_KEYS, GATES_KEYS, SWEEP_KEYS};
 /// Every key of a job.
 pub(crate) static JOB_KEYS: &[Key] = &joined::<{ count(TABLES) }>(TABLES);
 
-const TABLES: &[&[Key]] = &[job::KEYS, validation::KEYS, model::KEYS];
+/// The table in its parts.
+const TABLES: &[&[Key]] = &[job::KEYS, model::KEYS, source::KEYS, validation::KEYS];
 
 const fn count(tables: &[&[Key]]) -> usize {
-    let (mut sum, mut table) = (0, 0);
-    while table < tables.len() {
-        sum += tables[table].len();
-        table += 1;
+    let (mut keys, mut at) = (0, 0);
+    while at < tables.len() {
+        keys += tables[at].len();
+        at += 1;
     }
-    sum
+    keys
 }
 
 const fn joined<const N: usize>(tables: &[&[Key]]) -> [Key; N] {
-    let (mut out, mut at, mut table) = ([tables[0][0]; N], 0, 0);
-    while table < tables.len() {
-        let mut row = 0;
-        while row < tables[table].len() {
+    let (mut out, mut at, mut table, mut row) = ([tables[0][0]; N], 0, 0, 0);
+    while at < N {
+        if row == tables[table].len() {
+            (table, row) = (table + 1, 0);
+        } else {
             out[at] = tables[table][row];
-            at += 1;
-            row += 1;
+            (at, row) = (at + 1, row + 1);
         }
-        table += 1;
     }
     out
 }
@@ -133,8 +134,10 @@ pub(crate) enum Shape {
     },
     /// A local file or folder.
     Path,
-    /// One path or a list of paths of local files.
-    Paths,
+    /// A local file or the URL of one that is only read; patterns of files.
+    Source,
+    /// One of them or a list.
+    Sources,
     /// `http(s)://`, without credentials.
     WebUrl,
     /// Of a tracking server or store, without credentials; never `mysql://`.

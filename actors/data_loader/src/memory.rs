@@ -1,0 +1,44 @@
+//! How much memory a preparation may use for what it keeps of the files.
+
+use std::sync::OnceLock;
+
+/// Set once, as the role starts.
+static LIMIT: OnceLock<usize> = OnceLock::new();
+
+/// Share of what there is that columns may take: shards and fitted values come on top.
+const SHARE: f64 = 0.5;
+
+/// The operator's limit; a second start of the role in a process does not move it.
+pub fn set_limit_bytes(limit: usize) {
+    LIMIT.set(limit).ok();
+}
+
+/// The limit: the operator's, else half of what the machine, or the group that the process is in, has.
+pub fn limit_bytes() -> usize {
+    *LIMIT.get_or_init(|| {
+        let read = |path: &str| std::fs::read_to_string(path).ok();
+        let group = read("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse::<f64>().ok());
+        let machine = read("/proc/meminfo").and_then(|text| total(&text));
+        let least = [group, machine].into_iter().flatten().fold(f64::INFINITY, f64::min);
+        if least.is_finite() { (least * SHARE) as usize } else { usize::MAX }
+    })
+}
+
+/// `MemTotal` in bytes.
+fn total(meminfo: &str) -> Option<f64> {
+    let line = meminfo.lines().find(|line| line.starts_with("MemTotal:"))?;
+    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_says_what_it_has() {
+        assert_eq!(total("MemFree: 1 kB\nMemTotal:       16 kB\n"), Some(16_384.0));
+        assert_eq!(total(""), None);
+        assert!(limit_bytes() > 1 << 20);
+    }
+}

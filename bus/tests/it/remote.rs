@@ -1,0 +1,178 @@
+//! Files of object stores and web servers, against a small server of our own that answers as S3 does, or badly.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bus::remote::{Limits, Remote};
+use messages::error::Code;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Longer than a part of a transfer.
+const BYTES: usize = 300_000;
+
+fn content() -> Vec<u8> {
+    (0..BYTES).map(|i| (i * 31 % 251) as u8).collect()
+}
+
+/// Serves the bucket `ads` with `data/year=2023/a.csv`, `data/year=2024/b.csv` and files that misbehave; gives its port.
+async fn serve() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(answer_all(stream));
+        }
+    });
+    port
+}
+
+async fn answer_all(mut stream: TcpStream) {
+    let mut buffer = Vec::new();
+    loop {
+        let head = loop {
+            if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+                let rest = buffer.split_off(end + 4);
+                break String::from_utf8_lossy(&std::mem::replace(&mut buffer, rest)).into_owned();
+            }
+            let mut part = [0; 4096];
+            match stream.read(&mut part).await {
+                Ok(0) | Err(_) => return,
+                Ok(read) => buffer.extend_from_slice(&part[..read]),
+            }
+        };
+        if answer(&mut stream, &head).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// `Err` closes the connection.
+async fn answer(stream: &mut TcpStream, head: &str) -> Result<(), std::io::Error> {
+    let mut words = head.split(' ');
+    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let from = head
+        .lines()
+        .find_map(|line| line.to_ascii_lowercase().strip_prefix("range: bytes=").map(str::to_owned))
+        .and_then(|range| range.split('-').next()?.parse::<usize>().ok());
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let status = |code: &str| format!("HTTP/1.1 {code}\r\ncontent-length: 0\r\n\r\n");
+    if query.contains("list-type=2") {
+        let entry = |key: &str| {
+            format!("<Contents><Key>{key}</Key><LastModified>2024-01-01T00:00:00.000Z</LastModified><ETag>\"e\"</ETag><Size>{BYTES}</Size></Contents>")
+        };
+        let keys = ["data/year=2024/b.csv", "data/year=2023/a.csv", "data/readme.txt"].map(entry).concat();
+        let body = format!("<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>false</IsTruncated>{keys}</ListBucketResult>");
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/xml\r\ncontent-length: {}\r\n\r\n", body.len());
+        return stream.write_all((head + &body).as_bytes()).await;
+    }
+    match name {
+        "secret.csv" => return stream.write_all(status("403 Forbidden").as_bytes()).await,
+        "none.csv" => return stream.write_all(status("404 Not Found").as_bytes()).await,
+        "moved.csv" => {
+            let head = "HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/x\r\ncontent-length: 0\r\n\r\n";
+            return stream.write_all(head.as_bytes()).await;
+        }
+        "silent.csv" => std::future::pending::<()>().await,
+        _ => {}
+    }
+    let (content, first) = (content(), from.unwrap_or(0));
+    let body = &content[first..];
+    let range = from.map(|first| format!("content-range: bytes {first}-{}/{BYTES}\r\n", BYTES - 1)).unwrap_or_default();
+    let code = if from.is_some() { "206 Partial Content" } else { "200 OK" };
+    let head = format!(
+        "HTTP/1.1 {code}\r\ncontent-length: {}\r\n{range}etag: \"e\"\r\nlast-modified: Mon, 01 Jan 2024 00:00:00 GMT\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    if method == "HEAD" {
+        return Ok(());
+    }
+    match name {
+        // Breaks off once, and again; each time some more has come.
+        "broken.csv" if first < BYTES / 2 => {
+            stream.write_all(&body[..BYTES / 3]).await?;
+            stream.flush().await?;
+            Err(std::io::Error::other("broken off"))
+        }
+        "stuck.csv" => {
+            stream.write_all(&body[..1000]).await?;
+            std::future::pending::<()>().await;
+            Ok(())
+        }
+        _ => stream.write_all(body).await,
+    }
+}
+
+fn remote(port: u16) -> Remote {
+    let allowed = vec!["s3://ads".to_owned(), format!("http://127.0.0.1:{port}")];
+    let options = [
+        ("aws_endpoint", format!("http://127.0.0.1:{port}")),
+        ("aws_region", "eu-central-1".into()),
+        ("aws_skip_signature", "true".into()),
+        ("aws_allow_http", "true".into()),
+    ];
+    let options = options.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let stall = Duration::from_millis(700);
+    Remote::new(Limits { allowed, options, stall, max_bytes: 1 << 20, ..Limits::default() }).expect("origins")
+}
+
+async fn copied(remote: &Remote, url: &str, folder: &Path) -> Vec<std::path::PathBuf> {
+    remote.mirror(url, &|name| name.ends_with(".csv"), folder).await.unwrap_or_else(|error| panic!("{url}: {error}"))
+}
+
+#[tokio::test]
+async fn files_are_copied_to_where_their_urls_say() {
+    let (port, folder) = (serve().await, tempfile::tempdir().expect("a folder"));
+    let (remote, root) = (remote(port), folder.path());
+    let files = copied(&remote, "s3://ads/data/year=*/*.csv", root).await;
+    let expected = ["data/year=2023/a.csv", "data/year=2024/b.csv"].map(|name| root.join("s3:/ads").join(name));
+    assert_eq!(files, expected);
+    for url in ["s3://ads/x/one.csv".to_owned(), format!("http://127.0.0.1:{port}/x/two.csv")] {
+        let files = copied(&remote, &url, root).await;
+        assert_eq!(std::fs::read(&files[0]).expect("is there"), content(), "{url}");
+        assert!(root.join(&url).exists(), "{url}");
+    }
+}
+
+#[tokio::test]
+async fn a_transfer_that_breaks_off_goes_on_where_it_stood() {
+    let (port, folder) = (serve().await, tempfile::tempdir().expect("a folder"));
+    for url in ["s3://ads/broken.csv".to_owned(), format!("http://127.0.0.1:{port}/broken.csv")] {
+        let files = copied(&remote(port), &url, folder.path()).await;
+        assert_eq!(std::fs::read(&files[0]).expect("is there"), content(), "{url}");
+    }
+}
+
+#[tokio::test]
+async fn every_failure_is_told_in_bounded_time() {
+    let (port, folder) = (serve().await, tempfile::tempdir().expect("a folder"));
+    let remote = remote(port);
+    for (name, code, says) in [
+        ("secret.csv", Code::Forbidden, "403"),
+        ("none.csv", Code::DatasetNotFound, "404"),
+        ("moved.csv", Code::DatasetNotFound, "cannot be read"),
+        ("silent.csv", Code::DeadlineExceeded, "no answer"),
+        ("stuck.csv", Code::DeadlineExceeded, "nothing came"),
+    ] {
+        for url in [format!("s3://ads/{name}"), format!("http://127.0.0.1:{port}/{name}")] {
+            let begun = Instant::now();
+            let error = remote.mirror(&url, &|_| true, folder.path()).await.expect_err(&url).to_wire();
+            assert!(begun.elapsed() < Duration::from_secs(20), "{url}: {:?}", begun.elapsed());
+            println!("{error}");
+            if name == "silent.csv" || name == "stuck.csv" {
+                // Whichever wait ends first.
+                assert!(matches!(error.code, Code::DeadlineExceeded | Code::DatasetNotFound), "{error}");
+            } else {
+                assert_eq!(error.code, code, "{error}");
+                assert!(error.message.contains(says), "{error}");
+            }
+            assert!(error.message.contains(&url), "{error}");
+        }
+    }
+    let small = Remote::new(Limits { allowed: vec![format!("http://127.0.0.1:{port}")], max_bytes: 1000, ..Limits::default() });
+    let url = format!("http://127.0.0.1:{port}/huge.csv");
+    let error = small.expect("an origin").mirror(&url, &|_| true, folder.path()).await.expect_err("too large").to_wire();
+    assert_eq!(error.code, Code::TooLarge, "{error}");
+}
