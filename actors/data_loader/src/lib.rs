@@ -27,6 +27,7 @@ pub mod source;
 pub mod split;
 pub mod state;
 mod task;
+pub mod validate;
 pub mod write;
 
 use messages::WireError;

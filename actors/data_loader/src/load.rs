@@ -20,6 +20,7 @@ use crate::check::scan::Kind;
 use crate::check::{At, MAX_ROWS, Violation, Violations, inference};
 use crate::column::Column;
 use crate::pictures::{Gallery, Places};
+use crate::validate::Dropped;
 use crate::source::{Chunk, File, Joins, Reader};
 
 /// Key of a missing category.
@@ -121,20 +122,21 @@ pub fn alive(cancelled: &CancellationToken) -> Result<(), WireError> {
     Ok(())
 }
 
-/// Reads the files. `memory_limit_bytes` is what columns may take.
+/// Reads the files but for the rows that are `dropped`. `memory_limit_bytes` is what columns may take.
 pub fn load(
     plan: &DataPlan,
     task: Task,
     files: &[File],
     roots: &[PathBuf],
     memory_limit_bytes: usize,
+    dropped: &Dropped,
     cancelled: &CancellationToken,
 ) -> Result<Loaded, WireError> {
     let mut violations = Violations::default();
     let mut warnings = Vec::new();
     let joins = Arc::new(Joins::read(plan, roots, &mut violations)?);
     violations.check()?;
-    let input = Input { plan, task, files, roots, joins, memory_limit_bytes, cancelled };
+    let input = Input { plan, task, files, roots, joins, memory_limit_bytes, dropped, cancelled };
     let Some(mut table) = input.read(None, &mut violations)? else {
         violations.check()?;
         return Err(WireError::new(Code::InternalError, "the data could not be read, and nothing says why"));
@@ -193,6 +195,8 @@ struct Input<'a> {
     roots: &'a [PathBuf],
     joins: Arc<Joins>,
     memory_limit_bytes: usize,
+    /// Rows of all files that are left out.
+    dropped: &'a Dropped,
     cancelled: &'a CancellationToken,
 }
 
@@ -304,6 +308,7 @@ impl Input<'_> {
             }
             while let Some(chunk) = reader.next_chunk(violations)? {
                 alive(self.cancelled)?;
+                let chunk = chunk.keep(|row| !self.dropped.contains(rows_before + row))?;
                 pass.take_rows(&chunk, rows_before);
                 let chunk = Arc::new(chunk);
                 for sender in senders {

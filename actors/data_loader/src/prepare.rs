@@ -24,6 +24,7 @@ use crate::memory;
 use crate::pretrained::Pretrained;
 use crate::sequence::Samples;
 use crate::source::{self, idx::Images};
+use crate::validate::{self, Dropped};
 use crate::split::{Parts, split, warn_of_small_classes};
 
 /// Most samples of a shard.
@@ -48,15 +49,32 @@ pub struct Prepared {
     warnings: Vec<String>,
 }
 
-/// Reads, checks, splits and fits.
+/// Validates, where the plan asks for it, then reads, checks, splits and fits.
 pub fn prepare(
     data: &DataPlan,
     task: Task,
     roots: &[PathBuf],
     cancelled: &CancellationToken,
 ) -> Result<Prepared, WireError> {
+    let Some(checked) = validate::of_plan(data, roots, bus::now_ms(), cancelled)? else {
+        return prepare_without(data, task, roots, &Dropped::default(), cancelled);
+    };
+    checked.report.verdict()?;
+    let mut prepared = prepare_without(data, task, roots, &checked.dropped, cancelled)?;
+    prepared.warn(checked.report.warnings());
+    Ok(prepared)
+}
+
+/// Reads, checks, splits and fits what is left without the dropped rows.
+pub fn prepare_without(
+    data: &DataPlan,
+    task: Task,
+    roots: &[PathBuf],
+    dropped: &Dropped,
+    cancelled: &CancellationToken,
+) -> Result<Prepared, WireError> {
     let files = source::files(data, roots)?;
-    let mut loaded = load(data, task, &files, roots, memory::limit_bytes(), cancelled)?;
+    let mut loaded = load(data, task, &files, roots, memory::limit_bytes(), dropped, cancelled)?;
     let mut warnings = std::mem::take(&mut loaded.warnings);
     let mut violations = Violations::default();
     let images = images(data, &mut loaded, roots, &mut violations)?;
@@ -174,6 +192,11 @@ impl Prepared {
         &self.warnings
     }
 
+    /// Adds what was found before the data were read.
+    pub fn warn(&mut self, warnings: Vec<String>) {
+        self.warnings.splice(0..0, warnings);
+    }
+
     /// The cuts of a part into shards.
     pub fn shards(&self, split: Split) -> Vec<Range<usize>> {
         let rows = self.rows(split);
@@ -200,7 +223,9 @@ impl Prepared {
     fn row_ids(&self, rows: &[u32]) -> Vec<u64> {
         let ids =
             self.loaded.columns.iter().find_map(|values| if let Values::Id(ids) = values { Some(ids) } else { None });
-        rows.iter().map(|&row| ids.map_or(u64::from(row), |ids| ids[row as usize])).collect()
+        // A row keeps the number that it has in the files, whichever others are left out.
+        let numbered = |row: u32| self.loaded.row_of.as_ref().map_or(row, |rows| rows[row as usize]);
+        rows.iter().map(|&row| ids.map_or(u64::from(numbered(row)), |ids| ids[row as usize])).collect()
     }
 
     /// `samples` says which sample each row belongs to.

@@ -1,12 +1,13 @@
 //! A prepared dataset version into the artifact store: the shards of each part, then the manifest. Content-
 //! addressed, so a repeated attempt writes the same artifacts again; without its manifest a shard means nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bus::artifact::ArtifactStore;
 use frame::manifest::{ARTIFACT_KIND, ARTIFACT_NAME, Lineage, Pretrained, Shard};
 use frame::write_shard;
-use messages::WireError;
+use messages::{ArtifactRef, WireError};
 use messages::error::Code;
 use messages::feed::Split;
 use messages::work::TaskOutput;
@@ -15,11 +16,12 @@ use tokio_util::sync::CancellationToken;
 use crate::load::alive;
 use crate::prepare::Prepared;
 
-/// Writes everything; the manifest comes last.
+/// Writes everything; the manifest comes last. `reports` were stored before.
 pub async fn write(
     mut prepared: Prepared,
     artifacts: &ArtifactStore,
     lineage: Lineage,
+    reports: BTreeMap<String, ArtifactRef>,
     cancelled: &CancellationToken,
 ) -> Result<TaskOutput, WireError> {
     let mut pretrained = None;
@@ -53,6 +55,7 @@ pub async fn write(
         rows_val: manifest.rows(Split::Val),
         rows_test: manifest.rows(Split::Test),
         warnings: manifest.warnings,
+        reports,
     })
 }
 

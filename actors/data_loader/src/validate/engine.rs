@@ -67,8 +67,15 @@ pub struct Found {
 pub struct Place<'a> {
     pub file: &'a str,
     pub chunk: &'a Chunk,
-    /// Rows of all files before this chunk.
-    pub first_row: u64,
+    /// Rows of the files before this one.
+    pub rows_before: u64,
+}
+
+impl Place<'_> {
+    /// Row of the chunk among the rows of all files, in reading order.
+    pub fn table_row(&self, row: usize) -> u64 {
+        self.rows_before + self.chunk.file_row(row)
+    }
 }
 
 /// Why a row of the chunk is left out: index of the row, index of the rule.
@@ -388,7 +395,7 @@ fn repeated(
         match known.entry(key) {
             std::collections::hash_map::Entry::Occupied(_) => broken.push(row),
             std::collections::hash_map::Entry::Vacant(place_of) => {
-                place_of.insert((place.first_row + row as u64) as u32);
+                place_of.insert(place.table_row(row) as u32);
             }
         }
     }

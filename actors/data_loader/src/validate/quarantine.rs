@@ -77,7 +77,7 @@ impl Quarantine {
         }
         let mut reasons: BTreeMap<usize, Vec<String>> = BTreeMap::new();
         for &(row, rule) in rows {
-            self.dropped.add(place.first_row + row as u64);
+            self.dropped.add(place.table_row(row));
             reasons.entry(row).or_default().push(rule_name(rule));
         }
         let schema = schema(names);

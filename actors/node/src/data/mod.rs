@@ -1,7 +1,9 @@
 //! `within data`: looking into data without running a job. Each command is a file of its own here: its arguments, what
 //! it does, how it prints.
 
+mod input;
 mod profile;
+mod shown;
 mod validate;
 
 use clap::Subcommand;

@@ -54,16 +54,16 @@ pub struct Counted {
 
 /// How many values are of a sort, and the first of them.
 #[derive(Debug, Clone, Default)]
-pub struct Some {
+pub struct Seen {
     pub count: u64,
     pub first: Option<(Spot, String)>,
 }
 
-impl Some {
+impl Seen {
     fn add(&mut self, spot: impl FnOnce() -> Spot, text: &str) {
         self.count += 1;
         if self.first.is_none() {
-            self.first = Option::Some((spot(), cut(text)));
+            self.first = Some((spot(), cut(text)));
         }
     }
 }
@@ -87,10 +87,10 @@ pub fn mix(row: &mut u64, cell: u64) {
 pub struct Column {
     pub name: String,
     pub rows: u64,
-    pub missing: Some,
+    pub missing: Seen,
     pub numbers: u64,
     pub integers: u64,
-    pub texts: Some,
+    pub texts: Seen,
     pub mean: f64,
     squares: f64,
     /// The two least and the two greatest different numbers, how often the outermost stand there.
@@ -99,11 +99,11 @@ pub struct Column {
     pub at_least: u64,
     pub at_greatest: u64,
     pub zeros: u64,
-    pub beyond_exact: Some,
+    pub beyond_exact: Seen,
     pub beyond_i64: u64,
-    pub blanks: Some,
-    pub dots: Some,
-    pub controls: Some,
+    pub blanks: Seen,
+    pub dots: Seen,
+    pub controls: Seen,
     pub dates: u64,
     pub with_offset: u64,
     /// Minutes, up to a handful of different ones.
@@ -127,10 +127,10 @@ impl Column {
         Self {
             name: name.to_owned(),
             rows: 0,
-            missing: Some::default(),
+            missing: Seen::default(),
             numbers: 0,
             integers: 0,
-            texts: Some::default(),
+            texts: Seen::default(),
             mean: 0.0,
             squares: 0.0,
             least: [f64::INFINITY; 2],
@@ -138,11 +138,11 @@ impl Column {
             at_least: 0,
             at_greatest: 0,
             zeros: 0,
-            beyond_exact: Some::default(),
+            beyond_exact: Seen::default(),
             beyond_i64: 0,
-            blanks: Some::default(),
-            dots: Some::default(),
-            controls: Some::default(),
+            blanks: Seen::default(),
+            dots: Seen::default(),
+            controls: Seen::default(),
             dates: 0,
             with_offset: 0,
             offsets: Vec::new(),
@@ -214,7 +214,7 @@ impl Column {
     }
 
     fn value(&mut self, hash: u64, text: &str, spot: impl Fn() -> Spot) -> u32 {
-        if let Option::Some(&place) = self.places.get(&hash) {
+        if let Some(&place) = self.places.get(&hash) {
             self.values[place as usize].count += 1;
             return place;
         }
@@ -254,8 +254,8 @@ impl Column {
             }
             let offset = row as i64 - number as i64;
             match self.row_index {
-                None if row == 0 => self.row_index = Option::Some(offset),
-                Option::Some(known) if known == offset => {}
+                None if row == 0 => self.row_index = Some(offset),
+                Some(known) if known == offset => {}
                 _ => self.row_index = None,
             }
         } else {
@@ -300,9 +300,9 @@ impl Column {
             self.controls.add(spot, text);
         }
         let moment = if first.is_ascii_digit() { date::parse(trimmed) } else { None };
-        let Option::Some(moment) = moment else { return };
+        let Some(moment) = moment else { return };
         self.dates += 1;
-        if let Option::Some(offset) = moment.offset_minutes {
+        if let Some(offset) = moment.offset_minutes {
             self.with_offset += 1;
             if self.offsets.len() < 8 && !self.offsets.contains(&offset) {
                 self.offsets.push(offset);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use report::{number, percent};
 
-use super::column::{Column, Counted, Some as Seen, Type};
+use super::column::{Column, Counted, Seen, Type};
 use super::pairs::{Stage, stage};
 use super::steps::Sort;
 use super::{Finding, Spot};
