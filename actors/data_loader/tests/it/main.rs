@@ -10,3 +10,5 @@ mod prepare;
 mod real;
 mod sources;
 mod split;
+mod traps;
+mod validation;

@@ -11,6 +11,7 @@ use messages::feed::Split;
 use messages::plan::{
     CategoryEncoding, ColumnPlan, ColumnSourcePlan, ColumnType, CsvPlan, DataFormat, DataPlan, Impute, PreprocessingPlan, Scale,
     SequencePlan, SplitPlan, SplitStrategy, TargetPlan, TargetTransform, Task, TextEncoding, TextPlan,
+    ValidationPlan,
 };
 use tokio_util::sync::CancellationToken;
 use within_data_loader::prepare::{Prepared, prepare};
@@ -55,6 +56,7 @@ pub fn data_plan(path: &[&str], target: &str) -> DataPlan {
         },
         text: TextPlan::default(),
         sequence: SequencePlan::default(),
+        validation: ValidationPlan::default(),
         joins: vec![],
         split: SplitPlan {
             strategy: SplitStrategy::Random,
