@@ -5,6 +5,7 @@ mod bad_data;
 mod bad_input;
 mod clients;
 mod commands;
+mod data;
 mod datasets;
 mod device;
 #[path = "../elastic/mod.rs"]

@@ -125,8 +125,14 @@ async fn feed(figures: &mut Vec<serde_json::Value>) {
     let prepared =
         prepare(&plan::data_plan(&["a.csv"], "y"), Task::Regression, &root.roots(), &token).expect("prepares");
     row(figures, "prepare: CSV, 65 number columns", table.len(), begun.elapsed());
-    let output =
-        within_data_loader::write::write(prepared, &env.artifacts, frame::manifest::Lineage::default(), std::collections::BTreeMap::new(), &token).await;
+    let output = within_data_loader::write::write(
+        prepared,
+        &env.artifacts,
+        frame::manifest::Lineage::default(),
+        std::collections::BTreeMap::new(),
+        &token,
+    )
+    .await;
     let Ok(messages::work::TaskOutput::Prepared { dataset, .. }) = output else { panic!("not written") };
     let (supervisor, _) = Actor::spawn(None, Supervisor, ()).await.expect("a supervisor");
     within_data_loader::start(env, within_data_loader::Config::default(), supervisor.get_cell()).await.expect("starts");

@@ -20,8 +20,8 @@ use crate::check::scan::Kind;
 use crate::check::{At, MAX_ROWS, Violation, Violations, inference};
 use crate::column::Column;
 use crate::pictures::{Gallery, Places};
-use crate::validate::Dropped;
 use crate::source::{Chunk, File, Joins, Reader};
+use crate::validate::Dropped;
 
 /// Key of a missing category.
 pub const MISSING_KEY: u32 = u32::MAX;
@@ -265,10 +265,7 @@ impl Input<'_> {
 
     fn places(&self) -> Places {
         let folder = |file: &File| file.path.rsplit_once('/').map(|(folder, _)| folder.to_owned()).unwrap_or_default();
-        Places {
-            roots: Arc::new(self.roots.to_vec()),
-            folders: Arc::new(self.files.iter().map(folder).collect()),
-        }
+        Places { roots: Arc::new(self.roots.to_vec()), folders: Arc::new(self.files.iter().map(folder).collect()) }
     }
 
     /// Reads all files from the first that has columns on, and hands their chunks out.
@@ -338,9 +335,12 @@ impl Input<'_> {
         if kept <= limit {
             return Ok(());
         }
-        let message = format!("{path}: the columns that are read take more than the {limit} bytes of memory that a preparation may use");
-        Err(WireError::new(Code::OutOfMemory, message)
-            .with_hint("exclude columns that are no features, read fewer files, or raise memory_limit_bytes in within.yaml"))
+        let message = format!(
+            "{path}: the columns that are read take more than the {limit} bytes of memory that a preparation may use"
+        );
+        Err(WireError::new(Code::OutOfMemory, message).with_hint(
+            "exclude columns that are no features, read fewer files, or raise memory_limit_bytes in within.yaml",
+        ))
     }
 
     /// Reads the columns once more whose values could not be kept, as what they turned out to be.
@@ -393,11 +393,7 @@ struct Handed {
 }
 
 /// Takes chunks into columns until there are no more.
-fn take_in(
-    mut columns: Vec<(usize, Column)>,
-    chunks: &Receiver<Handed>,
-    kept: &AtomicUsize,
-) -> Vec<(usize, Column)> {
+fn take_in(mut columns: Vec<(usize, Column)>, chunks: &Receiver<Handed>, kept: &AtomicUsize) -> Vec<(usize, Column)> {
     let mut before = 0;
     while let Ok(handed) = chunks.recv() {
         for (index, column) in &mut columns {

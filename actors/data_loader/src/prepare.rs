@@ -24,8 +24,8 @@ use crate::memory;
 use crate::pretrained::Pretrained;
 use crate::sequence::Samples;
 use crate::source::{self, idx::Images};
-use crate::validate::{self, Dropped};
 use crate::split::{Parts, split, warn_of_small_classes};
+use crate::validate::{self, Dropped};
 
 /// Most samples of a shard.
 pub const SHARD_ROWS: usize = 65_536;

@@ -42,8 +42,7 @@ async fn steps(env: &RoleEnv, work: &Work, cancelled: &CancellationToken) -> Res
     let roots = mirror.roots(&env.data_roots);
     let (reports, dropped, told) = validated(env, &plan.data, &roots, cancelled).await?;
     let token = cancelled.clone();
-    let mut prepared =
-        off_runtime(move || prepare_without(&plan.data, plan.task, &roots, &dropped, &token)).await?;
+    let mut prepared = off_runtime(move || prepare_without(&plan.data, plan.task, &roots, &dropped, &token)).await?;
     prepared.warn(told);
     for warning in prepared.warnings() {
         tracing::warn!(job = %work.job, "{warning}");

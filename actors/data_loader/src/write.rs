@@ -7,10 +7,10 @@ use std::sync::Arc;
 use bus::artifact::ArtifactStore;
 use frame::manifest::{ARTIFACT_KIND, ARTIFACT_NAME, Lineage, Pretrained, Shard};
 use frame::write_shard;
-use messages::{ArtifactRef, WireError};
 use messages::error::Code;
 use messages::feed::Split;
 use messages::work::TaskOutput;
+use messages::{ArtifactRef, WireError};
 use tokio_util::sync::CancellationToken;
 
 use crate::load::alive;

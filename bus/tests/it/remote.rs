@@ -60,11 +60,16 @@ async fn answer(stream: &mut TcpStream, head: &str) -> Result<(), std::io::Error
     let status = |code: &str| format!("HTTP/1.1 {code}\r\ncontent-length: 0\r\n\r\n");
     if query.contains("list-type=2") {
         let entry = |key: &str| {
-            format!("<Contents><Key>{key}</Key><LastModified>2024-01-01T00:00:00.000Z</LastModified><ETag>\"e\"</ETag><Size>{BYTES}</Size></Contents>")
+            format!(
+                "<Contents><Key>{key}</Key><LastModified>2024-01-01T00:00:00.000Z</LastModified><ETag>\"e\"</ETag><Size>{BYTES}</Size></Contents>"
+            )
         };
         let keys = ["data/year=2024/b.csv", "data/year=2023/a.csv", "data/readme.txt"].map(entry).concat();
-        let body = format!("<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>false</IsTruncated>{keys}</ListBucketResult>");
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/xml\r\ncontent-length: {}\r\n\r\n", body.len());
+        let body = format!(
+            "<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>false</IsTruncated>{keys}</ListBucketResult>"
+        );
+        let head =
+            format!("HTTP/1.1 200 OK\r\ncontent-type: application/xml\r\ncontent-length: {}\r\n\r\n", body.len());
         return stream.write_all((head + &body).as_bytes()).await;
     }
     match name {
@@ -171,8 +176,10 @@ async fn every_failure_is_told_in_bounded_time() {
             assert!(error.message.contains(&url), "{error}");
         }
     }
-    let small = Remote::new(Limits { allowed: vec![format!("http://127.0.0.1:{port}")], max_bytes: 1000, ..Limits::default() });
+    let small =
+        Remote::new(Limits { allowed: vec![format!("http://127.0.0.1:{port}")], max_bytes: 1000, ..Limits::default() });
     let url = format!("http://127.0.0.1:{port}/huge.csv");
-    let error = small.expect("an origin").mirror(&url, &|_| true, folder.path()).await.expect_err("too large").to_wire();
+    let error =
+        small.expect("an origin").mirror(&url, &|_| true, folder.path()).await.expect_err("too large").to_wire();
     assert_eq!(error.code, Code::TooLarge, "{error}");
 }

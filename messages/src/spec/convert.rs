@@ -251,8 +251,12 @@ impl Reader<'_, '_> {
             return None;
         }
         let control = text.chars().any(char::is_control);
-        if host.is_empty() || path.is_empty() || control || path.split('/').any(|part| matches!(part, "" | "." | "..")) {
-            return self.refuse(node, &format!("{scheme}://{}/path/of/a/file", if scheme.starts_with("http") { "host" } else { "bucket" }));
+        if host.is_empty() || path.is_empty() || control || path.split('/').any(|part| matches!(part, "" | "." | ".."))
+        {
+            return self.refuse(
+                node,
+                &format!("{scheme}://{}/path/of/a/file", if scheme.starts_with("http") { "host" } else { "bucket" }),
+            );
         }
         if path.contains(['?', '#']) && scheme.starts_with("http") {
             return self.refuse(node, "a URL without query or fragment");

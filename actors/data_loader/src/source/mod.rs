@@ -191,9 +191,8 @@ impl Opened {
     fn open(file: &File, plan: &CsvPlan, violations: &mut Violations) -> Result<Option<Self>, WireError> {
         Ok(match file.format {
             Format::Csv => csv_file::CsvFile::open(file, plan, violations)?.map(|file| Self::Csv(Box::new(file))),
-            Format::JsonLines => {
-                json_lines::JsonLines::open(file, plan.encoding, violations)?.map(|file| Self::JsonLines(Box::new(file)))
-            }
+            Format::JsonLines => json_lines::JsonLines::open(file, plan.encoding, violations)?
+                .map(|file| Self::JsonLines(Box::new(file))),
             Format::Parquet => {
                 parquet_file::ParquetFile::open(file, violations)?.map(|file| Self::Parquet(Box::new(file)))
             }

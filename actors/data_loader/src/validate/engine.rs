@@ -86,8 +86,12 @@ enum Memory {
     None,
     /// Row (over all files) of each key; none: too many.
     Keys(Option<HashMap<[u32; 4], u32>>),
-    Missing { missing: u64 },
-    Newest { newest: f64 },
+    Missing {
+        missing: u64,
+    },
+    Newest {
+        newest: f64,
+    },
     Ratings(Ratings),
 }
 

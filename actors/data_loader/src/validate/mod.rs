@@ -120,7 +120,8 @@ pub fn check(
     };
     found.extend(unreadable(&violations));
     found.sort_by_key(|found| std::cmp::Reverse(found.severity));
-    let profile = read.profiler.map(Profiler::finish).unwrap_or_else(|| Profiler::new(&[], reader_of(data, &empty)).finish());
+    let profile =
+        read.profiler.map(Profiler::finish).unwrap_or_else(|| Profiler::new(&[], reader_of(data, &empty)).finish());
     let mut findings = read.findings;
     findings.extend(profile.findings.iter().cloned());
     let (quarantine, dropped) = read.quarantine.finish()?;
@@ -217,15 +218,14 @@ impl<'a> Pass<'a> {
         let places: Vec<Option<usize>> =
             read.names.iter().map(|name| names.iter().position(|other| other == name)).collect();
         different_columns(file, &read.names, &names, violations);
-        let wanted: Vec<(usize, Want)> = places.iter().flatten().map(|&index| (index, self.want(&names[index]))).collect();
+        let wanted: Vec<(usize, Want)> =
+            places.iter().flatten().map(|&index| (index, self.want(&names[index]))).collect();
         reader.want(&wanted)?;
         while let Some(chunk) = reader.next_chunk(violations)? {
             alive(self.cancelled)?;
             let mut given = chunk.columns.iter();
-            let texts: Vec<StringArray> = places
-                .iter()
-                .map(|place| texts(place.and_then(|_| given.next()), chunk.rows))
-                .collect();
+            let texts: Vec<StringArray> =
+                places.iter().map(|place| texts(place.and_then(|_| given.next()), chunk.rows)).collect();
             let columns: Vec<&StringArray> = texts.iter().collect();
             let place = Place { file: &file.path, chunk: &chunk, rows_before: read.rows_before };
             if let Some(profiler) = &mut read.profiler {

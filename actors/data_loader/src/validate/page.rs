@@ -20,7 +20,8 @@ pub fn page(report: &Report, profile: &Profile) -> Page {
         Some(schema) => format!("Validation against {}", schema.name),
         None => "Profile".to_owned(),
     };
-    let lead = format!("{} rows, {} columns, of {}", number(report.rows as f64), report.columns.len(), files.join(", "));
+    let lead =
+        format!("{} rows, {} columns, of {}", number(report.rows as f64), report.columns.len(), files.join(", "));
     let mut page = Page::new(title).lead(lead).section(summary(report));
     if !report.schema_violations.is_empty() {
         page = page.section(violations(report));
@@ -51,7 +52,12 @@ fn summary(report: &Report) -> Section {
         section = section.warning(format!("{told} violations of severity warn."));
     }
     let file = |file: &super::outcome::FileRead| {
-        vec![file.path.clone(), number(file.rows as f64), number(file.size_bytes as f64), file.blake3[..file.blake3.len().min(16)].to_owned()]
+        vec![
+            file.path.clone(),
+            number(file.rows as f64),
+            number(file.size_bytes as f64),
+            file.blake3[..file.blake3.len().min(16)].to_owned(),
+        ]
     };
     let rows = report.files.iter().map(file).collect();
     section.table(Table::new(["File", "Rows", "Bytes", "BLAKE3"], rows).numbers([1, 2]))
@@ -69,7 +75,8 @@ fn violations(report: &Report) -> Section {
             number(found.count as f64),
         ]
     });
-    section = section.table(Table::new(["Rule", "Type", "Severity", "Expected", "Violations"], rows.collect()).numbers([4]));
+    section =
+        section.table(Table::new(["Rule", "Type", "Severity", "Expected", "Violations"], rows.collect()).numbers([4]));
     for found in &report.schema_violations {
         let rows = found.examples.iter().map(|example| vec![example.place(), example.value.clone()]).collect();
         let summary = format!("{}: the first {} of {}", found.rule, found.examples.len(), found.count);
@@ -87,7 +94,12 @@ fn findings(report: &Report) -> Section {
         return section.good("Nothing is remarkable.");
     }
     let rows = report.findings.iter().map(|finding| {
-        vec![finding.kind.replace('_', " "), finding.columns.join(", "), finding.message.clone(), finding.examples.join("\n")]
+        vec![
+            finding.kind.replace('_', " "),
+            finding.columns.join(", "),
+            finding.message.clone(),
+            finding.examples.join("\n"),
+        ]
     });
     section
         .text("What a reader of these files should know, found without being told what they should hold.")
@@ -96,7 +108,8 @@ fn findings(report: &Report) -> Section {
 
 fn missing(report: &Report, profile: &Profile) -> Section {
     let with = |(index, column): (usize, &super::outcome::ColumnShown)| {
-        (column.missing > 0).then(|| (column.name.clone(), column.missing_share, profile.sample.missing_by_run(index, RUNS)))
+        (column.missing > 0)
+            .then(|| (column.name.clone(), column.missing_share, profile.sample.missing_by_run(index, RUNS)))
     };
     let mut bands: Vec<_> = report.columns.iter().enumerate().filter_map(with).collect();
     bands.sort_by(|a, b| b.1.total_cmp(&a.1));

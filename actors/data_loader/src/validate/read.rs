@@ -41,11 +41,13 @@ const AGREEMENT: &str = "agreement";
 /// Reads a schema.
 pub fn read(text: &str) -> Result<DataSchema, Vec<Mistake>> {
     let root = parse(text).map_err(|mistake| vec![mistake])?;
-    let mut reader = Reader { mistakes: Vec::new(), severity: Severity::Fail, severities: BTreeMap::new(), rules: Vec::new() };
+    let mut reader =
+        Reader { mistakes: Vec::new(), severity: Severity::Fail, severities: BTreeMap::new(), rules: Vec::new() };
     let known: Vec<&str> = KEYS.iter().copied().chain([AGREEMENT]).collect();
     let members = reader.members(&root, "", &known);
     let get = |name: &str| members.iter().find(|(key, _)| *key == name).map(|(_, node)| *node);
-    let text_of = |reader: &mut Reader, name: &str| get(name).and_then(|node| reader.text(node, name)).unwrap_or_default();
+    let text_of =
+        |reader: &mut Reader, name: &str| get(name).and_then(|node| reader.text(node, name)).unwrap_or_default();
     let (name, description) = (text_of(&mut reader, "name"), text_of(&mut reader, "description"));
     let version = match get("version").map(|node| &node.value) {
         Some(Value::Number(number)) => number.to_string(),
@@ -213,7 +215,8 @@ impl Reader {
     /// What no row is to blame for cannot be left out with one.
     fn whole_data(&mut self, node: &Node, key: &str, broken: Broken, severity: Severity) {
         if severity == Severity::Quarantine && !broken.is_of_a_row() {
-            let message = format!("expected fail or warn: {} is no row's fault, so none can be left out", broken.as_str());
+            let message =
+                format!("expected fail or warn: {} is no row's fault, so none can be left out", broken.as_str());
             self.mistake(node, key, message);
         }
     }
@@ -229,7 +232,11 @@ impl Reader {
                 severity
             }
             None => {
-                let usual = if broken.is_of_a_row() || self.severity == Severity::Warn { self.severity } else { Severity::Fail };
+                let usual = if broken.is_of_a_row() || self.severity == Severity::Warn {
+                    self.severity
+                } else {
+                    Severity::Fail
+                };
                 self.severities.get(&broken).copied().unwrap_or(usual)
             }
         };
@@ -406,7 +413,8 @@ impl Reader {
             self.mistakes.push(wrong(node, "expressions", "a list of conditions"));
             return;
         };
-        let types: BTreeMap<String, Type> = types.iter().map(|(name, kind)| (name.clone(), kind.value_type())).collect();
+        let types: BTreeMap<String, Type> =
+            types.iter().map(|(name, kind)| (name.clone(), kind.value_type())).collect();
         for (index, item) in items.iter().enumerate() {
             let key = format!("expressions[{index}]");
             let written = if matches!(item.value, Value::Map(_)) {

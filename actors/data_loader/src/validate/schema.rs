@@ -180,22 +180,64 @@ impl Bounds {
 /// What is asked of the data.
 #[derive(Debug, Clone)]
 pub enum Check {
-    Required { column: String },
-    NoOtherColumns { known: Vec<String> },
-    Type { column: String, kind: Kind },
-    NotNull { column: String },
-    Range { column: String, bounds: Bounds },
+    Required {
+        column: String,
+    },
+    NoOtherColumns {
+        known: Vec<String>,
+    },
+    Type {
+        column: String,
+        kind: Kind,
+    },
+    NotNull {
+        column: String,
+    },
+    Range {
+        column: String,
+        bounds: Bounds,
+    },
     /// Texts as they stand; numbers where all of them are.
-    AllowedTexts { column: String, allowed: Vec<String> },
-    AllowedNumbers { column: String, allowed: Vec<f64> },
-    Pattern { column: String, regex: Regex },
-    Unique { columns: Vec<String> },
-    Condition { expression: Expression },
-    NullShare { column: String, max: f64 },
-    RowCount { min: u64, max: u64 },
+    AllowedTexts {
+        column: String,
+        allowed: Vec<String>,
+    },
+    AllowedNumbers {
+        column: String,
+        allowed: Vec<f64>,
+    },
+    Pattern {
+        column: String,
+        regex: Regex,
+    },
+    Unique {
+        columns: Vec<String>,
+    },
+    Condition {
+        expression: Expression,
+    },
+    NullShare {
+        column: String,
+        max: f64,
+    },
+    RowCount {
+        min: u64,
+        max: u64,
+    },
     /// Milliseconds; `as_of` none: now.
-    Freshness { column: String, max_age_ms: f64, as_of: Option<f64> },
-    Agreement { item: String, rater: String, rating: String, measure: Measure, level: Level, min: f64 },
+    Freshness {
+        column: String,
+        max_age_ms: f64,
+        as_of: Option<f64>,
+    },
+    Agreement {
+        item: String,
+        rater: String,
+        rating: String,
+        measure: Measure,
+        level: Level,
+        min: f64,
+    },
 }
 
 impl Check {

@@ -50,7 +50,8 @@ fn of_head(head: &[u8]) -> Option<Sniff> {
     let byte_order_mark = head.starts_with(b"\xef\xbb\xbf");
     let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
     // A last line that is cut off says nothing.
-    let end = if cut { head.iter().rposition(|byte| *byte == b'\n').map_or(head.len(), |at| at + 1) } else { head.len() };
+    let end =
+        if cut { head.iter().rposition(|byte| *byte == b'\n').map_or(head.len(), |at| at + 1) } else { head.len() };
     let head = &head[..end];
     let invalid = std::str::from_utf8(head).err().is_some_and(|error| error.error_len().is_some());
     if head.is_empty() || head.contains(&0) || invalid {
@@ -61,8 +62,11 @@ fn of_head(head: &[u8]) -> Option<Sniff> {
     let delimiter = delimiter(head);
     let records = records(head, delimiter.unwrap_or(0));
     let first: Vec<String> = records.first()?.clone();
-    let begins_blank = |record: &Vec<String>| record.iter().skip(1).filter(|field| field.starts_with(' ')).count() * 2 >= record.len().max(2) - 1;
-    let blanks = first.len() > 1 && records.iter().skip(1).filter(|record| begins_blank(record)).count() * 2 > records.len();
+    let begins_blank = |record: &Vec<String>| {
+        record.iter().skip(1).filter(|field| field.starts_with(' ')).count() * 2 >= record.len().max(2) - 1
+    };
+    let blanks =
+        first.len() > 1 && records.iter().skip(1).filter(|record| begins_blank(record)).count() * 2 > records.len();
     Some(Sniff {
         delimiter: delimiter.map(char::from),
         header: is_header(&first, &records[1..]),
@@ -83,7 +87,10 @@ fn delimiter(head: &[u8]) -> Option<u8> {
         let fields = records.first()?.len();
         let alike = records.iter().filter(|record| record.len() == fields).count();
         // Sentences have commas too, but not equally many.
-        if fields > 1 && alike * 10 >= records.len() * 9 && best.is_none_or(|(most, many, _)| (alike, fields) > (most, many)) {
+        if fields > 1
+            && alike * 10 >= records.len() * 9
+            && best.is_none_or(|(most, many, _)| (alike, fields) > (most, many))
+        {
             best = Some((alike, fields, delimiter));
         }
     }
@@ -129,7 +136,8 @@ fn is_header(first: &[String], rest: &[Vec<String>]) -> bool {
         return false;
     }
     if let [name] = first {
-        return name.split_whitespace().count() <= 3 && rest.iter().any(|record| record.iter().any(|field| !number(field) || field.len() < name.len()));
+        return name.split_whitespace().count() <= 3
+            && rest.iter().any(|record| record.iter().any(|field| !number(field) || field.len() < name.len()));
     }
     true
 }
@@ -181,7 +189,10 @@ mod tests {
         let plain = sniffed("a,b\n1,2\n3,4\n");
         assert_eq!((plain.delimiter, plain.header, plain.crlf_lines, plain.blanks), (Some(','), true, 0, false));
         let other = sniffed("\u{feff}a;b;c\r\n1,5;\"x;y\";2\r\n2,5;z;3\r\n");
-        assert_eq!((other.delimiter, other.header, other.crlf_lines, other.byte_order_mark), (Some(';'), true, 3, true));
+        assert_eq!(
+            (other.delimiter, other.header, other.crlf_lines, other.byte_order_mark),
+            (Some(';'), true, 3, true)
+        );
         let blanks = sniffed("age, job, pay\n30, clerk, 5\n40, cook, 6\n");
         assert!(blanks.blanks);
         let bare = sniffed("1,2\n3,4\n");

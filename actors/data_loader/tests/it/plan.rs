@@ -9,9 +9,9 @@ use frame::{Encoded, Encoder, Manifest, write_shard};
 use messages::WireError;
 use messages::feed::Split;
 use messages::plan::{
-    CategoryEncoding, ColumnPlan, ColumnSourcePlan, ColumnType, CsvPlan, DataFormat, DataPlan, Impute, PreprocessingPlan, Scale,
-    SequencePlan, SplitPlan, SplitStrategy, TargetPlan, TargetTransform, Task, TextEncoding, TextPlan,
-    ValidationPlan,
+    CategoryEncoding, ColumnPlan, ColumnSourcePlan, ColumnType, CsvPlan, DataFormat, DataPlan, Impute,
+    PreprocessingPlan, Scale, SequencePlan, SplitPlan, SplitStrategy, TargetPlan, TargetTransform, Task, TextEncoding,
+    TextPlan, ValidationPlan,
 };
 use tokio_util::sync::CancellationToken;
 use within_data_loader::prepare::{Prepared, prepare};
@@ -74,7 +74,14 @@ pub fn data_plan(path: &[&str], target: &str) -> DataPlan {
 }
 
 pub fn column(r#type: ColumnType) -> ColumnPlan {
-    ColumnPlan { r#type, null_values: vec![], impute: None, scale: None, images: None, source: ColumnSourcePlan::default() }
+    ColumnPlan {
+        r#type,
+        null_values: vec![],
+        impute: None,
+        scale: None,
+        images: None,
+        source: ColumnSourcePlan::default(),
+    }
 }
 
 /// A data root with files, removed in the end.

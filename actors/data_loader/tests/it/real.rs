@@ -168,8 +168,7 @@ fn criteo_sample() {
 fn avazu() {
     let Some((prepared, manifest)) = job("avazu") else { return };
     assert_eq!(total(&prepared), 100);
-    let mut ids: Vec<u64> =
-        Split::ALL.iter().flat_map(|&split| encoded(&prepared, split).sample_ids).collect();
+    let mut ids: Vec<u64> = Split::ALL.iter().flat_map(|&split| encoded(&prepared, split).sample_ids).collect();
     ids.sort_unstable();
     ids.dedup();
     assert_eq!(ids.len(), 100);

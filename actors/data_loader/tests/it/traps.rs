@@ -50,7 +50,10 @@ fn kag_conversion() {
             ("concentrated", &["xyz_campaign_id", "Impressions"], 625),
         ],
     );
-    let nothing = report.findings.iter().find(|f| f.columns.contains(&"Approved_Conversion".to_owned()) && f.kind == "order_exceptions");
+    let nothing = report
+        .findings
+        .iter()
+        .find(|f| f.columns.contains(&"Approved_Conversion".to_owned()) && f.kind == "order_exceptions");
     assert!(nothing.expect("there").message.contains("in 71 of them Clicks is 0"));
     assert_eq!(count(&report, "duplicate_rows", &[]), None);
     assert_eq!(count(&report, "missing_values", &[]), None);

@@ -135,7 +135,10 @@ fn all_violations_are_counted_and_the_first_are_kept() {
     assert_eq!(range.examples[0].line, Some(3));
     let error = found.report.verdict().expect_err("it fails");
     assert_eq!(error.code, Code::DatasetValidationError);
-    assert!(error.message.contains("a.csv line 3, column \"n\": \"-1\", expected >= 0 (out_of_range; 25000 in all)"), "{error}");
+    assert!(
+        error.message.contains("a.csv line 3, column \"n\": \"-1\", expected >= 0 (out_of_range; 25000 in all)"),
+        "{error}"
+    );
     // Machine-readable, with the keys that the specification names.
     let report: serde_json::Value = serde_json::from_slice(&found.report.to_json()).expect("JSON");
     assert_eq!(report["schema_violations"][0]["type"], "out_of_range");
@@ -230,14 +233,21 @@ fn what_happens_is_by_the_rule_or_by_the_job() {
 
 #[test]
 fn a_schema_is_named_built_in_below_a_root_or_inline() {
-    let root = Root::new(&[("a.csv", b"x,y\n1,2\n"), ("s.json", QUARANTINE.as_bytes()), ("bad.json", b"{\"colum_types\": {}}")]);
+    let root = Root::new(&[
+        ("a.csv", b"x,y\n1,2\n"),
+        ("s.json", QUARANTINE.as_bytes()),
+        ("bad.json", b"{\"colum_types\": {}}"),
+    ]);
     let mut plan = data_plan(&["a.csv"], "y");
     let mut error = |schema: &str| {
         plan.validation.schema = Some(schema.to_owned());
         root.prepare(&plan, Task::Regression).expect_err(schema)
     };
     let unknown = error("ad_perfomance");
-    assert!(unknown.hint.as_deref().is_some_and(|hint| hint.contains("did you mean \"ad_performance\"?")), "{unknown:?}");
+    assert!(
+        unknown.hint.as_deref().is_some_and(|hint| hint.contains("did you mean \"ad_performance\"?")),
+        "{unknown:?}"
+    );
     let bad = error("bad.json");
     assert_eq!(bad.code, Code::ConfigError);
     assert!(bad.message.starts_with("bad.json: line 1: colum_types: unknown key"), "{bad}");

@@ -15,8 +15,11 @@ use crate::watch::print_line;
 /// Writes the report into a folder, as JSON and as a page, with the rows that are left out.
 pub fn keep(checked: &Checked, folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     let failed = |path: &Path, error: std::io::Error| {
-        let code =
-            if error.kind() == std::io::ErrorKind::StorageFull { Code::StorageFull } else { Code::ArtifactStoreUnavailable };
+        let code = if error.kind() == std::io::ErrorKind::StorageFull {
+            Code::StorageFull
+        } else {
+            Code::ArtifactStoreUnavailable
+        };
         Failure::Infrastructure(WireError::new(code, format!("{}: {error}", path.display())))
     };
     std::fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;

@@ -9,7 +9,8 @@ const PACKED: [&str; 2] = [".gz", ".zst"];
 
 pub(super) fn complete(draft: &mut Draft<'_>) {
     let paths = draft.texts("data.path");
-    let tabs = draft.text("data.format") == Some("tsv") || (!paths.is_empty() && paths.iter().all(|path| has_tabs(path)));
+    let tabs =
+        draft.text("data.format") == Some("tsv") || (!paths.is_empty() && paths.iter().all(|path| has_tabs(path)));
     draft.derive("data.csv.delimiter", Some(if tabs { "\t" } else { "," }));
     joins(draft);
     columns(draft);

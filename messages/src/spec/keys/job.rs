@@ -3,8 +3,8 @@
 use super::Fallback::{Absent, Derived, Required};
 use super::Shape::{Any, Bool, Device, Label, Monitor, Patterns, Records, ServiceUri, Sources, Text, Texts, WebUrl};
 use super::{
-    ANY_NUMBER, Choice, Key, NOT_NEGATIVE, POSITIVE, SEED, Shape, above, also, below, between, closed, json, key,
-    name, no_effect, not_yet, whole,
+    ANY_NUMBER, Choice, Key, NOT_NEGATIVE, POSITIVE, SEED, Shape, above, also, below, between, closed, json, key, name,
+    no_effect, not_yet, whole,
 };
 
 const TASKS: Shape = Shape::Choice(&[

@@ -56,5 +56,10 @@ pub(super) const KEYS: &[Key] = &[
         json("3"),
         "Of an image column of files or bytes: 3 for color, 1 for gray.",
     ),
-    key("data.joins", Records(JOIN), json("[]"), "Tables whose columns stand beside those of the rows with the same key."),
+    key(
+        "data.joins",
+        Records(JOIN),
+        json("[]"),
+        "Tables whose columns stand beside those of the rows with the same key.",
+    ),
 ];

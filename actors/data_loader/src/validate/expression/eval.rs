@@ -51,18 +51,22 @@ pub(super) fn truths(node: &Node, columns: &[&Cells<'_>], rows: usize) -> Vec<Tr
             Type::Text => {
                 let (left, right) = (texts(left, columns, rows), texts(right, columns, rows));
                 let pairs = left.iter().zip(&right);
-                pairs.map(|pair| match pair {
-                    (Some(left), Some(right)) => Truth::from(holds(*compare, left.cmp(right))),
-                    _ => Truth::Unknown,
-                }).collect()
+                pairs
+                    .map(|pair| match pair {
+                        (Some(left), Some(right)) => Truth::from(holds(*compare, left.cmp(right))),
+                        _ => Truth::Unknown,
+                    })
+                    .collect()
             }
             Type::Bool => {
                 let (left, right) = (truths(left, columns, rows), truths(right, columns, rows));
                 let pairs = left.into_iter().zip(right);
-                pairs.map(|pair| match pair {
-                    (Truth::Unknown, _) | (_, Truth::Unknown) => Truth::Unknown,
-                    (left, right) => Truth::from((left == right) == (*compare == Compare::Equal)),
-                }).collect()
+                pairs
+                    .map(|pair| match pair {
+                        (Truth::Unknown, _) | (_, Truth::Unknown) => Truth::Unknown,
+                        (left, right) => Truth::from((left == right) == (*compare == Compare::Equal)),
+                    })
+                    .collect()
             }
             Type::Number | Type::Date => {
                 let (left, right) = (numbers(left, columns, rows), numbers(right, columns, rows));

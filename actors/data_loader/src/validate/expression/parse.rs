@@ -221,7 +221,10 @@ impl Parser<'_> {
         let Some((_, function)) = FUNCTIONS.into_iter().find(|(known, _)| known.eq_ignore_ascii_case(name)) else {
             let names = FUNCTIONS.map(|(known, _)| known);
             let nearest = did_you_mean(name, names);
-            return Err(Wrong::new(at, format!("{name:?} is no function: expected one of {}{nearest}", names.join(", "))));
+            return Err(Wrong::new(
+                at,
+                format!("{name:?} is no function: expected one of {}{nearest}", names.join(", ")),
+            ));
         };
         self.next += 1;
         let wanted = if matches!(function, Function::Length | Function::Lower) { Type::Text } else { Type::Number };

@@ -12,12 +12,39 @@ use crate::check::shown;
 
 /// Texts that people write for "nothing is known".
 const SENTINEL_TEXTS: [&str; 17] = [
-    "?", "-", "--", ".", "unknown", "n/a", "na", "#n/a", "none", "null", "nil", "nan", "missing", "undefined", "(not set)",
-    "not available", "tbd",
+    "?",
+    "-",
+    "--",
+    ".",
+    "unknown",
+    "n/a",
+    "na",
+    "#n/a",
+    "none",
+    "null",
+    "nil",
+    "nan",
+    "missing",
+    "undefined",
+    "(not set)",
+    "not available",
+    "tbd",
 ];
 /// Numbers that programs write for it.
 const SENTINEL_NUMBERS: [f64; 14] = [
-    -1.0, -9.0, -99.0, -999.0, -9999.0, -99999.0, 99.0, 999.0, 9999.0, 99999.0, 999999.0, 9999999.0, 2147483647.0,
+    -1.0,
+    -9.0,
+    -99.0,
+    -999.0,
+    -9999.0,
+    -99999.0,
+    99.0,
+    999.0,
+    9999.0,
+    99999.0,
+    999999.0,
+    9999999.0,
+    2147483647.0,
     -2147483648.0,
 ];
 /// A column with so many different values at most holds categories.
@@ -130,7 +157,12 @@ impl Of<'_> {
             return;
         }
         let outermost = [
-            (column.greatest, column.at_greatest, column.greatest[0] - column.greatest[1], column.greatest[1] - column.least[0]),
+            (
+                column.greatest,
+                column.at_greatest,
+                column.greatest[0] - column.greatest[1],
+                column.greatest[1] - column.least[0],
+            ),
             (column.least, column.at_least, column.least[1] - column.least[0], column.greatest[0] - column.least[1]),
         ];
         for ([value, next], count, gap, range) in outermost {
@@ -155,7 +187,8 @@ impl Of<'_> {
             self.add("surrounding_blanks", column.blanks.count, message, self.first(&column.blanks));
         }
         if column.controls.count > 0 {
-            let message = format!("{} values hold control characters or marks that turn the text", column.controls.count);
+            let message =
+                format!("{} values hold control characters or marks that turn the text", column.controls.count);
             self.add("control_characters", column.controls.count, message, self.first(&column.controls));
         }
         if self.is_categorical() && column.dots.count > 0 && column.dots.count * 10 >= column.count() {
@@ -164,7 +197,11 @@ impl Of<'_> {
         }
         let numbers = column.numbers;
         if column.texts.count > 0 && numbers > 0 && column.r#type() != Type::Date {
-            let (fewer, what) = if column.texts.count < numbers { (column.texts.count, "texts among numbers") } else { (numbers, "numbers among texts") };
+            let (fewer, what) = if column.texts.count < numbers {
+                (column.texts.count, "texts among numbers")
+            } else {
+                (numbers, "numbers among texts")
+            };
             if fewer * 4 <= column.count() {
                 self.add("mixed_types", fewer, format!("{fewer} {what}"), self.first(&column.texts));
             }
@@ -197,8 +234,12 @@ impl Of<'_> {
     fn numbers(&mut self) {
         let column = self.column;
         if column.beyond_exact.count > 0 {
-            let kind = if column.beyond_i64 > 0 { "also beyond 64 bits with a sign" } else { "inexact as 64-bit floats" };
-            let message = format!("{} whole numbers are beyond 2^53, {kind}: identifiers, not quantities", column.beyond_exact.count);
+            let kind =
+                if column.beyond_i64 > 0 { "also beyond 64 bits with a sign" } else { "inexact as 64-bit floats" };
+            let message = format!(
+                "{} whole numbers are beyond 2^53, {kind}: identifiers, not quantities",
+                column.beyond_exact.count
+            );
             self.add("beyond_2_53", column.beyond_exact.count, message, self.first(&column.beyond_exact));
         }
         if !column.is_numeric() {
@@ -216,7 +257,10 @@ impl Of<'_> {
                 self.add("capped_at_maximum", at_top, message, examples);
             }
         }
-        if matches!(stage(&column.name), Some(Stage::Shown | Stage::Clicked)) && column.zeros > 0 && column.zeros < self.rows {
+        if matches!(stage(&column.name), Some(Stage::Shown | Stage::Clicked))
+            && column.zeros > 0
+            && column.zeros < self.rows
+        {
             let message = format!("is 0 in {} rows: rates that divide by it are undefined there", column.zeros);
             self.add("zero_denominator", column.zeros, message, Vec::new());
         }
@@ -229,7 +273,9 @@ impl Of<'_> {
             return;
         }
         if column.runs == different && different * 5 <= self.rows && column.r#type() != Type::Date {
-            let message = format!("rows stand in blocks, one for each of its {different} values: a split by position is a split by it");
+            let message = format!(
+                "rows stand in blocks, one for each of its {different} values: a split by position is a split by it"
+            );
             self.add("rows_in_blocks", different, message, Vec::new());
         }
     }
@@ -240,8 +286,10 @@ impl Of<'_> {
             return;
         }
         if column.with_offset > 0 && (column.with_offset < column.dates || column.offsets.len() > 1) {
-            let offsets: Vec<String> = column.offsets.iter().map(|minutes| format!("{:+} h", f64::from(*minutes) / 60.0)).collect();
-            let message = format!("{} of {} times have an offset ({})", column.with_offset, column.dates, offsets.join(", "));
+            let offsets: Vec<String> =
+                column.offsets.iter().map(|minutes| format!("{:+} h", f64::from(*minutes) / 60.0)).collect();
+            let message =
+                format!("{} of {} times have an offset ({})", column.with_offset, column.dates, offsets.join(", "));
             self.add("mixed_time_zones", column.with_offset, message, Vec::new());
         }
         let Some(irregular) = column.steps.irregular() else { return };
@@ -249,7 +297,11 @@ impl Of<'_> {
         let sorts: [(&'static str, &Sort, String); 4] = [
             ("time_gaps", &irregular.gaps, format!("steps are longer than the usual {usual}")),
             ("time_repeated", &irregular.repeated, "rows repeat the time of the row before".to_owned()),
-            ("time_goes_back", &irregular.back, "rows are earlier than the row before: a change of clocks, or another series".to_owned()),
+            (
+                "time_goes_back",
+                &irregular.back,
+                "rows are earlier than the row before: a change of clocks, or another series".to_owned(),
+            ),
             ("time_irregular", &irregular.short, format!("steps are shorter than the usual {usual}")),
         ];
         for (kind, sort, what) in sorts {
@@ -266,7 +318,9 @@ impl Of<'_> {
 }
 
 fn duration(ms: i64) -> String {
-    for (unit, name) in [(604_800_000, "weeks"), (86_400_000, "days"), (3_600_000, "hours"), (60_000, "minutes"), (1000, "seconds")] {
+    for (unit, name) in
+        [(604_800_000, "weeks"), (86_400_000, "days"), (3_600_000, "hours"), (60_000, "minutes"), (1000, "seconds")]
+    {
         if ms >= unit && ms % unit == 0 {
             let count = ms / unit;
             return if count == 1 { format!("1 {}", name.trim_end_matches('s')) } else { format!("{count} {name}") };

@@ -1,7 +1,7 @@
 //! Pairs of counts of which one is nearly always the smaller: clicks and impressions, rooms and bedrooms.
 
-use super::column::Column;
 use super::Spot;
+use super::column::Column;
 
 /// Most columns that are paired.
 const MAX_COLUMNS: usize = 24;
@@ -18,7 +18,10 @@ pub enum Stage {
 pub fn stage(name: &str) -> Option<Stage> {
     let name = name.to_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| name.contains(word));
-    let no_count = ["amount", "revenue", "cost", "spend", "spent", "rate", "ratio", "value", "price", "per_", "ctr", "cpc", "score", "_id"];
+    let no_count = [
+        "amount", "revenue", "cost", "spend", "spent", "rate", "ratio", "value", "price", "per_", "ctr", "cpc",
+        "score", "_id",
+    ];
     if has(&no_count) {
         None
     } else if has(&["conversion", "purchase", "signup", "orders", "leads"]) {

@@ -55,17 +55,21 @@ fn correlated(columns: &[Column], sample: &Sample, found: &mut Vec<Finding>) {
 fn equivalent(columns: &[Column], sample: &Sample, found: &mut Vec<Finding>) {
     let few = |index: &usize| {
         let column = &columns[*index];
-        !column.more_values && (2..=MAX_KEYS).contains(&column.values.len()) && (column.values.len() as u64) < column.rows
+        !column.more_values
+            && (2..=MAX_KEYS).contains(&column.values.len())
+            && (column.values.len() as u64) < column.rows
     };
     let chosen: Vec<usize> = (0..columns.len()).filter(few).collect();
     for (place, &a) in chosen.iter().enumerate() {
         for &b in chosen[place + 1..].iter().filter(|&&b| columns[a].values.len() == columns[b].values.len()) {
             let (mut there, mut back) = (HashMap::new(), HashMap::new());
-            let one_to_one = sample.keys[a].iter().zip(&sample.keys[b]).all(|(&x, &y)| {
-                *there.entry(x).or_insert(y) == y && *back.entry(y).or_insert(x) == x
-            });
+            let one_to_one = sample.keys[a]
+                .iter()
+                .zip(&sample.keys[b])
+                .all(|(&x, &y)| *there.entry(x).or_insert(y) == y && *back.entry(y).or_insert(x) == x);
             if one_to_one && there.len() > 1 {
-                let message = format!("stand for each other one to one, in {} values: one of them is enough", there.len());
+                let message =
+                    format!("stand for each other one to one, in {} values: one of them is enough", there.len());
                 let names = [columns[a].name.as_str(), columns[b].name.as_str()];
                 found.push(Finding::new("equivalent_columns", &names, there.len() as u64, message));
             }
@@ -92,11 +96,13 @@ fn order(
             _ => false,
         };
         let alike = || sample.correlation(pair.greater, pair.smaller).is_some_and(|r| r >= 0.3);
-        let rare = pair.exceptions >= 1 && share <= ORDER_SHARE && greater.values.len() > 20 && smaller.values.len() > 20;
+        let rare =
+            pair.exceptions >= 1 && share <= ORDER_SHARE && greater.values.len() > 20 && smaller.values.len() > 20;
         if !(funnel && share <= FUNNEL_SHARE) && !(rare && alike()) {
             continue;
         }
-        let mut message = format!("{} is above {} in {} rows ({})", smaller.name, greater.name, pair.exceptions, percent(share));
+        let mut message =
+            format!("{} is above {} in {} rows ({})", smaller.name, greater.name, pair.exceptions, percent(share));
         if pair.from_nothing > 0 {
             message.push_str(&format!(", in {} of them {} is 0", pair.from_nothing, greater.name));
         }
@@ -128,7 +134,12 @@ fn by_position(columns: &[Column], sample: &Sample, found: &mut Vec<Finding>) {
             let (first, last) = (share(&sample.keys[index][..cut], key), share(&sample.keys[index][cut..], key));
             if (first - last).abs() >= DRIFT {
                 let value = shown(&column.values[key as usize].text);
-                let text = format!("{} = {value}: {} of the first rows, {} of the last", column.name, percent(first), percent(last));
+                let text = format!(
+                    "{} = {value}: {} of the first rows, {} of the last",
+                    column.name,
+                    percent(first),
+                    percent(last)
+                );
                 drifting.push(((first - last).abs(), text, &column.name));
             }
         }
@@ -141,14 +152,16 @@ fn by_position(columns: &[Column], sample: &Sample, found: &mut Vec<Finding>) {
     names.dedup();
     names.sort_unstable();
     names.dedup();
-    let message = "the last fifth of the rows is unlike those before: rows stand in an order that means something (time?)";
+    let message =
+        "the last fifth of the rows is unlike those before: rows stand in an order that means something (time?)";
     let examples = drifting.iter().take(12).map(|(_, text, _)| text.clone()).collect();
     found.push(Finding::new("drift_by_position", &names, names.len() as u64, message).examples(examples));
 }
 
 /// One category that holds nearly all of a count.
 fn concentrated(columns: &[Column], sample: &Sample, found: &mut Vec<Finding>) {
-    let shown_counts = (0..columns.len()).filter(|&i| stage(&columns[i].name) == Some(Stage::Shown) && columns[i].is_numeric());
+    let shown_counts =
+        (0..columns.len()).filter(|&i| stage(&columns[i].name) == Some(Stage::Shown) && columns[i].is_numeric());
     for count in shown_counts {
         for (index, column) in columns.iter().enumerate() {
             if index == count || column.more_values || !(2..=50).contains(&column.values.len()) {
@@ -159,13 +172,23 @@ fn concentrated(columns: &[Column], sample: &Sample, found: &mut Vec<Finding>) {
                 let sum = sums.entry(*key).or_default();
                 *sum = (sum.0 + if value.is_nan() { 0.0 } else { *value }, sum.1 + 1);
             }
-            let all: f64 = column.values.iter().enumerate().map(|(key, _)| sums.get(&(key as u32)).map_or(0.0, |s| s.0)).sum();
+            let all: f64 =
+                column.values.iter().enumerate().map(|(key, _)| sums.get(&(key as u32)).map_or(0.0, |s| s.0)).sum();
             let keys = sums.iter().filter(|(key, _)| **key != MISSING && **key != OTHER);
-            let Some((key, (sum, rows))) = keys.max_by(|a, b| a.1.0.total_cmp(&b.1.0).then_with(|| b.0.cmp(a.0))) else { continue };
+            let Some((key, (sum, rows))) = keys.max_by(|a, b| a.1.0.total_cmp(&b.1.0).then_with(|| b.0.cmp(a.0)))
+            else {
+                continue;
+            };
             let (share, row_share) = (sum / all, *rows as f64 / sample.rows as f64);
             if share >= 0.9 && row_share < 0.8 {
                 let value = shown(&column.values[*key as usize].text);
-                let message = format!("{} of {} is of {} = {value}, which has {} of the rows", percent(share), columns[count].name, column.name, percent(row_share));
+                let message = format!(
+                    "{} of {} is of {} = {value}, which has {} of the rows",
+                    percent(share),
+                    columns[count].name,
+                    column.name,
+                    percent(row_share)
+                );
                 let names = [column.name.as_str(), columns[count].name.as_str()];
                 found.push(Finding::new("concentrated", &names, *rows as u64, message));
             }
