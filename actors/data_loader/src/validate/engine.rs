@@ -357,9 +357,12 @@ impl Bound<'_> {
                 let as_of = as_of.unwrap_or(now);
                 let stale = newest.is_nan() || as_of - newest > *max_age_ms;
                 let days = (as_of - newest) / date::DAY_MS as f64;
-                stale.then(|| match newest.is_nan() {
-                    true => "no date at all".to_owned(),
-                    false => format!("the newest date is {}, {days:.1} days old", date::shown(*newest as i64)),
+                stale.then(|| {
+                    if newest.is_nan() {
+                        "no date at all".to_owned()
+                    } else {
+                        format!("the newest date is {}, {days:.1} days old", date::shown(*newest as i64))
+                    }
                 })
             }
             (Check::Agreement { measure, level, min, .. }, Memory::Ratings(ratings)) => {

@@ -44,10 +44,12 @@ impl Steps {
         {
             self.taken += 1;
             let step = ms - before;
-            match self.by_length.get_mut(&step) {
-                Some((count, _, _)) => *count += 1,
-                None if self.by_length.len() >= MAX_STEPS => self.uncounted += 1,
-                None => drop(self.by_length.insert(step, (1, spot(), ms))),
+            if let Some((count, _, _)) = self.by_length.get_mut(&step) {
+                *count += 1;
+            } else if self.by_length.len() >= MAX_STEPS {
+                self.uncounted += 1;
+            } else {
+                self.by_length.insert(step, (1, spot(), ms));
             }
         }
         self.previous = Some((ms, row));
