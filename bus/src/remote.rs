@@ -17,9 +17,7 @@ use object_store::client::{HttpClient, HttpConnector};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
 use object_store::path::Path as Key;
-use object_store::{
-    BackoffConfig, ClientOptions, Error as StoreError, GetOptions, GetRange, ObjectStore, RetryConfig,
-};
+use object_store::{BackoffConfig, ClientOptions, Error as StoreError, GetOptions, GetRange, ObjectStore, RetryConfig};
 use tokio::io::AsyncWriteExt;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -147,7 +145,8 @@ impl Remote {
         let keys = if place.path.contains(['*', '?', '[']) {
             self.list(&*store, place, url, names).await?
         } else {
-            let key = if place.scheme.starts_with("http") { Key::from_url_path(place.path) } else { Key::parse(place.path) };
+            let key =
+                if place.scheme.starts_with("http") { Key::from_url_path(place.path) } else { Key::parse(place.path) };
             vec![key.map_err(|error| forbidden(format!("{url}: {error}")))?]
         };
         let pattern = place.path.contains(['*', '?', '[']);
@@ -181,8 +180,11 @@ impl Remote {
         let retry = RetryConfig {
             max_retries: 3,
             retry_timeout: stall.saturating_mul(2),
-            backoff: BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: Duration::from_secs(2), base: 2.0 },
-            ..RetryConfig::default()
+            backoff: BackoffConfig {
+                init_backoff: Duration::from_millis(100),
+                max_backoff: Duration::from_secs(2),
+                base: 2.0,
+            },
         };
         let failed = |error| store_error(&place.origin(), error);
         let direct = |plain| Direct { stall, plain };
@@ -231,7 +233,8 @@ impl Remote {
             let message = format!("{url}: a web server lists no files: name them one by one");
             return Err(Error::new(ErrorKind::Other, message).coded(Code::NotSupported));
         }
-        let fixed = place.path.split('/').take_while(|part| !part.contains(['*', '?', '['])).collect::<Vec<_>>().join("/");
+        let fixed =
+            place.path.split('/').take_while(|part| !part.contains(['*', '?', '['])).collect::<Vec<_>>().join("/");
         let prefix = Key::parse(&fixed).map_err(|error| forbidden(format!("{url}: {error}")))?;
         let mut found = store.list((!fixed.is_empty()).then_some(&prefix));
         let mut keys = Vec::new();
@@ -313,7 +316,7 @@ impl Remote {
         if copied.size.replace(size).is_some_and(|before| before != size) {
             return Err(Broken::Final(changed(url)));
         }
-        copied.etag = found.meta.e_tag.clone();
+        copied.etag.clone_from(&found.meta.e_tag);
         let mut stream = found.into_stream();
         while let Some(bytes) = self.in_time(url, stream.next()).await.map_err(Broken::Final)? {
             let bytes = bytes.map_err(|error| Broken::Off(store_error(url, error)))?;
@@ -323,7 +326,9 @@ impl Remote {
             }
             file.write_all(&bytes).await.map_err(|error| Broken::Final(disk_error(Path::new(url), error)))?;
             let seconds = began.elapsed().as_secs_f64();
-            if began.elapsed() > self.limits.stall && (copied.bytes as f64) < seconds * self.limits.min_bytes_per_s as f64 {
+            if began.elapsed() > self.limits.stall
+                && (copied.bytes as f64) < seconds * self.limits.min_bytes_per_s as f64
+            {
                 let message = format!("{url}: {} bytes came in {seconds:.0} s, which is too slow", copied.bytes);
                 return Err(Broken::Final(Error::new(ErrorKind::Timeout, message).coded(Code::DeadlineExceeded)));
             }
@@ -379,7 +384,9 @@ fn stalled(url: &str, waited: Duration) -> Error {
 fn disk_error(at: &Path, error: std::io::Error) -> Error {
     let full = error.kind() == std::io::ErrorKind::StorageFull;
     let code = if full { Code::StorageFull } else { Code::ArtifactStoreUnavailable };
-    Error::new(ErrorKind::Storage, format!("{}: the copy cannot be written: {error}", at.display())).coded(code).because(error)
+    Error::new(ErrorKind::Storage, format!("{}: the copy cannot be written: {error}", at.display()))
+        .coded(code)
+        .because(error)
 }
 
 /// What a store answered, in a user's words. The store's own text may be long, and is kept as the source.

@@ -35,7 +35,7 @@ enum Kept {
     Categories(Categories),
     Ids(Vec<u64>),
     Texts(Texts),
-    Pictures(Gallery),
+    Pictures(Box<Gallery>),
     Lost,
 }
 
@@ -71,7 +71,7 @@ impl Column {
             Need::Category => Kept::Categories(Categories::default()),
             Need::Id => Kept::Ids(Vec::new()),
             Need::Text => Kept::Texts(Texts::default()),
-            Need::Picture(shape) => Kept::Pictures(gallery(shape)),
+            Need::Picture(shape) => Kept::Pictures(Box::new(gallery(shape))),
         };
         Self { usage, scan: ColumnScan::default(), kept, dates: true }
     }
@@ -221,16 +221,15 @@ impl Column {
                 self.keep_number(number);
             }
             // As a text "NaN" or "inf" would be.
-            Some(number) => match self.usage.values.read(&number.to_string()) {
-                Value::Missing => {
+            Some(number) => {
+                if self.usage.values.read(&number.to_string()) == Value::Missing {
                     self.scan.missing.add(file, at, "");
                     self.keep_number(f64::NAN);
-                }
-                _ => {
+                } else {
                     self.scan.unusable.add(file, at, &number.to_string());
                     self.keep_number(0.0);
                 }
-            },
+            }
         }
     }
 
@@ -257,15 +256,12 @@ impl Column {
             self.scan.missing.add(file, at, text);
             return self.keep_number(f64::NAN);
         }
-        match self.usage.dates.read(text) {
-            Some(moment) => {
-                self.scan.dates.add(moment, 1, || (file, at(), text.to_owned()));
-                self.keep_number(moment.seconds);
-            }
-            None => {
-                self.scan.texts.add(file, at, text);
-                self.keep_number(f64::NAN);
-            }
+        if let Some(moment) = self.usage.dates.read(text) {
+            self.scan.dates.add(moment, 1, || (file, at(), text.to_owned()));
+            self.keep_number(moment.seconds);
+        } else {
+            self.scan.texts.add(file, at, text);
+            self.keep_number(f64::NAN);
         }
     }
 
@@ -326,7 +322,7 @@ impl Column {
             Kept::Categories(categories) => Values::Category { keys: categories.keys, texts: categories.texts },
             Kept::Ids(ids) => Values::Id(ids),
             Kept::Texts(texts) => Values::Text(texts),
-            Kept::Pictures(gallery) => return (Values::Number(gallery.numbers()), Some(gallery)),
+            Kept::Pictures(gallery) => return (Values::Number(gallery.numbers()), Some(*gallery)),
             Kept::Nothing(_) | Kept::Lost => Values::Empty,
         };
         (values, None)

@@ -145,7 +145,7 @@ pub fn load(
     let names: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
     let rows = table.rows;
     let (mut kinds, mut report) = (Vec::new(), Vec::new());
-    let mut columns = std::mem::take(&mut table.columns);
+    let columns = std::mem::take(&mut table.columns);
     for column in &columns {
         let has_dates = column.has_dates();
         let kind = column.scan.decide(&column.usage, has_dates, &names, &mut violations, &mut warnings);

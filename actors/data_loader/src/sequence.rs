@@ -87,7 +87,9 @@ impl Samples {
             warnings: Vec::new(),
             pictures: BTreeMap::default(),
             inference: Vec::new(),
-            row_of: Some(last.iter().map(|&row| loaded.row_of.as_ref().map_or(row, |rows| rows[row as usize])).collect()),
+            row_of: Some(
+                last.iter().map(|&row| loaded.row_of.as_ref().map_or(row, |rows| rows[row as usize])).collect(),
+            ),
         }
     }
 }

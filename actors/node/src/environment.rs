@@ -52,11 +52,7 @@ pub fn build(config: &Config, link: &Link, name: Option<&str>, roots: Vec<PathBu
 }
 
 fn remote_limits(config: &Config) -> Limits {
-    Limits {
-        allowed: config.remote_sources.clone(),
-        options: config.remote_options.clone(),
-        ..Limits::default()
-    }
+    Limits { allowed: config.remote_sources.clone(), options: config.remote_options.clone(), ..Limits::default() }
 }
 
 /// The CUDA devices of this worker.

@@ -124,7 +124,7 @@ fn remote(port: u16) -> Remote {
 }
 
 async fn copied(remote: &Remote, url: &str, folder: &Path) -> Vec<std::path::PathBuf> {
-    remote.mirror(url, &|name| name.ends_with(".csv"), folder).await.unwrap_or_else(|error| panic!("{url}: {error}"))
+    remote.mirror(url, &|name| name.contains(".csv"), folder).await.unwrap_or_else(|error| panic!("{url}: {error}"))
 }
 
 #[tokio::test]
@@ -182,4 +182,40 @@ async fn every_failure_is_told_in_bounded_time() {
     let error =
         small.expect("an origin").mirror(&url, &|_| true, folder.path()).await.expect_err("too large").to_wire();
     assert_eq!(error.code, Code::TooLarge, "{error}");
+}
+
+/// Against moto, where `WITHIN_MOTO_PYTHON` names a Python that has it: a real listing of several pages, real 404s.
+#[tokio::test]
+async fn moto_is_read_as_s3() {
+    use tokio::io::AsyncBufReadExt;
+    let Some(python) = std::env::var_os("WITHIN_MOTO_PYTHON") else {
+        println!("skipped: WITHIN_MOTO_PYTHON names no Python with moto");
+        return;
+    };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/s3.py");
+    let mut command = tokio::process::Command::new(python);
+    command.arg(script).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).kill_on_drop(true);
+    let mut server = command.spawn().expect("starts");
+    let mut lines = tokio::io::BufReader::new(server.stdout.take().expect("an output")).lines();
+    let port: u16 = lines.next_line().await.expect("reads").expect("a port").trim().parse().expect("a number");
+    let (remote, folder) = (remote(port), tempfile::tempdir().expect("a folder"));
+    let big = Remote::new(Limits {
+        allowed: vec!["s3://ads".into()],
+        options: [
+            ("aws_endpoint".to_owned(), format!("http://127.0.0.1:{port}")),
+            ("aws_access_key_id".to_owned(), "test".to_owned()),
+            ("aws_secret_access_key".to_owned(), "test".to_owned()),
+            ("aws_allow_http".to_owned(), "true".to_owned()),
+        ]
+        .into(),
+        ..Limits::default()
+    });
+    let files = copied(&big.expect("an origin"), "s3://ads/data/year=2024/a.csv", folder.path()).await;
+    assert_eq!(std::fs::metadata(&files[0]).expect("is there").len(), 4 + 4 * 2024 * 1000);
+    let files = copied(&remote, "s3://ads/many/*.csv", folder.path()).await;
+    assert_eq!(files.len(), 1200, "more than a page");
+    let error = remote.mirror("s3://ads/none/x.csv", &|_| true, folder.path()).await.expect_err("404").to_wire();
+    assert_eq!(error.code, Code::DatasetNotFound, "{error}");
+    let none = remote.mirror("s3://ads/none/*.csv", &|_| true, folder.path()).await.expect_err("empty").to_wire();
+    assert_eq!(none.code, Code::DatasetNotFound, "{none}");
 }

@@ -142,29 +142,31 @@ fn iso(text: &str) -> Option<(DateTime, Option<Offset>)> {
     // A leap second is the last one of its minute.
     let second = second.min(if second == 60 { 59 } else { second });
     let time = Time::new(hour as i8, minute as i8, second as i8, nano).ok()?;
-    Some((DateTime::from_parts(date, time), offset(rest)?))
+    Some((DateTime::from_parts(date, time), offset(rest).ok()?))
 }
 
-/// Some(none) where there is no offset, none where what stands there is none.
-fn offset(text: &[u8]) -> Option<Option<Offset>> {
+/// None where there is no offset, an error where what stands there is none.
+fn offset(text: &[u8]) -> Result<Option<Offset>, NoOffset> {
     let text = text.strip_prefix(b" ").unwrap_or(text);
-    let sign = match text.first() {
-        None => return Some(None),
-        Some(b'Z' | b'z') => return (text.len() == 1 || text == b"Z").then_some(Some(Offset::UTC)),
-        Some(b'U') => return (text == b"UTC").then_some(Some(Offset::UTC)),
-        Some(b'+') => 1,
-        Some(b'-') => -1,
-        Some(_) => return None,
+    let sign = match text {
+        b"" => return Ok(None),
+        b"Z" | b"z" | b"UTC" => return Ok(Some(Offset::UTC)),
+        [b'+', ..] => 1,
+        [b'-', ..] => -1,
+        _ => return Err(NoOffset),
     };
     let (hours, minutes) = match text.len() {
-        3 => (digits(text, 1, 2)?, 0),
-        5 => (digits(text, 1, 2)?, digits(text, 3, 2)?),
-        6 if text[3] == b':' => (digits(text, 1, 2)?, digits(text, 4, 2)?),
-        _ => return None,
+        3 => (digits(text, 1, 2), Some(0)),
+        5 => (digits(text, 1, 2), digits(text, 3, 2)),
+        6 if text[3] == b':' => (digits(text, 1, 2), digits(text, 4, 2)),
+        _ => return Err(NoOffset),
     };
-    (minutes < 60).then_some(())?;
-    Offset::from_seconds(sign * (hours * 3600 + minutes * 60)).ok().map(Some)
+    let (hours, minutes) = hours.zip(minutes.filter(|minutes| *minutes < 60)).ok_or(NoOffset)?;
+    Offset::from_seconds(sign * (hours * 3600 + minutes * 60)).map(Some).map_err(|_| NoOffset)
 }
+
+/// What stands behind a clock is no offset.
+struct NoOffset;
 
 fn digits(bytes: &[u8], at: usize, count: usize) -> Option<i32> {
     let digits = bytes.get(at..at + count)?;

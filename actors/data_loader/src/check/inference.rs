@@ -10,14 +10,7 @@ use super::shown;
 const MOST_EXAMPLES: usize = 3;
 
 /// The report on one column.
-pub fn report(
-    usage: &Use,
-    scan: &ColumnScan,
-    kind: Kind,
-    has_dates: bool,
-    rows: usize,
-    files: &[&str],
-) -> Inference {
+pub fn report(usage: &Use, scan: &ColumnScan, kind: Kind, has_dates: bool, rows: usize, files: &[&str]) -> Inference {
     let there = rows as u64 - scan.missing.count.min(rows as u64);
     let declared = !usage.why.is_empty();
     let mut counter_examples: Vec<String> = Vec::new();

@@ -194,9 +194,8 @@ fn usage(plan: &DataPlan, task: Task, name: &str) -> Option<Use> {
     let mut null_values = plan.csv.null_values.clone();
     null_values.extend(declared.iter().flat_map(|column| column.null_values.iter().cloned()));
     let values = ValueReader::new(null_values, plan.csv.decimal == ",");
-    let dates = declared.and_then(|column| {
-        DateReader::new(column.source.date_format.clone(), column.source.time_zone.as_deref()).ok()
-    });
+    let dates = declared
+        .and_then(|column| DateReader::new(column.source.date_format.clone(), column.source.time_zone.as_deref()).ok());
     let declared_need = declared_need(declared);
     let lists = |columns: &[String]| columns.iter().any(|column| column == name);
     let is_feature = (plan.include.is_empty() || lists(&plan.include)) && !lists(&plan.exclude);

@@ -79,8 +79,7 @@ fn begins_number(byte: u8) -> bool {
 /// Floating Point Numbers Accurately, 1990): the quick way for most numbers of a table.
 fn plain_number(text: &[u8]) -> Option<f64> {
     const EXACT_DIGITS: usize = 15;
-    const POWERS: [f64; 16] =
-        [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
+    const POWERS: [f64; 16] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
     let (negative, digits) = match text {
         [b'-', rest @ ..] => (true, rest),
         _ => (false, text),

@@ -157,7 +157,8 @@ impl ArrowFile {
             return Ok(None);
         }
         if length > MAX_HEAD_BYTES {
-            let what = format!("a message says that its description takes {length} bytes, expected at most {MAX_HEAD_BYTES}");
+            let what =
+                format!("a message says that its description takes {length} bytes, expected at most {MAX_HEAD_BYTES}");
             return Err(what.into());
         }
         if message.len() < prefix + length && !self.fill(&mut message, prefix + length)? {
@@ -199,25 +200,25 @@ impl ArrowFile {
         Ok(true)
     }
 
-    pub fn next_chunk(&mut self, violations: &mut Violations) -> Result<Option<Chunk>, WireError> {
+    pub fn next_chunk(&mut self, violations: &mut Violations) -> Option<Chunk> {
         while self.batch.is_none() {
             let message = match self.message(Vec::new()) {
                 Ok(Some(message)) => message,
-                Ok(None) => return Ok(None),
+                Ok(None) => return None,
                 Err(why) => {
                     violations.add(broken(&self.path, &self.stream, why));
-                    return Ok(None);
+                    return None;
                 }
             };
             match self.decode(message) {
                 Ok(batch) => self.batch = batch.filter(|batch| batch.num_rows() > 0).map(|batch| (batch, 0)),
                 Err(why) => {
                     violations.add(broken(&self.path, &self.stream, why));
-                    return Ok(None);
+                    return None;
                 }
             }
         }
-        let Some((batch, from)) = self.batch.take() else { return Ok(None) };
+        let (batch, from) = self.batch.take()?;
         let rows = CHUNK_ROWS.min(batch.num_rows() - from);
         let part = batch.slice(from, rows);
         if from + rows < batch.num_rows() {
@@ -231,13 +232,13 @@ impl ArrowFile {
                     format!("is of type {}, expected a number, a text, a boolean, a date or a time", array.data_type());
                 let hint = "leave the column out with data.exclude";
                 violations.add(Violation::new(message).file(&self.path).column(&self.columns[index]).hint(hint));
-                return Ok(None);
+                return None;
             };
             columns.push(column);
         }
         let first_row = self.rows;
         self.rows += rows as u64;
-        Ok(Some(Chunk { rows, columns, lines: Vec::new(), first_row, picked: None }))
+        Some(Chunk { rows, columns, lines: Vec::new(), first_row, picked: None })
     }
 
     pub fn finish(mut self) -> Result<Summary, WireError> {

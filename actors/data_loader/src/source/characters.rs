@@ -120,7 +120,6 @@ impl Decoding {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -126,7 +126,7 @@ impl CsvFile {
     }
 
     fn broken_off(&mut self, error: &io::Error) -> Result<Violation, WireError> {
-        let line = self.records.line();
+        let line = self.records.record_line();
         text::stopped(self.records.inner(), self.encoding, &self.path, line, error)
     }
 
@@ -138,7 +138,7 @@ impl CsvFile {
             if !std::mem::take(&mut self.held) && !self.next_record(violations)? {
                 break;
             }
-            let (line, count) = (self.records.line(), self.records.len());
+            let (line, count) = (self.records.record_line(), self.records.len());
             if count != self.columns.len() {
                 violations.add(self.ragged(count, line));
                 continue;

@@ -153,7 +153,10 @@ pub fn matches(pattern: &str, name: &str) -> bool {
         let next = pattern.get(p).and_then(|&c| match c {
             '*' => None,
             '?' => Some(p + 1),
-            '[' => class(&pattern, p, name[n]).unwrap_or((name[n] == '[').then_some(p + 1)),
+            '[' => {
+                let (inside, next) = class(&pattern, p, name[n]).unwrap_or((name[n] == '[', p + 1));
+                inside.then_some(next)
+            }
             c => (c == name[n]).then_some(p + 1),
         });
         if pattern.get(p) == Some(&'*') {
@@ -171,8 +174,9 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     pattern[p..].iter().all(|c| *c == '*')
 }
 
-/// Of `[abc]`, `[a-z]`, `[!a]` at `at`: where the pattern goes on if the character is in it. None where no class ends.
-fn class(pattern: &[char], at: usize, character: char) -> Option<Option<usize>> {
+/// Of `[abc]`, `[a-z]`, `[!a]` at `at`: whether the character is in it, and where the pattern goes on. None where no
+/// class ends.
+fn class(pattern: &[char], at: usize, character: char) -> Option<(bool, usize)> {
     let negated = matches!(pattern.get(at + 1), Some('!' | '^'));
     let first = at + 1 + usize::from(negated);
     // A bracket that comes first is itself.
@@ -187,7 +191,7 @@ fn class(pattern: &[char], at: usize, character: char) -> Option<Option<usize>> 
             i += 1;
         }
     }
-    Some((inside != negated).then_some(end + 1))
+    Some((inside != negated, end + 1))
 }
 
 /// The columns that the folders of a path name, as Hive and Spark write them: `year=2024/month=5/…`.
@@ -260,7 +264,9 @@ mod tests {
     fn files_are_found_in_order_and_inside_the_roots() {
         let folder = tempfile::tempdir().expect("a folder");
         let (root, outside) = (folder.path().join("root"), folder.path().join("outside"));
-        for name in ["ads/year=2023/b.csv", "ads/year=2023/a.csv", "ads/year=2024/a.csv", "ads/year=2024/_done", "ads/x.txt"] {
+        for name in
+            ["ads/year=2023/b.csv", "ads/year=2023/a.csv", "ads/year=2024/a.csv", "ads/year=2024/_done", "ads/x.txt"]
+        {
             let path = root.join(name);
             std::fs::create_dir_all(path.parent().expect("a folder")).expect("creates");
             std::fs::write(path, "x").expect("writes");
@@ -268,9 +274,8 @@ mod tests {
         std::fs::create_dir_all(&outside).expect("creates");
         std::fs::write(outside.join("secret.csv"), "x").expect("writes");
         let roots = [folder.path().join("none"), root.clone()];
-        let names = |path: &str| -> Vec<String> {
-            find(path, &roots).expect(path).into_iter().map(|(name, _)| name).collect()
-        };
+        let names =
+            |path: &str| -> Vec<String> { find(path, &roots).expect(path).into_iter().map(|(name, _)| name).collect() };
         let all = ["ads/year=2023/a.csv", "ads/year=2023/b.csv", "ads/year=2024/a.csv"];
         assert_eq!(names("ads/year=*/*.csv"), all);
         assert_eq!(names("./ads/**/*.csv"), all);

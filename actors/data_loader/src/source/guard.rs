@@ -27,14 +27,7 @@ pub struct Guard<R> {
 
 impl<R: Read> Guard<R> {
     pub fn new(inner: R) -> Self {
-        Self {
-            inner,
-            read_bytes: 0,
-            lines: 1,
-            carry: Vec::new(),
-            record_start: 0,
-            fault: None,
-        }
+        Self { inner, read_bytes: 0, lines: 1, carry: Vec::new(), record_start: 0, fault: None }
     }
 
     pub fn fault(&self) -> Option<Fault> {

@@ -102,7 +102,7 @@ impl Table {
         let mut parts: Vec<Vec<ArrayRef>> = vec![Vec::new(); wanted.len() - keys.len()];
         let mut first_places: Vec<At> = Vec::new();
         while let Some(chunk) = opened.next_chunk(violations)? {
-            let texts: Vec<&StringArray> = chunk.columns[..keys.len()].iter().map(|c| c.as_string()).collect();
+            let texts: Vec<&StringArray> = chunk.columns[..keys.len()].iter().map(AsArray::as_string).collect();
             for row in 0..chunk.rows {
                 let number = first_places.len() as u32;
                 first_places.push(chunk.at(row));
@@ -221,10 +221,9 @@ impl Joined {
                 .filter_map(|&index| columns[index].as_ref())
                 .filter_map(|column| converted(column, Want::Text))
                 .collect();
-            let texts: Vec<&StringArray> = texts.iter().map(|texts| texts.as_string()).collect();
-            let mut partners: Vec<Option<u32>> = (0..chunk.rows)
-                .map(|row| key(&texts, row).and_then(|key| table.rows.get(&key).copied()))
-                .collect();
+            let texts: Vec<&StringArray> = texts.iter().map(AsArray::as_string).collect();
+            let mut partners: Vec<Option<u32>> =
+                (0..chunk.rows).map(|row| key(&texts, row).and_then(|key| table.rows.get(&key).copied())).collect();
             let alone = partners.iter().filter(|partner| partner.is_none()).count() as u64;
             table.seen.fetch_add(chunk.rows as u64, Ordering::Relaxed);
             table.alone.fetch_add(alone, Ordering::Relaxed);

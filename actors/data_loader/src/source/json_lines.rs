@@ -127,7 +127,7 @@ impl JsonLines {
                     // The guard has seen that it is UTF-8.
                     let body = std::str::from_utf8(body).unwrap_or_default().trim();
                     if !body.is_empty() {
-                        *text = body.to_owned();
+                        body.clone_into(text);
                         return Ok(Some(self.line));
                     }
                 }

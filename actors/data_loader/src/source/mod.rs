@@ -224,7 +224,7 @@ impl Opened {
             Self::Csv(file) => file.next_chunk(violations),
             Self::JsonLines(file) => file.next_chunk(violations),
             Self::Parquet(file) => file.next_chunk(violations),
-            Self::Arrow(file) => file.next_chunk(violations),
+            Self::Arrow(file) => Ok(file.next_chunk(violations)),
         }
     }
 

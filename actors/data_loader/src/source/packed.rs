@@ -30,7 +30,9 @@ pub enum Packing {
 impl Packing {
     /// By suffix, and what of the name is left.
     pub fn of(name: &str) -> (Self, &str) {
-        for (suffix, packing) in [(".gz", Self::Gzip), (".gzip", Self::Gzip), (".zst", Self::Zstd), (".zstd", Self::Zstd)] {
+        for (suffix, packing) in
+            [(".gz", Self::Gzip), (".gzip", Self::Gzip), (".zst", Self::Zstd), (".zstd", Self::Zstd)]
+        {
             let at = name.len().saturating_sub(suffix.len());
             if name.is_char_boundary(at) && name[at..].eq_ignore_ascii_case(suffix) {
                 return (packing, &name[..at]);
@@ -87,7 +89,7 @@ pub struct Unpacked {
 
 enum Stream {
     Plain(Bytes),
-    Gzip(MultiGzDecoder<Bytes>),
+    Gzip(Box<MultiGzDecoder<Bytes>>),
     Zstd(zstd::Decoder<'static, Bytes>),
 }
 
@@ -97,7 +99,7 @@ impl Unpacked {
         let bytes = BufReader::with_capacity(READ_BYTES, Hashed::new(fs::File::open(&file.real).map_err(failed)?));
         let stream = match file.packing {
             Packing::None => Stream::Plain(bytes),
-            Packing::Gzip => Stream::Gzip(MultiGzDecoder::new(bytes)),
+            Packing::Gzip => Stream::Gzip(Box::new(MultiGzDecoder::new(bytes))),
             Packing::Zstd => {
                 let mut decoder = zstd::Decoder::with_buffer(bytes).map_err(failed)?;
                 decoder.window_log_max(MAX_WINDOW_LOG).map_err(failed)?;

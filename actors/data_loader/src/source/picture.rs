@@ -76,7 +76,9 @@ fn check_sides(height: u64, width: u64) -> Result<(), String> {
     if sides.contains(&height) && sides.contains(&width) && height * width <= MAX_PIXELS {
         return Ok(());
     }
-    Err(format!("says it has {height} x {width} pixels, expected sides of 1 to {MAX_SIDE} and at most {MAX_PIXELS} pixels"))
+    Err(format!(
+        "says it has {height} x {width} pixels, expected sides of 1 to {MAX_SIDE} and at most {MAX_PIXELS} pixels"
+    ))
 }
 
 fn png_pixels(file: &[u8]) -> Result<Decoded, String> {
@@ -153,9 +155,8 @@ fn weights(inputs: usize, outputs: usize) -> Weights {
         let center = (output as f64 + 0.5) * scale;
         let from = ((center - reach + 0.5) as isize).max(0) as usize;
         let to = ((center + reach + 0.5) as usize).min(inputs);
-        let near: Vec<f64> = (from..to)
-            .map(|input| (1.0 - ((input as f64 - center + 0.5) * (1.0 / reach)).abs()).max(0.0))
-            .collect();
+        let near: Vec<f64> =
+            (from..to).map(|input| (1.0 - ((input as f64 - center + 0.5) * (1.0 / reach)).abs()).max(0.0)).collect();
         let sum: f64 = near.iter().fold(0.0, |sum, share| sum + share);
         let fixed = |share: f64| (share * f64::from(1u32 << PRECISION) + if share < 0.0 { -0.5 } else { 0.5 }) as i32;
         first.push(from);
@@ -231,7 +232,7 @@ mod tests {
             let found = pixels(&file, Shape { channels, height, width }).expect("a picture");
             let off = found.iter().zip(&wanted).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or_default();
             // Decoders of JPEG may round each coefficient their own way; what is resized is then averaged.
-            let most = if name.ends_with(".jpg") { 6 } else { 0 };
+            let most = if name.contains(".jpg") { 6 } else { 0 };
             assert!(found.len() == wanted.len() && off <= most, "{name} {channels} x {height} x {width}: off by {off}");
         }
     }
@@ -243,13 +244,13 @@ mod tests {
         for name in ["color.png", "palette.png", "color.jpg", "gray.jpg"] {
             let file = std::fs::read(folder.join(name)).expect("is there");
             for length in 0..file.len() {
-                pixels(&file[..length], shape).err().map_or((), drop);
+                drop(pixels(&file[..length], shape));
             }
             for at in 0..file.len() {
                 for value in [0, 0x7f, 0xff, !file[at]] {
                     let mut wrong = file.clone();
                     wrong[at] = value;
-                    pixels(&wrong, shape).err().map_or((), drop);
+                    drop(pixels(&wrong, shape));
                 }
             }
             assert!(pixels(&file[..file.len() / 3], shape).is_err(), "{name}");

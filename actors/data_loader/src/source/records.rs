@@ -4,7 +4,7 @@
 
 use std::io::{self, Read};
 
-use memchr::{memchr, memchr2, memchr_iter};
+use memchr::{memchr, memchr_iter, memchr2};
 
 /// Read at once, in bytes.
 const READ_BYTES: usize = 1 << 20;
@@ -64,7 +64,7 @@ impl<R: Read> Records<R> {
     }
 
     /// The line in which the last record begins; where reading broke off, that which was being read.
-    pub fn line(&self) -> u64 {
+    pub fn record_line(&self) -> u64 {
         self.record_line
     }
 
@@ -88,7 +88,8 @@ impl<R: Read> Records<R> {
         loop {
             let rest = &self.buffer[self.from..self.to];
             let end = memchr2(b'\n', b'\r', &rest[seen..]).map(|at| seen + at);
-            let has_quote = self.signs.quote.is_some_and(|quote| memchr(quote, &rest[..end.unwrap_or(rest.len())]).is_some());
+            let has_quote =
+                self.signs.quote.is_some_and(|quote| memchr(quote, &rest[..end.unwrap_or(rest.len())]).is_some());
             if has_quote {
                 return self.cut_quoted(&begin);
             }
@@ -274,7 +275,7 @@ mod tests {
         let (mut all, mut lines) = (Vec::new(), Vec::new());
         while records.next(|_, _| {}).expect("reads") {
             all.push((0..records.len()).map(|index| records.field(index).to_vec()).collect());
-            lines.push(records.line());
+            lines.push(records.record_line());
         }
         (all, lines)
     }

@@ -314,7 +314,7 @@ async fn web_server(bytes: Vec<u8>) -> String {
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut head = [0; 4096];
-            stream.read(&mut head).await.ok();
+            let Ok(_) = stream.read(&mut head).await else { continue };
             let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", bytes.len());
             stream.write_all(answer.as_bytes()).await.ok();
             stream.write_all(&bytes).await.ok();

@@ -198,14 +198,20 @@ fn files_of_a_pattern_that_differ_are_named() {
               p/2.csv, column "cost": is missing, but p/1.csv has it (did you mean "costs"?)
               p/2.csv, column "costs": is not in p/1.csv"#]],
     );
-    let numbers = parquet(&RecordBatch::try_from_iter(vec![
-        ("x", Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef),
-        ("y", Arc::new(Int64Array::from(vec![1, 2]))),
-    ]).expect("a batch"));
-    let texts = parquet(&RecordBatch::try_from_iter(vec![
-        ("x", Arc::new(StringArray::from(vec!["a", "b"])) as ArrayRef),
-        ("y", Arc::new(Int64Array::from(vec![1, 2]))),
-    ]).expect("a batch"));
+    let numbers = parquet(
+        &RecordBatch::try_from_iter(vec![
+            ("x", Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef),
+            ("y", Arc::new(Int64Array::from(vec![1, 2]))),
+        ])
+        .expect("a batch"),
+    );
+    let texts = parquet(
+        &RecordBatch::try_from_iter(vec![
+            ("x", Arc::new(StringArray::from(vec!["a", "b"])) as ArrayRef),
+            ("y", Arc::new(Int64Array::from(vec![1, 2]))),
+        ])
+        .expect("a batch"),
+    );
     let root = folders(&[("p/1.parquet", numbers), ("p/2.parquet", texts)]);
     refused(
         &root,
@@ -257,9 +263,8 @@ fn tables_are_joined_by_key() {
         let table = prepared.table(split, 0..prepared.rows(split)).expect("a table");
         let column = |name: &str| table.batch().column_by_name(name).expect(name).clone();
         let (x, size) = (column("x"), column("size"));
-        let numbers = |array: &ArrayRef| {
-            array.as_any().downcast_ref::<Float64Array>().expect("numbers").values().to_vec()
-        };
+        let numbers =
+            |array: &ArrayRef| array.as_any().downcast_ref::<Float64Array>().expect("numbers").values().to_vec();
         for (x, size) in numbers(&x).into_iter().zip(numbers(&size)) {
             assert_eq!(size, 10.0 * (x % 5.0 + 1.0));
         }
@@ -272,7 +277,9 @@ fn joins_that_cannot_be_meant_are_refused() {
     refused(
         &two_tables("account,size\na0,1\na1,2\na0,3\n"),
         &plan,
-        expect![[r#"accounts.csv line 4, column "account": the key "a0" stands in line 2 too: each row of a joined table needs its own"#]],
+        expect![[
+            r#"accounts.csv line 4, column "account": the key "a0" stands in line 2 too: each row of a joined table needs its own"#
+        ]],
     );
     refused(
         &two_tables("acount,size\na0,1\n"),
@@ -351,9 +358,7 @@ fn wide_integers_of_typed_files_keep_their_digits() {
     plan.id_column = Some("id".into());
     let table = root.prepare(&plan, Task::Regression).expect("good files");
     let ids = encoded(&table, Split::Train).sample_ids;
-    let known: Vec<u64> = (0..40)
-        .map(|i| within_data_loader::load::id_of(&(u64::MAX - i).to_string()))
-        .collect();
+    let known: Vec<u64> = (0..40).map(|i| within_data_loader::load::id_of(&(u64::MAX - i).to_string())).collect();
     assert!(ids.iter().all(|id| known.contains(id)));
 }
 
@@ -385,7 +390,10 @@ fn dates_are_seconds_and_their_zones_are_told() {
     local.source.date_format = None;
     plan.columns.insert("local".into(), local);
     refused(
-        &Root::new(&[("a.csv", b"t,local,y\n2024-01-01,1.2.2024,1\n2024-01-02,2024-02-01,2\n2024-01-03,2024-02-01,2\n")]),
+        &Root::new(&[(
+            "a.csv",
+            b"t,local,y\n2024-01-01,1.2.2024,1\n2024-01-02,2024-02-01,2\n2024-01-03,2024-02-01,2\n",
+        )]),
         &plan,
         expect![[r#"
             a.csv line 2, column "local": "1.2.2024" is no date, expected a date or time in ISO 8601, such as 2024-05-31 or 2024-05-31T23:59:00+02:00
@@ -426,7 +434,8 @@ fn png(width: u32, height: u32, pixel: impl Fn(u32, u32) -> [u8; 3]) -> Vec<u8> 
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     let mut writer = encoder.write_header().expect("writes");
-    let pixels: Vec<u8> = (0..height).flat_map(|y| (0..width).map(move |x| (x, y))).flat_map(|(x, y)| pixel(x, y)).collect();
+    let pixels: Vec<u8> =
+        (0..height).flat_map(|y| (0..width).map(move |x| (x, y))).flat_map(|(x, y)| pixel(x, y)).collect();
     writer.write_image_data(&pixels).expect("writes");
     writer.finish().expect("writes");
     bytes
@@ -485,7 +494,10 @@ fn pictures_that_lie_or_are_none_are_named() {
         ("cut.png", cut[..cut.len() / 2].to_vec()),
         ("text.png", b"hello".to_vec()),
         ("a.gif", b"GIF89a".to_vec()),
-        ("table.csv", b"image,x,y\nlying.png,1,1\ncut.png,2,2\ntext.png,3,3\na.gif,4,4\nnone.png,5,5\n../x.png,6,6\n".to_vec()),
+        (
+            "table.csv",
+            b"image,x,y\nlying.png,1,1\ncut.png,2,2\ntext.png,3,3\na.gif,4,4\nnone.png,5,5\n../x.png,6,6\n".to_vec(),
+        ),
     ]);
     let error = pictured(&root, "table.csv").expect_err("bad pictures");
     expect![[r#"
@@ -512,7 +524,9 @@ fn what_cannot_be_read_is_told_at_its_place() {
         (
             "a.jsonl",
             b"{\"x\": 1, \"y\": 2}\n{\"x\": 1, \"y\": \n{\"x\": [1], \"y\": 2}\n".to_vec(),
-            expect![[r#"a.jsonl line 2: is no JSON object (EOF while parsing a value at column 14): "{\"x\": 1, \"y\":""#]],
+            expect![[
+                r#"a.jsonl line 2: is no JSON object (EOF while parsing a value at column 14): "{\"x\": 1, \"y\":""#
+            ]],
         ),
         (
             "b.jsonl",
@@ -536,12 +550,24 @@ fn what_cannot_be_read_is_told_at_its_place() {
         (
             "e.arrow",
             b"ARROW1\0\0\xff\xff\xff\xff\xff\xff\xff\x7f".to_vec(),
-            expect!["e.arrow: is not an Arrow file or stream that can be read: a message says that its description takes 2147483647 bytes, expected at most 67108864"],
+            expect![
+                "e.arrow: is not an Arrow file or stream that can be read: a message says that its description takes 2147483647 bytes, expected at most 67108864"
+            ],
         ),
         ("f.csv", b"ARROW1\0\0".to_vec(), expect!["f.csv: is an Arrow file, expected UTF-8 text"]),
-        ("g.csv.bz2", b"BZh9".to_vec(), expect!["g.csv.bz2: files packed as .bz2 are not yet supported, expected none, .gz or .zst"]),
+        (
+            "g.csv.bz2",
+            b"BZh9".to_vec(),
+            expect!["g.csv.bz2: files packed as .bz2 are not yet supported, expected none, .gz or .zst"],
+        ),
         ("h.csv", b"BZh9".to_vec(), expect!["h.csv: is compressed with bzip2, expected UTF-8 text"]),
-        ("i.parquet", parquet(&batch())[..600].to_vec(), expect!["i.parquet: is not a Parquet file that can be read: Parquet error: Invalid Parquet file. Corrupt footer"]),
+        (
+            "i.parquet",
+            parquet(&batch())[..600].to_vec(),
+            expect![
+                "i.parquet: is not a Parquet file that can be read: Parquet error: Invalid Parquet file. Corrupt footer"
+            ],
+        ),
     ];
     for (name, bytes, expected) in cases {
         let root = Root::new(&[(name, &bytes)]);
@@ -552,7 +578,8 @@ fn what_cannot_be_read_is_told_at_its_place() {
 
 #[test]
 fn texts_of_every_script_pass_unchanged() {
-    let words = ["\u{1f600}\u{1f468}\u{200d}\u{1f469}", "\u{5e9}\u{5dc}\u{5d5}\u{5dd}", "\u{202e}abc", "\u{65e5}\u{672c}"];
+    let words =
+        ["\u{1f600}\u{1f468}\u{200d}\u{1f469}", "\u{5e9}\u{5dc}\u{5d5}\u{5dd}", "\u{202e}abc", "\u{65e5}\u{672c}"];
     let line = |i: usize| format!("{},{i},{}\n", words[i % 4], i % 3);
     let content = String::from("w,x,y\n") + &(0..40).map(line).collect::<String>();
     let (manifest, _) = inferred(&content);
