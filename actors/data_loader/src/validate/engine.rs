@@ -260,7 +260,7 @@ fn missing_of(texts: &StringArray, reader: &ValueReader) -> Vec<bool> {
     (0..texts.len()).map(|row| texts.is_null(row) || is_missing(reader, texts.value(row))).collect()
 }
 
-fn text_of<'a>(column: &'a StringArray, row: usize) -> &'a str {
+fn text_of(column: &StringArray, row: usize) -> &str {
     if column.is_null(row) { "" } else { column.value(row) }
 }
 

@@ -120,8 +120,7 @@ pub fn check(
     };
     found.extend(unreadable(&violations));
     found.sort_by_key(|found| std::cmp::Reverse(found.severity));
-    let profile =
-        read.profiler.map(Profiler::finish).unwrap_or_else(|| Profiler::new(&[], reader_of(data, &empty)).finish());
+    let profile = read.profiler.map_or_else(|| Profiler::new(&[], reader_of(data, &empty)).finish(), Profiler::finish);
     let mut findings = read.findings;
     findings.extend(profile.findings.iter().cloned());
     let (quarantine, dropped) = read.quarantine.finish()?;

@@ -149,13 +149,11 @@ impl Reader {
 
     /// The members of an object whose keys are names of columns.
     fn by_column<'n>(&mut self, node: &'n Node, path: &str) -> Vec<(&'n str, &'n Node)> {
-        match &node.value {
-            Value::Map(members) => members.iter().map(|(name, inner)| (name.as_str(), inner)).collect(),
-            _ => {
-                self.mistakes.push(wrong(node, path, "an object with a key for each column"));
-                Vec::new()
-            }
-        }
+        let Value::Map(members) = &node.value else {
+            self.mistakes.push(wrong(node, path, "an object with a key for each column"));
+            return Vec::new();
+        };
+        members.iter().map(|(name, inner)| (name.as_str(), inner)).collect()
     }
 
     fn text(&mut self, node: &Node, key: &str) -> Option<String> {
@@ -224,21 +222,15 @@ impl Reader {
     /// Adds a rule; `node` may say its severity.
     fn add(&mut self, node: &Node, key: &str, name: String, expected: String, check: Check) {
         let broken = check.broken();
-        let severity = match node.member("severity") {
-            Some(inner) => {
-                let key = format!("{key}.severity");
-                let severity = self.severity_of(inner, &key).unwrap_or(self.severity);
-                self.whole_data(inner, &key, broken, severity);
-                severity
-            }
-            None => {
-                let usual = if broken.is_of_a_row() || self.severity == Severity::Warn {
-                    self.severity
-                } else {
-                    Severity::Fail
-                };
-                self.severities.get(&broken).copied().unwrap_or(usual)
-            }
+        let severity = if let Some(inner) = node.member("severity") {
+            let key = format!("{key}.severity");
+            let severity = self.severity_of(inner, &key).unwrap_or(self.severity);
+            self.whole_data(inner, &key, broken, severity);
+            severity
+        } else {
+            let by_default = broken.is_of_a_row() || self.severity == Severity::Warn;
+            let usual = if by_default { self.severity } else { Severity::Fail };
+            self.severities.get(&broken).copied().unwrap_or(usual)
         };
         let name = match node.member("name") {
             Some(inner) => self.text(inner, &format!("{key}.name")).unwrap_or(name),

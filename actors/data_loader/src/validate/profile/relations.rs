@@ -98,7 +98,8 @@ fn order(
         let alike = || sample.correlation(pair.greater, pair.smaller).is_some_and(|r| r >= 0.3);
         let rare =
             pair.exceptions >= 1 && share <= ORDER_SHARE && greater.values.len() > 20 && smaller.values.len() > 20;
-        if !(funnel && share <= FUNNEL_SHARE) && !(rare && alike()) {
+        let tells = funnel && share <= FUNNEL_SHARE || rare && alike();
+        if !tells {
             continue;
         }
         let mut message =

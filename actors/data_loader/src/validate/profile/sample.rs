@@ -27,7 +27,7 @@ impl Sample {
 
     pub fn observe(&mut self, first_row: u64, rows: usize, numbers: &[Vec<f64>], keys: &[Vec<u32>]) {
         for row in 0..rows {
-            if (first_row + row as u64) % self.stride != 0 {
+            if !(first_row + row as u64).is_multiple_of(self.stride) {
                 continue;
             }
             for (kept, all) in self.numbers.iter_mut().zip(numbers) {
