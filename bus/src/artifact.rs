@@ -68,12 +68,45 @@ impl ArtifactStore {
         let size_bytes = bytes.len() as u64;
         let key = content_key(kind, name, &blake3)?;
         if !self.has(&key, size_bytes).await {
-            self.store
-                .put(&key, PutPayload::from_bytes(bytes))
-                .await
-                .map_err(|error| store_error(&format!("writing {key} in {}", self.root.display()), error))?;
+            self.write(&key, bytes).await?;
         }
         Ok(ArtifactRef { uri: self.uri(&key), blake3, size_bytes })
+    }
+
+    /// The same, and over what is there, which may be damaged.
+    pub async fn put_anew(&self, kind: &str, name: &str, bytes: Bytes) -> Result<ArtifactRef> {
+        let blake3 = blake3::hash(&bytes).to_hex().to_string();
+        let size_bytes = bytes.len() as u64;
+        let key = content_key(kind, name, &blake3)?;
+        self.write(&key, bytes).await?;
+        Ok(ArtifactRef { uri: self.uri(&key), blake3, size_bytes })
+    }
+
+    async fn write(&self, key: &Key, bytes: Bytes) -> Result<()> {
+        let written = self.store.put(key, PutPayload::from_bytes(bytes)).await;
+        written.map(|_| ()).map_err(|error| store_error(&format!("writing {key} in {}", self.root.display()), error))
+    }
+
+    /// Whether the artifact is there with its size; its content is not looked at.
+    pub async fn contains(&self, artifact: &ArtifactRef) -> bool {
+        match self.key_of(artifact) {
+            Ok(key) => self.has(&key, artifact.size_bytes).await,
+            Err(_) => false,
+        }
+    }
+
+    /// The contents of every artifact of this kind and name, one after another, unchecked. Reads the disk: not for the
+    /// async runtime of a role.
+    pub fn named(&self, kind: &str, name: &str) -> impl Iterator<Item = Vec<u8>> {
+        let below = |folder: PathBuf| {
+            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+            paths.sort();
+            paths
+        };
+        let name = name.to_owned();
+        let firsts = below(self.root.join(tame(kind)));
+        firsts.into_iter().flat_map(below).filter_map(move |folder| std::fs::read(folder.join(&name)).ok())
     }
 
     /// Stores a file's content, without holding it in memory.

@@ -6,7 +6,7 @@
 //! epoch low, epoch high); a number is then a word of the block with that key and counter =
 //! (block, step, sample low, sample high).
 
-use crate::cpu::math::{cos_sin_turns, ln_f64};
+use crate::cpu::math::{cos_sin_turns, exp_f64, ln_f64};
 use crate::cpu::simd;
 
 const MUL_0: u32 = 0xD251_1F53;
@@ -120,6 +120,17 @@ impl Rng {
     pub fn normal(&mut self) -> f64 {
         let radius = (-2.0 * ln_f64(1.0 - self.uniform())).sqrt();
         radius * cos_sin_turns(self.uniform()).0
+    }
+
+    /// Beta(alpha, alpha) for alpha in (0, 1], by rejection (Joehnk 1964), in logarithms as small alphas underflow.
+    pub fn beta(&mut self, alpha: f64) -> f64 {
+        assert!(alpha > 0.0 && alpha <= 1.0, "invariant: alpha in (0, 1]");
+        loop {
+            let (x, y) = (ln_f64(1.0 - self.uniform()) / alpha, ln_f64(1.0 - self.uniform()) / alpha);
+            if exp_f64(x) + exp_f64(y) <= 1.0 {
+                return 1.0 / (1.0 + exp_f64(y - x));
+            }
+        }
     }
 
     /// Uniform in `0..n` without bias, by multiplication and rejection (Lemire 2019). `n` above 0.
@@ -245,6 +256,24 @@ mod tests {
             uniform += rng.uniform() / n as f64;
         }
         assert!(mean.abs() < 0.02 && (square - 1.0).abs() < 0.03 && (uniform - 0.5).abs() < 0.01);
+    }
+
+    /// Mean 1/2, variance 1 / (4 (2 alpha + 1)).
+    #[test]
+    fn beta_has_its_moments() {
+        for alpha in [0.05, 0.2, 0.5, 1.0] {
+            let mut rng = Key::new(3, Stream::Augment).rng(1, 0);
+            let n = 20_000;
+            let all: Vec<f64> = (0..n).map(|_| rng.beta(alpha)).collect();
+            let mean = all.iter().sum::<f64>() / f64::from(n);
+            let variance = all.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / f64::from(n);
+            let expected = 1.0 / (4.0 * (2.0 * alpha + 1.0));
+            assert!(all.iter().all(|x| (0.0..=1.0).contains(x)));
+            assert!(
+                (mean - 0.5).abs() < 0.01 && (variance / expected - 1.0).abs() < 0.03,
+                "{alpha}: {mean} {variance}"
+            );
+        }
     }
 
     #[test]

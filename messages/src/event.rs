@@ -10,6 +10,7 @@ use crate::envelope::Payload;
 use crate::error::WireError;
 use crate::id::{TaskId, WorkerId};
 use crate::job::Role;
+use crate::step::StepReport;
 
 /// A number that may be undefined: then it is null and says why.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -148,6 +149,13 @@ pub enum Event {
         attempt: u32,
         duration_s: f64,
     },
+    /// A step of a task was computed, or taken from the step cache, and why.
+    Step {
+        task: TaskId,
+        attempt: u32,
+        #[serde(flatten)]
+        report: StepReport,
+    },
     /// The task failed or was lost and will be tried again.
     TaskRetried {
         task: TaskId,
@@ -227,11 +235,12 @@ pub enum Event {
 }
 
 impl Event {
-    pub const NAMES: [&'static str; 18] = [
+    pub const NAMES: [&'static str; 19] = [
         "accepted",
         "rejected",
         "task_started",
         "task_done",
+        "step",
         "task_retried",
         "progress",
         "metric",
@@ -255,6 +264,7 @@ impl Event {
             Self::Rejected { .. } => "rejected",
             Self::TaskStarted { .. } => "task_started",
             Self::TaskDone { .. } => "task_done",
+            Self::Step { .. } => "step",
             Self::TaskRetried { .. } => "task_retried",
             Self::Progress(_) => "progress",
             Self::Metric(_) => "metric",

@@ -10,6 +10,7 @@ use crate::artifact::ArtifactRef;
 use crate::envelope::Payload;
 use crate::id::{Fence, JobId, WorkerId};
 use crate::job::Role;
+use crate::plan::{AugmentationPlan, default_shuffle_window_mb};
 use crate::rpc::{Request, request};
 
 /// Which rows of a dataset version.
@@ -56,6 +57,12 @@ pub struct OpenFeed {
     pub logical_shards: u32,
     /// Order of rows within an epoch; none: stored order.
     pub shuffle_seed: Option<u64>,
+    /// MB (10^6 bytes) of encoded rows that are shuffled together and kept in memory.
+    #[serde(default = "default_shuffle_window_mb")]
+    pub shuffle_window_mb: u32,
+    /// What happens to the rows of the training part; none: they come as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augmentation: Option<AugmentationPlan>,
     /// Whether a last batch that is not full is left out.
     pub drop_last: bool,
     /// Position: the first batch to send.

@@ -15,9 +15,11 @@ pub mod plan;
 pub mod rpc;
 pub mod schema;
 pub mod spec;
+pub mod step;
 pub mod subject;
 pub mod timings;
 pub mod trace;
+pub mod translate;
 pub mod work;
 pub mod worker;
 

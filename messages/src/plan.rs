@@ -9,15 +9,39 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::step::CacheMode;
+
+mod augmentation;
 mod checkpoint;
+mod collective;
+mod features;
+mod preprocessing;
+mod quality;
 mod resources;
 mod source;
+mod split;
 mod validation;
 
+pub use augmentation::{
+    AugmentationPlan, Chance, Coin, FeatureAugmentation, FeatureMethod, ImageAugmentation, ImageMethod, MixupPlan,
+    SmotePlan, StylePlan, TextAugmentation, TextMethod, WordRange,
+};
 pub use checkpoint::CheckpointPlan;
+pub use collective::{Collective, CollectiveMode};
+pub use features::{Aggregate, DatePart, DeriveStep, Downcast, StoragePlan, TimeUnit, WindowUnit, terms};
+pub use preprocessing::{
+    CategoryEncoding, ColumnFittingPlan, FittingPlan, Impute, Normalize, Outliers, PreprocessingPlan, Scale,
+    TargetEncodingPlan, TextCleaning, TextPlan, TokenizerType,
+};
+pub use quality::{OutlierMethod, QualityCheck, QualityPlan};
 pub use resources::{ResourcePlan, StragglerPolicy};
 pub use source::{ColumnSourcePlan, JoinKind, JoinPlan, TextEncoding};
+pub use split::{FoldPlan, Gap, SplitBy, SplitPlan, SplitStrategy};
 pub use validation::{OnViolation, ValidationPlan};
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -118,6 +142,9 @@ pub struct DataPlan {
     pub exclude: Vec<String>,
     /// Declared types and treatment by column; the rest is inferred.
     pub columns: BTreeMap<String, ColumnPlan>,
+    /// Columns made of others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub derive: Vec<DeriveStep>,
     pub preprocessing: PreprocessingPlan,
     #[serde(default)]
     pub text: TextPlan,
@@ -126,12 +153,36 @@ pub struct DataPlan {
     /// Tables that are joined to this one, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub joins: Vec<JoinPlan>,
-    #[serde(default, skip_serializing_if = "ValidationPlan::asks_for_nothing")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub validation: ValidationPlan,
     pub split: SplitPlan,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub quality: QualityPlan,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub storage: StoragePlan,
     pub shuffle: bool,
     pub shuffle_seed: u64,
+    /// MB (10^6 bytes) of encoded rows that are shuffled together.
+    #[serde(default = "default_shuffle_window_mb", skip_serializing_if = "is_default_shuffle_window")]
+    pub shuffle_window_mb: u32,
     pub drop_last: bool,
+    /// What happens to rows of the training part on their way to the trainer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augmentation: Option<AugmentationPlan>,
+    /// How preparing the data uses the step cache; never changes the result.
+    #[serde(default)]
+    pub cache: CacheMode,
+}
+
+/// `data.shuffle_window_mb` of plans that do not say it.
+pub const DEFAULT_SHUFFLE_WINDOW_MB: u32 = 1_000;
+
+pub(crate) fn default_shuffle_window_mb() -> u32 {
+    DEFAULT_SHUFFLE_WINDOW_MB
+}
+
+fn is_default_shuffle_window(megabytes: &u32) -> bool {
+    *megabytes == DEFAULT_SHUFFLE_WINDOW_MB
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -203,7 +254,7 @@ pub enum ColumnType {
     Text,
     /// The number of an image in the file `images`; or the path of an image file, or its bytes.
     Image,
-    /// A date or a time: seconds since the epoch.
+    /// A date or a time: seconds since the epoch, whose parts are features.
     Datetime,
 }
 
@@ -220,92 +271,8 @@ pub struct ColumnPlan {
     pub images: Option<String>,
     #[serde(flatten)]
     pub source: ColumnSourcePlan,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Impute {
-    Mean,
-    Median,
-    Zero,
-    /// Missing values fail the job.
-    Refuse,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Scale {
-    None,
-    /// `(x - mean) / std`, ddof 0, fitted on train.
-    Standard,
-    /// To 0..1, fitted on train.
-    MinMax,
-    /// `sign(x) ln(1 + |x|)`, then standard: for heavy tails.
-    Log1p,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct PreprocessingPlan {
-    pub impute: Impute,
-    /// A further 0/1 feature for each number column that has missing values in train.
-    pub missing_indicator: bool,
-    pub scale: Scale,
-    /// Standardized numbers are clipped to +- this; 0: not at all.
-    pub clip: f64,
-    /// Categories of train with fewer rows fall together into one.
-    pub min_frequency: u32,
-    /// Most categories of one column; the rarest beyond fall together.
-    pub max_categories: u32,
-    #[serde(default)]
-    pub categories: CategoryEncoding,
-}
-
-/// What a category becomes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum CategoryEncoding {
-    /// A 0/1 feature for each category.
-    #[default]
-    OneHot,
-    /// An index, which the model embeds.
-    Embedding,
-}
-
-/// How texts become tokens.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct TextPlan {
-    pub tokenizer: TokenizerType,
-    /// Tokens of a row, special ones included; longer texts are cut.
-    pub max_length: u32,
-    /// Vocabulary and hashing: token ids are below this.
-    pub vocab_size: u32,
-    /// Vocabulary: words of train with fewer occurrences are unknown.
-    pub min_frequency: u32,
-    /// Folder of a pretrained encoder in a data root: its tokenizer, and its weights for the model to begin with.
-    pub pretrained: Option<String>,
-}
-
-impl Default for TextPlan {
-    fn default() -> Self {
-        Self {
-            tokenizer: TokenizerType::Vocabulary,
-            max_length: 64,
-            vocab_size: 30_000,
-            min_frequency: 2,
-            pretrained: None,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum TokenizerType {
-    /// Words fitted on train.
-    Vocabulary,
-    /// Words by their hash; nothing is fitted.
-    Hashing,
-    /// That of `data.text.pretrained`.
-    Pretrained,
+    #[serde(flatten)]
+    pub fitting: ColumnFittingPlan,
 }
 
 /// Rows that belong together are one sample: a sequence of steps.
@@ -316,29 +283,6 @@ pub struct SequencePlan {
     /// Steps stand in rising order of this; without it, in the order of the rows.
     pub order_column: Option<String>,
 }
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum SplitStrategy {
-    Random,
-    Stratified,
-    Group,
-    Time,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct SplitPlan {
-    pub strategy: SplitStrategy,
-    /// Fraction of all rows; without effect when `data.test_path` is given.
-    pub test_size: f64,
-    /// Fraction of the remaining rows.
-    pub val_size: f64,
-    pub random_state: u64,
-    /// Stratified: this column, else the target (a number is binned).
-    pub stratify_column: Option<String>,
-    pub group_column: Option<String>,
-    pub time_column: Option<String>,
-}
-
 /// The model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelPlan {
@@ -802,6 +746,9 @@ impl JobPlan {
             {
                 map.remove(key);
             }
+        }
+        if let Some(data) = value.get_mut("data").and_then(serde_json::Value::as_object_mut) {
+            data.remove("cache");
         }
         blake3::hash(value.to_string().as_bytes()).to_hex().to_string()
     }

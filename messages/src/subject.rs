@@ -75,6 +75,11 @@ impl Subjects {
         format!("{}.svc.{role}.{verb}", self.root)
     }
 
+    /// Requests for translations.
+    pub fn translate(&self) -> String {
+        format!("{}.svc.translator.translate", self.root)
+    }
+
     /// A request to one worker's instance of a role, as with an open feed.
     pub fn svc_of(&self, role: Role, worker: &WorkerId, verb: &str) -> String {
         format!("{}.svc.{role}.{worker}.{verb}", self.root)

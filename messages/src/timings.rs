@@ -31,6 +31,8 @@ pub struct Timings {
     pub last_call_ms: u64,
     /// No frame of a feed for this long although credit is out: another data_loader is asked.
     pub feed_timeout_ms: u64,
+    /// From a request for translations until its answer, and how long a translator's own program may take.
+    pub translate_timeout_ms: u64,
     /// A task that no worker claims for this long fails the job with `no_capacity`.
     pub claim_timeout_ms: u64,
     /// From SIGTERM to the end of the process.
@@ -55,6 +57,7 @@ impl Default for Timings {
             rank_silent_ms: 8_000,
             last_call_ms: 2_000,
             feed_timeout_ms: 15_000,
+            translate_timeout_ms: 60_000,
             claim_timeout_ms: 60_000,
             drain_grace_ms: 30_000,
             tick_ms: 250,

@@ -10,6 +10,7 @@ use crate::artifact::ArtifactRef;
 use crate::envelope::Payload;
 use crate::event::{Checkpoint, MetricSummary, ModelRef};
 use crate::id::{JobId, TaskId};
+use crate::step::StepReport;
 
 /// What a task works on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -74,6 +75,9 @@ pub enum TaskOutput {
         /// What was made beside the dataset version, by name: `validation_report`, `quarantined_rows`, ….
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         reports: BTreeMap<String, ArtifactRef>,
+        /// What was computed, and what came from the step cache.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        steps: Vec<StepReport>,
     },
     Trained {
         model: ModelRef,

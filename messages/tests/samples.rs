@@ -17,7 +17,9 @@ use within_messages::rpc::{
     SpecFormat, Submit, Submitted,
 };
 use within_messages::spec::{PlanDefaults, SpecError, SpecInput, plan, resolve_base};
+use within_messages::step::{CacheOutcome, StepReport};
 use within_messages::trace::TraceParent;
+use within_messages::translate::{Translate, Translated};
 use within_messages::work::{TaskOutput, Work, WorkInput};
 use within_messages::worker::{Control, Heartbeat, HeldLease};
 use within_messages::{ArtifactRef, Fence, JobId, TaskId, Tenant, WorkerId};
@@ -87,6 +89,17 @@ fn spec_error() -> SpecError {
         key: "training.epohcs".into(),
         message: "unknown key".into(),
         suggestion: Some("training.epochs".into()),
+    }
+}
+
+fn step_report() -> StepReport {
+    StepReport {
+        step: "fit".into(),
+        cache: CacheOutcome::Miss,
+        key: "5a".repeat(32),
+        reason: "data.preprocessing.scale: \"standard\", now \"min_max\"".into(),
+        duration_ms: 12.5,
+        size_bytes: 4_096,
     }
 }
 
@@ -295,6 +308,8 @@ fn feeds() -> Vec<Sample> {
                 global_batch_size: 256,
                 logical_shards: 8,
                 shuffle_seed: Some(42),
+                shuffle_window_mb: 1_000,
+                augmentation: None,
                 drop_last: false,
                 epoch: 3,
                 batch: 17,
@@ -313,6 +328,8 @@ fn feeds() -> Vec<Sample> {
                 feature_names: vec!["age".into(), "platform=tiktok".into()],
             }),
         ),
+        message("translate", Translate { languages: "eng-spa".into(), texts: vec!["one dog".into()] }),
+        message("translate_reply", Reply::Ok(Translated { texts: vec!["un perro".into()] })),
         message("feed_credit", FeedControl::Credit { id: "f1".into(), frames: 4 }),
         message("feed_close", FeedControl::Close { id: "f1".into() }),
         value(
@@ -385,6 +402,7 @@ fn events() -> Vec<Sample> {
             "evt_worker_lost",
             Event::WorkerLost { worker: worker(), task: task("train"), attempt: 1, error: error() },
         ),
+        message("evt_step", Event::Step { task: task("prepare"), attempt: 1, report: step_report() }),
         message("evt_waiting", Event::Waiting { task: task("train"), reason: "4 slots, 2 are free".into() }),
         message("evt_completed", Event::Completed(completed())),
         message(
@@ -526,6 +544,7 @@ fn record() -> JobRecord {
             rows_test: 20,
             warnings: vec!["w".into()],
             reports: std::collections::BTreeMap::new(),
+            steps: Vec::new(),
         }),
         error: Some(error()),
         checkpoint: Some(checkpoint()),

@@ -65,7 +65,7 @@ resources: {world_size: 9, device: cdua}
             job.yaml:4: data.paht: unknown key (did you mean data.path?)
             job.yaml:5: data.csv.delimiter: expected one character, found text ";;"
             job.yaml:6: data.split.test_size: expected a number above 0 and below 1, found 1.5
-            job.yaml:6: data.split.strategy: expected one of random, stratified, group, time, found text "grop" (did you mean group?)
+            job.yaml:6: data.split.strategy: expected one of random, stratified, group, stratified_group, time, found text "grop" (did you mean group?)
             job.yaml:8: model.type: expected one of mlp, tabular, transformer_classifier, image_classifier, lstm_sequence, ad_score, found text "mpl" (did you mean mlp?)
             job.yaml:9: model.dropout: expected a number from 0 and below 1, found 1
             job.yaml:10: model.hidden_layers: expected a whole number from 1 to 65536, found 0
@@ -433,7 +433,7 @@ resources: {device: 'cuda:1', world_size: 2}
             job.yaml:4: model.type: transformer_classifier reads 1 text column, found none: declare data.columns.<name>.type: text
             job.yaml:5: training.precision: expected one of f32, bf16, f16, found text "int8"
             job.yaml:5: not yet supported: training.mixed_precision: a switch; training.precision says bf16 or f16
-            job.yaml:6: not yet supported: data.augmentation.text_augmentation: augmentation of texts
+            job.yaml:6: data.augmentation.text_augmentation: the data have no column of type text: declare one in data.columns
             job.yaml:7: not yet supported: evaluation.calibration: calibration
             job.yaml:8: not yet supported: notifications.email: notices by e-mail
         "#]],

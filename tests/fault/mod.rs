@@ -5,6 +5,7 @@
 //! disturbed, seeded moments in its life, and the outcome.
 
 mod ahead;
+mod cache;
 mod cancel;
 mod capacity;
 mod checkpoint;

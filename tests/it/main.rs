@@ -3,6 +3,7 @@
 
 mod bad_data;
 mod bad_input;
+mod cache;
 mod clients;
 mod commands;
 mod data;
@@ -15,7 +16,9 @@ mod fault;
 mod harness;
 mod heal;
 mod models;
+mod nccl;
 mod permissions;
+mod quality;
 mod resume;
 mod roles;
 mod run;

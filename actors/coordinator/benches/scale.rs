@@ -184,6 +184,7 @@ impl Bench {
                 rows_test: 1,
                 warnings: Vec::new(),
                 reports: std::collections::BTreeMap::new(),
+                steps: Vec::new(),
             },
             "train" => TaskOutput::Trained {
                 model: ModelRef {

@@ -1,6 +1,7 @@
 //! The actor: translates messages into calls of [`State`] and executes its effects.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use bus::queue::{Finish, Leased, Queue};
 use bus::role::RoleEnv;
 use bus::{Incoming, RawMessage, heartbeat, now_ms, queue};
 use futures::StreamExt;
+use kernels::pool::{Pool, available_threads};
 use messages::WireError;
 use messages::error::Code;
 use messages::feed::{FeedControl, OpenFeed};
@@ -19,6 +21,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::augment::translate::Apertium;
+use crate::cache::StepCache;
 use crate::feed::{Part, session};
 use crate::state::{Effect, Key, PartInfo, State, Token};
 use crate::{Config, feed, task};
@@ -47,6 +51,9 @@ pub(crate) struct Running {
     state: State,
     queue: Queue,
     beat: Beat,
+    cache: Arc<StepCache>,
+    /// Threads that encode and augment rows.
+    pool: Arc<Pool>,
     parts: HashMap<Key, Arc<Part>>,
     feeds: HashMap<String, OpenSession>,
     waiters: HashMap<Token, Incoming>,
@@ -87,17 +94,20 @@ impl Actor for DataLoader {
         let worker = env.identity.worker.clone();
         let credit_subject = env.bus.subjects().svc_of(Role::DataLoader, &worker, VERB_FEED_CONTROL);
         let state = State::new(worker, credit_subject.clone(), env.bus.timings().feed_timeout_ms, config.cache_bytes);
+        let cache = Arc::new(StepCache::of(&env.home, &env.artifacts, &config.step_cache));
         let (deliver, tasks) = mpsc::channel(config.slots.max(1) as usize);
         let queue = queue::start(&env, Role::DataLoader, config.slots, deliver).await?;
         let (held, slots) = (queue.clone(), config.slots);
         let pulse = move || Pulse { slots, slots_free: held.slots_free(), held: held.held() };
         let (heartbeats, beat) = heartbeat::spawn(&env, Role::DataLoader, pulse);
-        let sources = sources(&env, &me, tasks, &credit_subject).await?;
+        let sources = sources(&env, &me, tasks, &credit_subject, config.program_path.as_deref()).await?;
         Ok(Running {
             env,
             state,
             queue,
             beat,
+            cache,
+            pool: Arc::new(Pool::new(available_threads())),
             parts: HashMap::new(),
             feeds: HashMap::new(),
             waiters: HashMap::new(),
@@ -111,7 +121,8 @@ impl Actor for DataLoader {
         let effects = match msg {
             Msg::Leased(leased) => {
                 running.beat.now();
-                tokio::spawn(work(running.env.clone(), *leased, running.beat.clone()));
+                let (env, cache) = (running.env.clone(), Arc::clone(&running.cache));
+                tokio::spawn(work(env, cache, *leased, running.beat.clone()));
                 Vec::new()
             }
             Msg::Open(incoming) => running.open(incoming).await,
@@ -164,6 +175,7 @@ async fn sources(
     me: &ActorRef<Msg>,
     mut tasks: mpsc::Receiver<Leased>,
     credit_subject: &str,
+    program_path: Option<&OsStr>,
 ) -> Result<JoinSet<()>, ActorProcessingErr> {
     let mut sources = JoinSet::new();
     let open_subject = env.bus.subjects().svc(OpenFeed::ROLE, OpenFeed::VERB);
@@ -193,6 +205,11 @@ async fn sources(
             }
         }
     });
+    if let Some(path) = program_path
+        && let Some(translator) = translator(env, path).await
+    {
+        sources.spawn(translator);
+    }
     let (to, drain) = (me.clone(), env.drain.clone());
     sources.spawn(async move {
         let mut ticks = tokio::time::interval(TICK);
@@ -213,13 +230,27 @@ async fn sources(
     Ok(sources)
 }
 
+/// Serves translations, where this host has a translator.
+async fn translator(env: &RoleEnv, program_path: &OsStr) -> Option<impl Future<Output = ()> + Send + 'static + use<>> {
+    let patience = Duration::from_millis(env.bus.timings().translate_timeout_ms);
+    let apertium = Apertium::find(program_path, &env.home, patience)?;
+    match apertium.serve(&env.bus).await {
+        Ok(serving) => Some(serving),
+        // An operator's permissions may leave this out; nothing else needs it.
+        Err(error) => {
+            tracing::info!(%error, "this data_loader translates nothing");
+            None
+        }
+    }
+}
+
 /// One prepare task, from its lease to its report.
-async fn work(env: RoleEnv, leased: Leased, beat: Beat) {
+async fn work(env: RoleEnv, cache: Arc<StepCache>, leased: Leased, beat: Beat) {
     let job = leased.work.job.clone();
     tracing::info!(%job, attempt = leased.work.attempt, "preparing the data");
     let result = tokio::select! {
         biased;
-        result = task::run(&env, &leased.work, &leased.cancelled) => result,
+        result = task::run(&env, &cache, &leased) => result,
         () = env.drain.cancelled() => {
             leased.release("its worker drains").await;
             return beat.now();
@@ -255,11 +286,10 @@ impl Running {
 
     fn loaded(&mut self, key: &Key, result: Result<Arc<Part>, WireError>) -> Vec<Effect> {
         let info = result.map(|part| {
-            let encoded = &part.encoded;
             let info = PartInfo {
-                rows: encoded.rows,
+                shards: part.shards.iter().map(|shard| shard.rows).collect(),
                 row_bytes: part.row_bytes,
-                bytes: encoded.size_bytes(),
+                bytes: part.size_bytes(),
                 feature_names: part.feature_names.clone(),
             };
             self.parts.insert(key.clone(), part);
@@ -270,10 +300,10 @@ impl Running {
 
     fn perform(&mut self, me: &ActorRef<Msg>, effect: Effect) {
         match effect {
-            Effect::Load { key, dataset, split } => {
-                let (artifacts, me) = (self.env.artifacts.clone(), me.clone());
+            Effect::Load { key, dataset, wanted } => {
+                let (artifacts, pool, me) = (self.env.artifacts.clone(), Arc::clone(&self.pool), me.clone());
                 tokio::spawn(async move {
-                    let result = feed::load(&artifacts, &dataset, split).await.map(Arc::new);
+                    let result = feed::load(&artifacts, &dataset, wanted, &pool).await.map(Arc::new);
                     me.cast(Msg::Loaded { key, result }).ok();
                 });
             }
@@ -289,8 +319,12 @@ impl Running {
                 let session = session::Session {
                     feed: feed.clone(),
                     subject,
-                    part,
-                    order,
+                    maker: Arc::new(feed::frames::Maker {
+                        part,
+                        order,
+                        artifacts: self.env.artifacts.clone(),
+                        pool: Arc::clone(&self.pool),
+                    }),
                     position,
                     granted: credits,
                     sequence: 0,

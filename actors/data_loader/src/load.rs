@@ -13,8 +13,10 @@ use frame::manifest::{Inference, Source};
 use messages::WireError;
 use messages::error::Code;
 use messages::plan::{DataPlan, Task};
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use crate::cache::raw;
 use crate::check::names::{Layout, Need, Use};
 use crate::check::scan::Kind;
 use crate::check::{At, MAX_ROWS, Violation, Violations, inference};
@@ -27,15 +29,18 @@ use crate::validate::Dropped;
 pub const MISSING_KEY: u32 = u32::MAX;
 
 /// The values of one column, a row each.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Values {
     /// NaN is missing; nothing else is NaN or infinite.
+    #[serde(with = "raw")]
     Number(Vec<f64>),
     /// Key into `texts`, which stand in the order of their first row; [`MISSING_KEY`] is missing.
     Category {
+        #[serde(with = "raw")]
         keys: Vec<u32>,
         texts: Vec<String>,
     },
+    #[serde(with = "raw")]
     Id(Vec<u64>),
     /// A missing text is empty.
     Text(Texts),
@@ -43,9 +48,11 @@ pub enum Values {
 }
 
 /// Texts behind each other.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Texts {
+    #[serde(with = "raw::text")]
     text: String,
+    #[serde(with = "raw")]
     ends: Vec<usize>,
 }
 
@@ -93,6 +100,42 @@ pub struct Loaded {
     pub inference: Vec<Inference>,
 }
 
+/// What was read but for the layout, which follows from the plan: as the step cache keeps it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Kept {
+    names: Vec<String>,
+    columns: Vec<Values>,
+    sources: Vec<Source>,
+    rows: usize,
+    first_test_row: usize,
+    warnings: Vec<String>,
+    row_of: Option<Vec<u32>>,
+    inference: Vec<Inference>,
+    /// Their files are no inputs of the step, so that what has any is not kept.
+    #[serde(skip)]
+    pictures: BTreeMap<String, Gallery>,
+}
+
+impl From<Loaded> for Kept {
+    fn from(loaded: Loaded) -> Self {
+        // Every field by its name: one that is new must be kept too.
+        let Loaded { layout, columns, sources, rows, first_test_row, warnings, row_of, pictures, inference } = loaded;
+        let names = layout.names;
+        Self { names, columns, sources, rows, first_test_row, warnings, row_of, inference, pictures }
+    }
+}
+
+impl Kept {
+    /// The table of a plan that it was read by.
+    pub fn loaded(self, plan: &DataPlan, task: Task, files: &[File]) -> Loaded {
+        let Self { names, columns, sources, rows, first_test_row, warnings, row_of, inference, pictures } = self;
+        let first = files.first().map(|file| file.path.as_str()).unwrap_or_default();
+        // The names were found right when they were read.
+        let layout = Layout::new(plan, task, first, &names, &mut Violations::default());
+        Loaded { layout, columns, sources, rows, first_test_row, warnings, row_of, pictures, inference }
+    }
+}
+
 impl Loaded {
     /// Values of the column with this name.
     pub fn column(&self, name: &str) -> Option<(&Use, &Values)> {
@@ -122,8 +165,20 @@ pub fn alive(cancelled: &CancellationToken) -> Result<(), WireError> {
     Ok(())
 }
 
-/// Reads the files but for the rows that are `dropped`. `memory_limit_bytes` is what columns may take.
+/// Reads the files. `memory_limit_bytes` is what columns may take.
 pub fn load(
+    plan: &DataPlan,
+    task: Task,
+    files: &[File],
+    roots: &[PathBuf],
+    memory_limit_bytes: usize,
+    cancelled: &CancellationToken,
+) -> Result<Loaded, WireError> {
+    load_without(plan, task, files, roots, memory_limit_bytes, &Dropped::default(), cancelled)
+}
+
+/// The same but for the rows that are `dropped`.
+pub fn load_without(
     plan: &DataPlan,
     task: Task,
     files: &[File],
@@ -259,7 +314,9 @@ impl Input<'_> {
             }
             columns.sort_by_key(|(index, _)| *index);
             let columns = columns.into_iter().map(|(_, column)| column).collect();
-            passed.map(|pass| Some(Pass { layout: layout.clone(), columns, ..pass }))
+            let pass = passed?;
+            self.check_memory(&kept, &self.files[begin].path)?;
+            Ok(Some(Pass { layout: layout.clone(), columns, ..pass }))
         })
     }
 
@@ -409,7 +466,12 @@ fn take_in(mut columns: Vec<(usize, Column)>, chunks: &Receiver<Handed>, kept: &
 
 /// First 8 bytes, little-endian, of the BLAKE3 of the text.
 pub fn id_of(text: &str) -> u64 {
-    let hash = blake3::hash(text.as_bytes());
+    id_of_bytes(text.as_bytes())
+}
+
+/// The same of bytes.
+pub fn id_of_bytes(bytes: &[u8]) -> u64 {
+    let hash = blake3::hash(bytes);
     let mut first = [0; 8];
     first.copy_from_slice(&hash.as_bytes()[..8]);
     u64::from_le_bytes(first)

@@ -72,10 +72,10 @@ impl Samples {
     }
 
     /// The table with one row a sample: its last step. Features are left out, but for what the split goes by.
-    pub fn last_rows(&self, loaded: &Loaded, split_column: Option<&str>) -> Loaded {
+    pub fn last_rows(&self, loaded: &Loaded, split_columns: &[&str]) -> Loaded {
         let last: Vec<u32> = (0..self.len() as u32).filter_map(|sample| self.rows(sample).last().copied()).collect();
         let columns = loaded.layout.uses.iter().zip(&loaded.columns).map(|(usage, values)| {
-            let wanted = !usage.is_feature() || split_column == Some(usage.name.as_str());
+            let wanted = !usage.is_feature() || split_columns.contains(&usage.name.as_str());
             if wanted { pick(values, &last) } else { Values::Empty }
         });
         Loaded {

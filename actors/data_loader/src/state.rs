@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use messages::error::Code;
 use messages::feed::{FeedControl, FeedOpened, OpenFeed, Split};
+use messages::plan::AugmentationPlan;
 use messages::{ArtifactRef, UnixMs, WireError, WorkerId};
 
 use crate::feed::order::{Order, Position};
@@ -17,16 +18,45 @@ pub const MAX_FEEDS: usize = 1_024;
 /// Feed time-outs without a credit after which a feed ends.
 pub const IDLE_TIMEOUTS: u64 = 4;
 
-/// A part of a dataset version: BLAKE3 of the manifest, and which part.
-pub type Key = (String, &'static str);
+/// A part of a dataset version as feeds of one kind read it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// BLAKE3 of the manifest.
+    pub dataset: String,
+    pub split: &'static str,
+    pub window_mb: u32,
+    /// The plan of its augmentation, as JSON; empty: none.
+    pub augmentation: String,
+}
+
+impl Key {
+    pub fn of(open: &OpenFeed) -> Self {
+        let json = |plan| serde_json::to_string(plan).expect("invariant: a plan serializes");
+        Self {
+            dataset: open.dataset.blake3.clone(),
+            split: open.split.as_str(),
+            window_mb: open.shuffle_window_mb,
+            augmentation: open.augmentation.as_ref().map(json).unwrap_or_default(),
+        }
+    }
+}
 
 /// A request that waits for its answer; the actor's own number for it.
 pub type Token = u64;
 
+/// How a part is to be read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
+    pub split: Split,
+    pub window_mb: u32,
+    pub augmentation: Option<AugmentationPlan>,
+}
+
 /// What an encoded part is like.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartInfo {
-    pub rows: usize,
+    /// Rows of each shard.
+    pub shards: Vec<u64>,
     /// Largest size of one row in a frame.
     pub row_bytes: usize,
     pub bytes: usize,
@@ -40,7 +70,7 @@ pub enum Effect {
     Load {
         key: Key,
         dataset: ArtifactRef,
-        split: Split,
+        wanted: Wanted,
     },
     Answer {
         token: Token,
@@ -148,8 +178,14 @@ impl State {
             let message = format!("frames may go to {expected_subject} only, not to {}", open.deliver_subject);
             return refuse(WireError::new(Code::Forbidden, message));
         }
-        let key = (open.dataset.blake3.clone(), open.split.as_str());
-        let (name, dataset, split) = (open.feed.clone(), open.dataset.clone(), open.split);
+        if open.augmentation.is_some() && open.split != Split::Train {
+            let message = format!("augmentation is of the train part only, not of {}", open.split.as_str());
+            return refuse(WireError::new(Code::BadMessage, message));
+        }
+        let key = Key::of(&open);
+        let (name, dataset) = (open.feed.clone(), open.dataset.clone());
+        let wanted =
+            Wanted { split: open.split, window_mb: open.shuffle_window_mb, augmentation: open.augmentation.clone() };
         let feed = Feed {
             granted: u64::from(open.credits),
             open,
@@ -164,7 +200,7 @@ impl State {
             Some(Held::Loading) => Vec::new(),
             None => {
                 self.parts.insert(key.clone(), Held::Loading);
-                vec![Effect::Load { key, dataset, split }]
+                vec![Effect::Load { key, dataset, wanted }]
             }
         }
     }
@@ -202,7 +238,7 @@ impl State {
         let Some(Held::Ready { info, used_at }) = self.parts.get_mut(&feed.key) else { return Vec::new() };
         *used_at = now;
         feed.heard_at = now;
-        let (order, position) = match Order::new(&feed.open, info.rows, info.row_bytes) {
+        let (order, position) = match Order::new(&feed.open, &info.shards, info.row_bytes) {
             Ok(order) => order,
             Err(error) => return self.refuse(name, &error),
         };

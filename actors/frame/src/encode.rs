@@ -7,14 +7,18 @@ use arrow_array::{Array, ArrayRef, FixedSizeBinaryArray, Float64Array, RecordBat
 use kernels::nn::{Images, Inputs, PixelValues, Steps};
 use kernels::text::{Packed, Tokenizer};
 
+use crate::clean::clean;
+use crate::derive::{self, Step};
 use crate::encoded::Encoded;
 use crate::error::Error;
-use crate::manifest::{Encoding, Feature, FittedScale, FittedTransform, Manifest};
+use crate::hash::bucket;
+use crate::manifest::{Encoding, Feature, FittedScale, FittedTransform, Manifest, TargetMeans, out_of_fold};
 use crate::table::{self, Texts};
 
 /// The fitted preprocessing of one dataset version, ready to apply.
 #[derive(Debug)]
 pub struct Encoder {
+    derived: Vec<Step>,
     columns: Vec<ColumnEncoder>,
     transform: FittedTransform,
     width: usize,
@@ -42,6 +46,19 @@ enum Apply {
         offsets: HashMap<String, usize>,
         other: Option<usize>,
     },
+    /// The feature of each category; that of missing and of unseen ones.
+    Value {
+        values: HashMap<String, f32>,
+        missing: f32,
+        unseen: f32,
+    },
+    Hashing(u32),
+    /// For each output: mean of each category, of missing and of unseen ones, and its scaling.
+    Target {
+        places: HashMap<String, usize>,
+        outputs: Vec<TargetMeans>,
+        clip: f64,
+    },
     /// Index of each category.
     Index(HashMap<String, u32>),
     Text(Box<Tokenizer>),
@@ -56,7 +73,25 @@ impl Apply {
     fn new(encoding: &Encoding) -> Result<Self, Error> {
         Ok(match encoding {
             Encoding::Number { impute, missing_indicator, scale, clip } => {
-                Self::Number { impute: *impute, missing_indicator: *missing_indicator, scale: *scale, clip: *clip }
+                let (impute, missing_indicator, scale, clip) = (*impute, *missing_indicator, scale.clone(), *clip);
+                Self::Number { impute, missing_indicator, scale, clip }
+            }
+            Encoding::Ordinal { categories, scale, clip } => {
+                let scaled = |place: f64| scale.apply(place, *clip) as f32;
+                let values = categories.iter().enumerate().map(|(place, text)| (text.clone(), scaled(place as f64)));
+                Self::Value { values: values.collect(), missing: scaled(-1.0), unseen: scaled(-1.0) }
+            }
+            Encoding::Frequency { categories, shares, scale, clip } => {
+                same_length(categories, shares)?;
+                let scaled = |share: f64| scale.apply(share, *clip) as f32;
+                let values = categories.iter().zip(shares).map(|(text, share)| (text.clone(), scaled(*share)));
+                Self::Value { values: values.collect(), missing: scaled(0.0), unseen: scaled(0.0) }
+            }
+            Encoding::Hashing { buckets } => Self::Hashing(*buckets),
+            Encoding::Target { categories, outputs, clip } => {
+                outputs.iter().try_for_each(|output| same_length(categories, &output.means))?;
+                let places = categories.iter().enumerate().map(|(place, text)| (text.clone(), place)).collect();
+                Self::Target { places, outputs: outputs.clone(), clip: *clip }
             }
             Encoding::OneHot { categories, other } => Self::OneHot {
                 offsets: categories.iter().enumerate().map(|(i, text)| (text.clone(), i)).collect(),
@@ -84,10 +119,18 @@ impl Apply {
     }
 }
 
+fn same_length(categories: &[String], values: &[f64]) -> Result<(), Error> {
+    if categories.len() == values.len() {
+        return Ok(());
+    }
+    Err(Error::malformed(format!("{} values for {} categories", values.len(), categories.len())))
+}
+
 impl Encoder {
     /// `malformed` where the manifest holds a tokenizer that is none.
     pub fn new(manifest: &Manifest) -> Result<Self, Error> {
-        Self::of(&manifest.features, manifest.target.transform, manifest.sequence.is_some())
+        let encoder = Self::of(&manifest.features, manifest.target.transform, manifest.sequence.is_some())?;
+        Ok(encoder.deriving(&manifest.derived))
     }
 
     /// From the parts of a manifest that a model file keeps.
@@ -100,12 +143,44 @@ impl Encoder {
             })
             .collect::<Result<Vec<_>, Error>>()?;
         let width = features.iter().map(|feature| feature.encoding.width()).sum();
-        Ok(Self { columns, transform, width, sequence })
+        Ok(Self { derived: Vec::new(), columns, transform, width, sequence })
+    }
+
+    /// The same, for rows whose derived columns are still to be made.
+    pub fn deriving(self, derived: &[Step]) -> Self {
+        Self { derived: derived.to_vec(), ..self }
     }
 
     /// Features of a row, or of a step.
     pub fn width(&self) -> usize {
         self.width
+    }
+
+    /// The column of words, where there is one.
+    pub fn text_column(&self) -> Option<&str> {
+        self.text().map(|(column, _)| column)
+    }
+
+    fn text(&self) -> Option<(&str, &Tokenizer)> {
+        self.columns.iter().find_map(|column| match &column.apply {
+            Apply::Text(tokenizer) => Some((column.name.as_str(), &**tokenizer)),
+            _ => None,
+        })
+    }
+
+    /// Appends the ids of one text of the column of words, cleaned as that column is.
+    pub fn encode_text(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), Error> {
+        let (column, tokenizer) = self.text().ok_or_else(|| Error::layout("rows without a column of words"))?;
+        let cleaning = self.derived.iter().find_map(|step| match step {
+            Step::CleanText { column: cleaned, clean } if cleaned == column => Some(clean),
+            _ => None,
+        });
+        let failed = |e: kernels::Error| Error::layout(format!("column {column:?}: {e}"));
+        match cleaning {
+            Some(how) => tokenizer.encode(&clean(text, how), ids),
+            None => tokenizer.encode(text, ids),
+        }
+        .map_err(failed)
     }
 
     /// Encodes rows of a table. Columns are found by name; columns that the manifest does not use are
@@ -116,22 +191,19 @@ impl Encoder {
         let mut inputs = Inputs::default();
         let indices = self.columns.iter().filter(|column| matches!(column.apply, Apply::Index(_))).count();
         inputs.categories = vec![0; rows * indices];
+        let derived = derive::run(&self.derived, batch)?;
         let mut index = 0;
         for column in &self.columns {
-            let array = batch
-                .column_by_name(&column.name)
+            let array = derived
+                .get(&column.name)
+                .or_else(|| batch.column_by_name(&column.name))
                 .ok_or_else(|| Error::layout(format!("no column {:?}", column.name)))?;
             match &column.apply {
                 Apply::Number { .. } => self.encode_number(column, array, &mut features)?,
-                Apply::OneHot { offsets, other } => {
-                    let find = |text: &str| offsets.get(text).copied().or(*other);
-                    let mut out = features.chunks_exact_mut(self.width);
-                    each_text(column, array, find, |offset| {
-                        if let (Some(row), Some(offset)) = (out.next(), offset) {
-                            row[column.first + offset] = 1.0;
-                        }
-                    })?;
+                Apply::OneHot { .. } | Apply::Value { .. } | Apply::Hashing(_) => {
+                    self.encode_category(column, array, &mut features)?;
                 }
+                Apply::Target { .. } => self.encode_target(column, batch, array, &mut features)?,
                 Apply::Index(places) => {
                     let mut out = inputs.categories.chunks_exact_mut(indices);
                     each_text(
@@ -148,7 +220,8 @@ impl Encoder {
                 }
                 Apply::Text(tokenizer) => inputs.tokens = Some(tokens(column, tokenizer, array)?),
                 Apply::Image { channels, height, width } => {
-                    let pixels = PixelValues::Bytes(pixels(column, channels * height * width, array)?);
+                    let pixels = pixels(column, channels * height * width, array)?;
+                    let pixels = normalized(&self.derived, &column.name, (*channels, height * width), pixels)?;
                     inputs.images = Some(Images { channels: *channels, height: *height, width: *width, pixels });
                 }
             }
@@ -190,12 +263,62 @@ impl Encoder {
         }
     }
 
+    fn encode_category(&self, column: &ColumnEncoder, array: &ArrayRef, features: &mut [f32]) -> Result<(), Error> {
+        let mut out = features.chunks_exact_mut(self.width);
+        let mut set = |found: Option<(usize, f32)>| {
+            if let (Some(row), Some((offset, value))) = (out.next(), found) {
+                row[column.first + offset] = value;
+            }
+        };
+        match &column.apply {
+            Apply::OneHot { offsets, other } => {
+                let find = |text: &str| offsets.get(text).copied().or(*other).map(|offset| (offset, 1.0));
+                each_text(column, array, find, set)
+            }
+            Apply::Value { values, missing, unseen } => {
+                let find = |text: &str| Some(values.get(text).copied().unwrap_or(*unseen));
+                each_text(column, array, find, |value| set(Some((0, value.unwrap_or(*missing)))))
+            }
+            Apply::Hashing(buckets) => each_text(column, array, |text| Some(bucket(text, *buckets)), set),
+            _ => Ok(()),
+        }
+    }
+
+    /// Rows of train bring their own means; all others get those of their category.
+    fn encode_target(
+        &self,
+        column: &ColumnEncoder,
+        batch: &RecordBatch,
+        array: &ArrayRef,
+        features: &mut [f32],
+    ) -> Result<(), Error> {
+        let Apply::Target { places, outputs, clip } = &column.apply else { return Ok(()) };
+        for (index, output) in outputs.iter().enumerate() {
+            let at = column.first + index;
+            let mut out = features.chunks_exact_mut(self.width);
+            let mut set = |mean: f64| {
+                if let Some(row) = out.next() {
+                    row[at] = output.scale.apply(mean, *clip) as f32;
+                }
+            };
+            let own = batch.column_by_name(&out_of_fold(&column.name, index));
+            if let Some(own) = own.and_then(|own| own.as_any().downcast_ref::<Float64Array>()) {
+                own.iter().for_each(|mean| set(mean.unwrap_or(output.prior)));
+            } else {
+                let find = |text: &str| Some(places.get(text).map_or(output.prior, |place| output.means[*place]));
+                each_text(column, array, find, |mean| set(mean.unwrap_or(output.missing)))?;
+            }
+        }
+        Ok(())
+    }
+
     fn encode_number(&self, column: &ColumnEncoder, array: &ArrayRef, features: &mut [f32]) -> Result<(), Error> {
-        let Apply::Number { impute, missing_indicator, scale, clip } = column.apply else { return Ok(()) };
+        let Apply::Number { impute, missing_indicator, scale, clip } = &column.apply else { return Ok(()) };
+        let (missing_indicator, clip) = (*missing_indicator, *clip);
         let numbers = array.as_any().downcast_ref::<Float64Array>().ok_or_else(|| {
             Error::layout(format!("column {:?} is {}, expected Float64", column.name, array.data_type()))
         })?;
-        let imputed = scale.apply(impute, clip) as f32;
+        let imputed = scale.apply(*impute, clip) as f32;
         for (row, out) in features.chunks_exact_mut(self.width).enumerate() {
             if numbers.is_null(row) {
                 out[column.first] = imputed;
@@ -208,6 +331,35 @@ impl Encoder {
         }
         Ok(())
     }
+}
+
+/// Bytes as they are, or normalized by a step for this column.
+fn normalized(
+    steps: &[Step],
+    column: &str,
+    (channels, plane): (usize, usize),
+    bytes: Vec<u8>,
+) -> Result<PixelValues, Error> {
+    let found = steps.iter().find_map(|step| match step {
+        Step::NormalizeImage { column: own, mean, std } if own == column => Some((mean, std)),
+        _ => None,
+    });
+    let Some((mean, std)) = found else { return Ok(PixelValues::Bytes(bytes)) };
+    if mean.len() != channels || std.len() != channels || channels == 0 {
+        return Err(Error::malformed(format!(
+            "column {column:?}: normalized by {} channels of {channels}",
+            mean.len()
+        )));
+    }
+    // One value for each byte of each channel.
+    let table = |channel: usize| {
+        (0..256).map(move |byte| {
+            if std[channel] > 0.0 { ((f64::from(byte) / 255.0 - mean[channel]) / std[channel]) as f32 } else { 0.0 }
+        })
+    };
+    let tables: Vec<f32> = (0..channels).flat_map(table).collect();
+    let value = |(at, byte): (usize, &u8)| tables[at / plane.max(1) % channels * 256 + usize::from(*byte)];
+    Ok(PixelValues::Floats(bytes.iter().enumerate().map(value).collect()))
 }
 
 /// Steps to samples: rows that follow each other with the same id are one. Target and weight are the last step's.

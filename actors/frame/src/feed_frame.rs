@@ -27,6 +27,8 @@ use crate::ipc;
 const OVERHEAD_BYTES: usize = 4_096;
 /// Metadata key of an image column: `channels,height,width`.
 const SHAPE: &str = "shape";
+/// Metadata key of an image column whose pixels are floats.
+const FLOATS: &str = "f32";
 
 /// Bytes of a row of flat features.
 pub fn row_bytes(width: usize, weighted: bool) -> usize {
@@ -68,13 +70,18 @@ fn columns(encoded: Encoded) -> Result<Vec<(Field, ArrayRef)>, ArrowError> {
     }
     if let Some(images) = inputs.images {
         let shape = format!("{},{},{}", images.channels, images.height, images.width);
-        let size = small(pixels_of(&images))?;
-        let PixelValues::Bytes(bytes) = images.pixels else {
-            return Err(ArrowError::InvalidArgumentError("pixels that are not bytes".into()));
+        let pixels = pixels_of(&images);
+        let mut metadata = HashMap::from([(SHAPE.to_owned(), shape)]);
+        let (size, buffer) = match images.pixels {
+            PixelValues::Bytes(bytes) => (pixels, Buffer::from_vec(bytes)),
+            PixelValues::Floats(floats) => {
+                metadata.insert(FLOATS.to_owned(), "true".to_owned());
+                (pixels.saturating_mul(4), Buffer::from_vec(floats))
+            }
         };
-        let array = FixedSizeBinaryArray::try_new(size, Buffer::from_vec(bytes), None)?;
+        let array = FixedSizeBinaryArray::try_new(small(size)?, buffer, None)?;
         let (field, array) = column(COLUMN_IMAGE, array);
-        out.push((field.with_metadata(HashMap::from([(SHAPE.to_owned(), shape)])), array));
+        out.push((field.with_metadata(metadata), array));
     }
     if category_columns > 0 {
         let indices = Arc::new(UInt32Array::from(inputs.categories));
@@ -190,10 +197,14 @@ fn read(encoded: &mut Encoded, name: &'static str, field: IpcField<'_>, cursor: 
         COLUMN_IMAGE => {
             let size = ipc::fixed_bytes(field).ok_or_else(wrong)? as usize;
             let (channels, height, width) = shape(field).ok_or_else(wrong)?;
-            if channels.checked_mul(height).and_then(|n| n.checked_mul(width)) != Some(size) {
+            let as_floats = has(field, FLOATS);
+            let pixels = channels.checked_mul(height).and_then(|n| n.checked_mul(width));
+            if pixels.and_then(|n| n.checked_mul(if as_floats { 4 } else { 1 })) != Some(size) {
                 return Err(wrong());
             }
-            let pixels = PixelValues::Bytes(cursor.column(rows, size)?.to_vec());
+            let bytes = cursor.column(rows, size)?;
+            let pixels =
+                if as_floats { PixelValues::Floats(floats(bytes)) } else { PixelValues::Bytes(bytes.to_vec()) };
             encoded.inputs.images = Some(Images { channels, height, width, pixels });
         }
         _ => return Err(wrong()),
@@ -204,6 +215,10 @@ fn read(encoded: &mut Encoded, name: &'static str, field: IpcField<'_>, cursor: 
 fn only_child(field: IpcField<'_>) -> Result<IpcField<'_>, Error> {
     let children = field.children().filter(|children| children.len() == 1);
     children.map(|children| children.get(0)).ok_or_else(|| Error::malformed("a list without its items' type"))
+}
+
+fn has(field: IpcField<'_>, key: &str) -> bool {
+    field.custom_metadata().is_some_and(|pairs| pairs.iter().any(|pair| pair.key() == Some(key)))
 }
 
 fn shape(field: IpcField<'_>) -> Option<(usize, usize, usize)> {

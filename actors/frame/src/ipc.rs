@@ -183,6 +183,7 @@ fn check_schema(schema: Schema<'_>) -> Result<Vec<i64>, Error> {
             Type::Utf8 => units.extend([1, 4]),
             Type::FloatingPoint if is_float(field, Precision::SINGLE) => units.extend([1, 4]),
             Type::FixedSizeBinary => units.extend([1, fixed_bytes(field).map_or(1, i64::from)]),
+            Type::Int => units.extend([1, field.type_as_int().map_or(8, |int| i64::from(int.bitWidth() / 8))]),
             _ => units.extend([1, 8]),
         }
     }
@@ -197,7 +198,7 @@ fn is_ours(field: Field<'_>) -> bool {
     }
     flat && match field.type_type() {
         Type::Utf8 => true,
-        Type::Int => is_u64(field),
+        Type::Int => is_u64(field) || is_small(field),
         Type::FixedSizeBinary => fixed_bytes(field).is_some(),
         Type::FloatingPoint => is_float(field, Precision::SINGLE) || is_float(field, Precision::DOUBLE),
         _ => false,
@@ -206,6 +207,11 @@ fn is_ours(field: Field<'_>) -> bool {
 
 pub(crate) fn is_u64(field: Field<'_>) -> bool {
     field.dictionary().is_none() && field.type_as_int().is_some_and(|int| int.bitWidth() == 64 && !int.is_signed())
+}
+
+/// A signed number of at most 32 bits, as shards hold numbers that fit.
+fn is_small(field: Field<'_>) -> bool {
+    field.type_as_int().is_some_and(|int| matches!(int.bitWidth(), 8 | 16 | 32) && int.is_signed())
 }
 
 /// Bytes of a value of fixed size: at least one.

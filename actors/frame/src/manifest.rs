@@ -4,9 +4,10 @@
 
 use messages::ArtifactRef;
 use messages::feed::Split;
-use messages::plan::{SplitStrategy, Task};
+use messages::plan::{SplitBy, SplitStrategy, Task};
 use serde::{Deserialize, Serialize};
 
+use crate::derive::Step;
 use crate::error::Error;
 use crate::feed_frame::row_bytes;
 pub use crate::inference::Inference;
@@ -17,7 +18,7 @@ pub const ARTIFACT_KIND: &str = "dataset";
 /// Name under which the manifest is stored.
 pub const ARTIFACT_NAME: &str = "manifest.json";
 /// Version of this schema. Readers accept this one and the previous one.
-pub const MANIFEST_VERSION: u16 = 1;
+pub const MANIFEST_VERSION: u16 = 2;
 /// Largest manifest that a reader accepts, in bytes.
 pub const MAX_MANIFEST_BYTES: usize = 256 * 1024 * 1024;
 /// Most encoded features of a row.
@@ -41,6 +42,9 @@ pub struct Manifest {
     /// Columns in the order of the files.
     pub columns: Vec<Column>,
     pub target: Target,
+    /// Columns made of others before anything is encoded, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub derived: Vec<Step>,
     /// Fitted preprocessing, in the order of the encoded features.
     pub features: Vec<Feature>,
     /// Name of each encoded feature.
@@ -51,26 +55,52 @@ pub struct Manifest {
     /// The encoder that a model begins with, where the plan names one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pretrained: Option<Pretrained>,
+    /// What feeds need to augment rows of the training part, where the plan asks for it: synonyms, translations,
+    /// colors, spreads, as the data_loader writes and reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augmentation: Option<ArtifactRef>,
+    /// Rows of the training part that were made up, and lie behind the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub synthetic: Option<Synthetic>,
     pub sample_id: SampleIdScheme,
     /// Whether rows carry weights.
     pub weighted: bool,
     pub split: SplitInfo,
     /// Train, val, test.
     pub parts: Vec<Part>,
+    /// Set where the quality of the data was examined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Quality>,
+    /// What smaller types in shards save, where the plan asks for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<StorageReport>,
     pub warnings: Vec<String>,
     /// Why each column that is read has its type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inference: Vec<Inference>,
 }
 
+/// What an examination of the data's quality left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quality {
+    /// What was found, by sample id.
+    pub report: ArtifactRef,
+    /// Labels that were changed: the targets of the shards are the corrected ones.
+    pub corrected: u64,
+    /// Each of them with what it was, one JSON object a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corrections: Option<ArtifactRef>,
+}
+
 /// What the dataset version follows from.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lineage {
-    /// `JobPlan::content_blake3`.
-    pub plan_blake3: String,
+    /// BLAKE3 of the settings that it follows from; in manifests of version 1, of the whole plan.
+    #[serde(alias = "plan_blake3")]
+    pub settings_blake3: String,
     /// `version+commit` of the code that prepared it.
     pub code_version: String,
-    /// Dataset versions that it was derived from; none when it was read from files.
+    /// What it was derived from beside its files: other dataset versions, rows in quarantine, corrections.
     #[serde(default)]
     pub parents: Vec<ArtifactRef>,
 }
@@ -110,6 +140,8 @@ pub enum ColumnRole {
     Split,
     /// Says which rows make one sample, or in which order.
     Sequence,
+    /// Derived columns are made of it, and it is not a feature itself.
+    Input,
     None,
 }
 
@@ -186,6 +218,17 @@ pub struct Sequence {
     pub max_steps: u32,
 }
 
+/// Rows that were made up; which ones of which is recorded beside what augmentation needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Synthetic {
+    /// `smote`.
+    pub method: String,
+    pub k_neighbors: u32,
+    pub rows: u64,
+    /// Rows of each class.
+    pub class_counts: Vec<u64>,
+}
+
 /// A pretrained encoder: what its folder held.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pretrained {
@@ -214,10 +257,38 @@ pub enum Encoding {
     OneHot { categories: Vec<String>, other: bool },
     /// An index: 0 for missing, unseen and folded ones, then the categories from 1 in text order.
     Index { categories: Vec<String> },
+    /// The place in this order, from 0; -1 for missing, unseen and folded ones. Then scaled.
+    Ordinal { categories: Vec<String>, scale: FittedScale, clip: f64 },
+    /// 1 or -1 in the feature that the text's hash names ([`crate::hash`]); all zeros for a missing one.
+    Hashing { buckets: u32 },
+    /// Mean target of the category in train, one feature for each output; then scaled. Rows of train bring values
+    /// of their own, in columns named by [`out_of_fold`]: each is encoded by the means of other rows.
+    Target { categories: Vec<String>, outputs: Vec<TargetMeans>, clip: f64 },
+    /// The category's share of train, 0 for missing and unseen ones; then scaled.
+    Frequency { categories: Vec<String>, shares: Vec<f64>, scale: FittedScale, clip: f64 },
     /// Token ids by this tokenizer (`kernels::text::Tokenizer` as text). A missing text is an empty one.
     Text { tokenizer: String, max_length: u32, vocab_size: u32 },
     /// Pixels of one byte, 0 to 255.
     Image { channels: u32, height: u32, width: u32 },
+}
+
+/// Mean targets of one output.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TargetMeans {
+    /// The class whose share it is; none for a number and for the positive of two classes.
+    pub class: Option<String>,
+    /// Of each category.
+    pub means: Vec<f64>,
+    /// Of rows where the category is missing.
+    pub missing: f64,
+    /// Of all rows: for a category that train does not know.
+    pub prior: f64,
+    pub scale: FittedScale,
+}
+
+/// The column of a shard that holds a target encoding's own values for rows of train.
+pub fn out_of_fold(column: &str, output: usize) -> String {
+    format!("{RESERVED_PREFIX}out_of_fold.{output}.{column}")
 }
 
 impl Encoding {
@@ -226,6 +297,9 @@ impl Encoding {
         match self {
             Self::Number { missing_indicator, .. } => 1 + usize::from(*missing_indicator),
             Self::OneHot { categories, other } => categories.len() + usize::from(*other),
+            Self::Ordinal { .. } | Self::Frequency { .. } => 1,
+            Self::Hashing { buckets } => *buckets as usize,
+            Self::Target { outputs, .. } => outputs.len(),
             Self::Index { .. } | Self::Text { .. } | Self::Image { .. } => 0,
         }
     }
@@ -247,6 +321,16 @@ impl Encoding {
                 }
                 names
             }
+            Self::Ordinal { .. } => vec![column.to_owned()],
+            Self::Frequency { .. } => vec![format!("{column}=<frequency>")],
+            Self::Hashing { buckets } => (0..*buckets).map(|bucket| format!("{column}=<hash {bucket}>")).collect(),
+            Self::Target { outputs, .. } => {
+                let name = |means: &TargetMeans| match &means.class {
+                    Some(class) => format!("{column}=<target {class}>"),
+                    None => format!("{column}=<target>"),
+                };
+                outputs.iter().map(name).collect()
+            }
             Self::Index { .. } | Self::Text { .. } | Self::Image { .. } => Vec::new(),
         }
     }
@@ -254,7 +338,12 @@ impl Encoding {
     /// Bytes that one row of it takes beside flat features, at most.
     fn row_bytes(&self) -> usize {
         match self {
-            Self::Number { .. } | Self::OneHot { .. } => 0,
+            Self::Number { .. }
+            | Self::OneHot { .. }
+            | Self::Ordinal { .. }
+            | Self::Hashing { .. }
+            | Self::Target { .. }
+            | Self::Frequency { .. } => 0,
             Self::Index { .. } => 4,
             Self::Text { max_length, .. } => 4 + 4 * *max_length as usize,
             Self::Image { channels, height, width } => {
@@ -285,6 +374,50 @@ pub struct SplitInfo {
     pub column: Option<String>,
     /// Whether the test part came with the data.
     pub official_test: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub by: SplitBy,
+    /// Set where one of several folds is held out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fold: Option<Fold>,
+    /// Which draw of the same split, from 0.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub repeat: u32,
+    /// As in the plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<String>,
+    /// Rows that are in no part: in a gap, or after the fold of a time split.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub left_out: u64,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// One fold of several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fold {
+    pub count: u32,
+    /// From 0.
+    pub index: u32,
+}
+
+/// Bytes of shards' columns as f64 and plain texts, and as they are stored.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StorageReport {
+    pub columns: Vec<StoredColumn>,
+    pub bytes_before: u64,
+    pub bytes_after: u64,
+    pub bytes_saved: u64,
+}
+
+/// One column in shards.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredColumn {
+    pub name: String,
+    pub stored: crate::shard::Stored,
+    pub bytes_before: u64,
+    pub bytes_after: u64,
 }
 
 /// One part of the split.
@@ -305,10 +438,60 @@ pub struct Shard {
     pub rows: u64,
 }
 
+/// Writes a value; of references to artifacts, all but where they lie.
+fn canonical(value: &serde_json::Value, out: &mut String) {
+    use serde_json::Value;
+    match value {
+        Value::Object(members) => {
+            let is_reference = members.contains_key("blake3") && members.contains_key("size_bytes");
+            let mut names: Vec<&String> = members.keys().filter(|name| !(is_reference && *name == "uri")).collect();
+            names.sort_unstable();
+            out.push('{');
+            for (index, name) in names.into_iter().enumerate() {
+                let comma = if index > 0 { "," } else { "" };
+                out.push_str(&format!("{comma}{}:", Value::from(name.as_str())));
+                canonical(&members[name], out);
+            }
+            out.push('}');
+        }
+        Value::Array(items) => {
+            out.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    out.push(',');
+                }
+                canonical(item, out);
+            }
+            out.push(']');
+        }
+        scalar => out.push_str(&scalar.to_string()),
+    }
+}
+
 impl Manifest {
-    /// The bytes to store; the same manifest gives the same bytes.
+    /// The bytes to store, with the [`Self::id`]; the same manifest gives the same bytes.
     pub fn to_json(&self) -> Vec<u8> {
-        serde_json::to_vec_pretty(self).expect("invariant: a manifest serializes")
+        #[derive(Serialize)]
+        struct Stored<'a> {
+            id: String,
+            #[serde(flatten)]
+            manifest: &'a Manifest,
+        }
+        let stored = Stored { id: self.id(), manifest: self };
+        serde_json::to_vec_pretty(&stored).expect("invariant: a manifest serializes")
+    }
+
+    /// Identity of the dataset version: BLAKE3 of its content as JSON without blanks, members in the order of their
+    /// names. Neither the free label nor where its artifacts lie is part of it: the same files, settings and code give
+    /// the same id in every store.
+    pub fn id(&self) -> String {
+        let mut content = serde_json::to_value(self).expect("invariant: a manifest serializes");
+        if let Some(members) = content.as_object_mut() {
+            members.remove("dataset_version");
+        }
+        let mut text = String::new();
+        canonical(&content, &mut text);
+        blake3::hash(text.as_bytes()).to_hex().to_string()
     }
 
     /// Reads a manifest, bounded in size, and checks that its parts agree.
@@ -345,7 +528,12 @@ impl Manifest {
     pub fn row_bytes(&self) -> usize {
         let steps = self.sequence.as_ref().map_or(1, |sequence| sequence.max_steps.max(1) as usize);
         let flat = self.width().saturating_mul(steps);
-        let inputs: usize = self.features.iter().map(|feature| feature.encoding.row_bytes()).sum();
+        let normalized = |column: &str| {
+            self.derived.iter().any(|step| matches!(step, Step::NormalizeImage { column: own, .. } if own == column))
+        };
+        // Normalized pixels are floats.
+        let bytes = |f: &Feature| f.encoding.row_bytes().saturating_mul(if normalized(&f.column) { 4 } else { 1 });
+        let inputs: usize = self.features.iter().map(bytes).sum();
         // Offsets of steps beside them.
         row_bytes(flat, self.weighted).saturating_add(inputs).saturating_add(4)
     }

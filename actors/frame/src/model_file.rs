@@ -9,6 +9,7 @@ use messages::event::Metrics;
 use messages::plan::JobPlan;
 use serde::{Deserialize, Serialize};
 
+use crate::derive::Step;
 use crate::encode::Encoder;
 use crate::manifest::{Feature, Manifest, Target};
 
@@ -30,6 +31,9 @@ pub struct Serving {
     pub plan_blake3: String,
     pub dataset_blake3: String,
     pub dataset_version: String,
+    /// Columns made of others before anything is encoded, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub derived: Vec<Step>,
     /// Fitted preprocessing, in the order of the encoded features.
     pub features: Vec<Feature>,
     pub feature_names: Vec<String>,
@@ -66,6 +70,7 @@ pub fn write(model: &Model, content: &Content<'_>) -> kernels::Result<Vec<u8>> {
         plan_blake3: content.plan_blake3.to_owned(),
         dataset_blake3: content.dataset_blake3.to_owned(),
         dataset_version: manifest.dataset_version.clone(),
+        derived: manifest.derived.clone(),
         features: manifest.features.clone(),
         feature_names: manifest.feature_names.clone(),
         sequence: manifest.sequence.is_some(),
@@ -93,7 +98,8 @@ pub struct Served {
 /// Everything that serving needs, from one file.
 pub fn open(bytes: &[u8]) -> kernels::Result<Served> {
     let (model, serving) = read(bytes)?;
-    let encoder = Encoder::of(&serving.features, serving.target.transform, serving.sequence);
+    let encoder = Encoder::of(&serving.features, serving.target.transform, serving.sequence)
+        .map(|encoder| encoder.deriving(&serving.derived));
     let wrong = |e: crate::Error| kernels::Error::Weights {
         what: "model file".into(),
         expected: "fitted preprocessing".into(),

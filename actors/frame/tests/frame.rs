@@ -69,8 +69,13 @@ fn manifest() -> Manifest {
         features,
         sequence: None,
         pretrained: None,
+        augmentation: None,
+        synthetic: None,
         sample_id: SampleIdScheme::RowNumber,
         weighted: false,
+        derived: vec![],
+        storage: None,
+        inference: vec![],
         split: SplitInfo {
             strategy: SplitStrategy::Random,
             test_size: 0.25,
@@ -78,6 +83,11 @@ fn manifest() -> Manifest {
             random_state: 42,
             column: None,
             official_test: false,
+            by: messages::plan::SplitBy::Exact,
+            fold: None,
+            repeat: 0,
+            gap: None,
+            left_out: 0,
         },
         parts: Split::ALL
             .map(|split| Part {
@@ -87,6 +97,7 @@ fn manifest() -> Manifest {
                 shards: vec![Shard { artifact: artifact.clone(), rows: 4 }],
             })
             .into(),
+        quality: None,
         warnings: vec![],
     }
 }
@@ -190,7 +201,7 @@ fn a_manifest_reads_back_to_the_bit_and_refuses_what_disagrees() {
 
     type Spoil = fn(&mut Manifest);
     let spoilt: [(Spoil, &str); 5] = [
-        (|m| m.schema = 9, "manifest of schema version 9: this reader knows up to 1"),
+        (|m| m.schema = 9, "manifest of schema version 9: this reader knows up to 2"),
         (|m| m.features[1].first = 7, "manifest: feature column \"city\" begins at 7, expected 2"),
         (|m| m.feature_names[0] = "b".into(), "manifest: feature_names are not those of its features"),
         (|m| m.parts[1].rows = 5, "manifest: the val part has 5 rows but its shards 4"),

@@ -216,6 +216,7 @@ fn model_and_file() -> (Model, Vec<u8>) {
         dataset_blake3: String::new(),
         dataset_version: "v".into(),
         features: features(),
+        derived: vec![],
         feature_names: vec!["price".into()],
         sequence: false,
         target: Target {

@@ -58,6 +58,9 @@ pub enum Command {
     Jobs(JobsCommand),
     /// Write deterministic, ads-like data
     Generate(GenerateArgs),
+    /// Look at what the steps of jobs have kept, and remove it
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Look into data without running a job
     #[command(subcommand)]
     Data(DataCommand),
@@ -89,6 +92,9 @@ pub struct RunArgs {
     /// Event id, and so the job's id; the same id never runs twice
     #[arg(long, value_name = "ID")]
     pub id: Option<String>,
+    /// Compute every step anew, and keep that instead of what is in the step cache: --set data.cache=refresh
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Debug, Args)]
@@ -142,6 +148,18 @@ pub enum JobsCommand {
         job: String,
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// What is kept, the entry that was used last first
+    Ls,
+    /// Remove what has expired, what is damaged, and what is beyond the size limit
+    Prune {
+        /// Also what was not used for so long: 30d, 12h, 90m, 45s; 0s empties the cache
+        #[arg(long, value_name = "AGE", value_parser = crate::cache::age)]
+        older_than: Option<std::time::Duration>,
     },
 }
 

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bus::{Credentials, Limits, Tls};
+use data_loader::cache::{CacheConfig, SIZE_LIMIT_BYTES};
 use messages::Tenant;
 use messages::timings::Timings;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{MapAccess, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 use trainer::device::Wanted;
+use trainer::routes::{Hierarchy, Routes, WithinHost};
 
 use crate::cli::Global;
 use crate::exit::Failure;
@@ -34,6 +36,9 @@ struct File {
     slots: Option<u32>,
     threads: Option<u32>,
     collective_tls: bool,
+    collective_interface: Option<String>,
+    collective_hierarchy: Hierarchy,
+    collective_within_host: WithinHost,
     #[serde(deserialize_with = "devices")]
     devices: Wanted,
     data_roots: Vec<PathBuf>,
@@ -46,7 +51,27 @@ struct File {
     nats_server: Option<PathBuf>,
     nats_sync_always: bool,
     streams: Streams,
+    cache: Cache,
     timings: Timings,
+}
+
+/// `cache:`, how long and how much the steps of preparing data keep; of each tier.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Cache {
+    ttl_s: Option<u64>,
+    size_limit_bytes: Option<u64>,
+    share: Option<bool>,
+}
+
+impl Cache {
+    fn settled(&self) -> Result<CacheConfig, Failure> {
+        if self.ttl_s == Some(0) {
+            return Err(Failure::Usage("cache.ttl_s: 0, expected at least 1; without it entries do not expire".into()));
+        }
+        let size_limit_bytes = Some(self.size_limit_bytes.unwrap_or(SIZE_LIMIT_BYTES));
+        Ok(CacheConfig { ttl_s: self.ttl_s, size_limit_bytes, share: self.share })
+    }
 }
 
 /// `nats:`, a URL or this.
@@ -193,6 +218,8 @@ pub struct Config {
     pub threads: u32,
     /// Ranks exchange sums and states through TLS.
     pub collective_tls: bool,
+    /// What ranks' sums travel by.
+    pub routes: Routes,
     /// CUDA devices that this worker uses.
     pub devices: Wanted,
     pub data_roots: Vec<PathBuf>,
@@ -210,6 +237,8 @@ pub struct Config {
     /// The embedded server writes every message to disk before it acknowledges it.
     pub nats_sync_always: bool,
     pub streams: Streams,
+    /// The step cache.
+    pub cache: CacheConfig,
     pub timings: Timings,
 }
 
@@ -252,6 +281,11 @@ impl Config {
             slots: file.slots.unwrap_or(1),
             threads: file.threads.unwrap_or(0),
             collective_tls: file.collective_tls,
+            routes: Routes {
+                interface: file.collective_interface,
+                hierarchy: file.collective_hierarchy,
+                within_host: file.collective_within_host,
+            },
             devices: file.devices,
             data_roots,
             remote_sources: file.remote_sources,
@@ -262,6 +296,7 @@ impl Config {
             nats_server: std::env::var_os("WITHIN_NATS_SERVER").map(PathBuf::from).or(file.nats_server),
             nats_sync_always: file.nats_sync_always,
             streams: file.streams,
+            cache: file.cache.settled()?,
             timings: file.timings,
             home,
         })

@@ -8,6 +8,7 @@ use messages::event::Event;
 use messages::job::{JobRecord, JobState};
 use messages::plan::{JobPlan, Origin};
 use messages::rpc::Cancel;
+use messages::work::TaskOutput;
 use messages::{Envelope, JobId, WireError};
 use serde_json::json;
 
@@ -190,6 +191,11 @@ fn print_record(record: &JobRecord) {
             task.state.as_str(),
             task.attempt
         ));
+        if let Some(TaskOutput::Prepared { steps, .. }) = &task.output {
+            for step in steps {
+                print_line(&format!("step       {}", watch::step_line(step)));
+            }
+        }
         for loss in task.gang.iter().flat_map(|gang| &gang.losses) {
             let (at, class) = (messages::envelope::rfc3339(loss.at), loss.error.class.as_str());
             print_line(&format!("lost       {at} attempt {}: {} [{class}]", loss.attempt, loss.error.message));

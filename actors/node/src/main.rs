@@ -1,6 +1,7 @@
 //! The one binary `within`: command line, configuration, supervision. The composition root: the only
 //! crate that knows every role.
 
+mod cache;
 mod cli;
 mod config;
 mod data;
@@ -69,7 +70,8 @@ fn run(cli: &Cli) -> Result<u8, Failure> {
             Command::Submit(args) => jobs::submit(&config, args).await,
             Command::Jobs(command) => jobs::command(&config, command).await,
             Command::Generate(args) => generate::command(&config, args),
-            Command::Data(command) => data::command(&config, command),
+            Command::Cache(command) => cache::command(&config, command),
+            Command::Data(command) => data::command(&config, command).await,
             Command::Weights(command) => weights::command(&config, command),
             Command::Schema(args) => schema::command(&config, args),
             Command::Doctor => doctor::command(&config).await,

@@ -85,6 +85,7 @@ pub fn settings(config: &Config, link: &crate::server::Link) -> Result<Settings,
         },
         threads: config.threads,
         collective_tls: config.collective_tls,
+        routes: config.routes.clone(),
         devices: crate::environment::devices(config)?,
         cubins: config.home.join("cubins"),
     };
@@ -95,6 +96,7 @@ pub fn settings(config: &Config, link: &crate::server::Link) -> Result<Settings,
     Ok(Settings {
         trainer,
         data_loader: data_loader::Config {
+            step_cache: config.cache,
             memory_limit_bytes: config.memory_limit_bytes,
             ..data_loader::Config::default()
         },

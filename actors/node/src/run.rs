@@ -32,6 +32,9 @@ pub async fn run(config: &Config, args: &RunArgs) -> Result<u8, Failure> {
     if let Some(world) = args.world {
         set.push(format!("resources.world_size={world}"));
     }
+    if args.force {
+        set.push("data.cache=refresh".into());
+    }
     let (loaded, folder) = match &args.job {
         Some(path) => (spec_file::load(path, &set)?, path.parent().map(Path::to_owned)),
         None => (quickstart(config, &set)?, None),

@@ -7,6 +7,7 @@ use bus::{Bus, From, StoredEvent};
 use indicatif::{ProgressBar, ProgressStyle};
 use messages::error::Code;
 use messages::event::{Event, Metric, MetricValue, Metrics, Progress};
+use messages::step::{CacheOutcome, StepReport};
 use messages::{JobId, WireError};
 use serde_json::json;
 
@@ -126,6 +127,7 @@ pub fn event_line(event: &Event) -> Option<String> {
             format!("{task}: attempt {attempt} on {worker}")
         }
         Event::TaskStarted { task, worker, .. } => format!("{task}: started on {worker}"),
+        Event::Step { task, report, .. } => format!("{task}: {}", step_line(report)),
         Event::TaskDone { task, duration_s, .. } => format!("{task}: done in {duration_s:.2} s"),
         Event::TaskRetried { task, attempt, error } => {
             format!("{task}: attempt {attempt} failed, trying again: {error}")
@@ -163,6 +165,18 @@ pub fn event_line(event: &Event) -> Option<String> {
         }
         _ => return None,
     })
+}
+
+/// What became of a step, in one line.
+pub fn step_line(report: &StepReport) -> String {
+    let StepReport { step, cache, reason, duration_ms, .. } = report;
+    let time =
+        if *duration_ms < 1_000.0 { format!("{duration_ms:.1} ms") } else { format!("{:.2} s", duration_ms / 1_000.0) };
+    match cache {
+        CacheOutcome::Hit => format!("{step} from the cache in {time}"),
+        CacheOutcome::SharedHit => format!("{step} from the shared cache in {time}"),
+        CacheOutcome::Miss | CacheOutcome::Refresh => format!("{step} computed in {time}: {reason}"),
+    }
 }
 
 /// Follows a job to its terminal event, for as long as the server is there.

@@ -102,7 +102,7 @@ pub fn project(envelope: &Envelope<Event>, stored_at: UnixMs, plan: Option<&JobP
             (None, rows)
         }
         // No job, or nothing that outlasts it.
-        Event::Rejected { .. } | Event::Hook { .. } | Event::Waiting { .. } => return None,
+        Event::Rejected { .. } | Event::Hook { .. } | Event::Waiting { .. } | Event::Step { .. } => return None,
     };
     Some(RowSet { run, guard, rows })
 }

@@ -11,13 +11,6 @@ pub struct ValidationPlan {
     pub on_violation: OnViolation,
 }
 
-impl ValidationPlan {
-    /// Whether it stands as it would without any key.
-    pub fn asks_for_nothing(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 /// What becomes of data that break a rule.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

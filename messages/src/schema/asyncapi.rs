@@ -106,6 +106,7 @@ fn address(channel: Channel) -> String {
         Channel::JobSubmit => s.job_submit(),
         Channel::JobCancel => s.job_cancel(),
         Channel::Service(role, verb) => s.svc(role, verb),
+        Channel::Translator => s.translate(),
         Channel::FeedControl => s.svc_of(Role::DataLoader, &worker, VERB_FEED_CONTROL),
         // Every queue role has the same template; the role is part of the address.
         Channel::Work => s.work(Role::DataLoader, &job, &task).replace(Role::DataLoader.as_str(), "{role}"),
@@ -143,7 +144,9 @@ fn channel(channel: Channel) -> Value {
         Channel::Work => ("durable", Some(STREAM_WORK), Role::QUEUE.map(consumer_work).into()),
         Channel::Event => ("durable", Some(STREAM_EVT), vec![CONSUMER_NOTIFIER.into()]),
         Channel::Log => ("durable", Some(STREAM_LOG), vec![]),
-        Channel::Service(..) | Channel::Offer | Channel::Rendezvous(_) => ("request", None, vec![]),
+        Channel::Service(..) | Channel::Translator | Channel::Offer | Channel::Rendezvous(_) => {
+            ("request", None, vec![])
+        }
         Channel::FeedControl | Channel::Control | Channel::Heartbeat => ("core", None, vec![]),
     };
     value["x-delivery"] = json!(delivery);
@@ -159,6 +162,7 @@ fn channel_id(channel: Channel) -> String {
         Channel::JobSubmit => "job_submit".into(),
         Channel::JobCancel => "job_cancel".into(),
         Channel::Service(role, verb) => format!("svc_{role}_{verb}"),
+        Channel::Translator => "svc_translator_translate".into(),
         Channel::FeedControl => "svc_data_loader_feed_control".into(),
         Channel::Work => "work".into(),
         Channel::Offer => "offer".into(),

@@ -7,6 +7,7 @@ use crate::feed::{FeedControl, OpenFeed};
 use crate::gang::{Join, Offer, OfferAnswer};
 use crate::job::Role;
 use crate::rpc::{self, Request};
+use crate::translate::{Translate, Translated};
 use crate::work::Work;
 use crate::worker::{Control, Heartbeat};
 
@@ -19,6 +20,8 @@ pub(super) enum Channel {
     Service(Role, &'static str),
     /// `svc.data_loader.<worker>.feed_control`: one worker's instance.
     FeedControl,
+    /// `svc.translator.translate`.
+    Translator,
     Work,
     Offer,
     Rendezvous(&'static str),
@@ -93,6 +96,10 @@ pub(super) fn messages() -> Vec<Message> {
                 "Slots of a trainer worker are reserved, used or given back.",
             )
         },
+        Message {
+            answer: Some(define::<Translated>),
+            ..plain::<Translate>("within.translate", Channel::Translator, "Texts in another language.")
+        },
         plain::<FeedControl>("within.feed.control", Channel::FeedControl, "More credits for a feed, or its end."),
         plain::<LogLine>("within.log.line", Channel::Log, "A line of a rank's or task's log."),
         plain::<Heartbeat>(
@@ -119,6 +126,7 @@ fn event_summary(name: &str) -> &'static str {
         "rejected" => "The submission was wrong: every mistake is listed. Terminal.",
         "task_started" => "A worker began an attempt at a task.",
         "task_done" => "A task is done.",
+        "step" => "A step of a task was computed, or taken from the step cache, and why.",
         "task_retried" => "A task failed or was lost, and is tried again.",
         "progress" => "Training goes on: epoch, step, loss, rate, time left.",
         "metric" => "Metrics at a step.",

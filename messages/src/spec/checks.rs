@@ -1,6 +1,9 @@
 //! What follows from one key for another: derived defaults, and checks across keys.
 
+pub(crate) mod augmentation;
+mod features;
 mod model;
+mod quality;
 mod source;
 
 use serde_json::json;
@@ -19,9 +22,10 @@ pub(crate) fn complete(draft: &mut Draft<'_>, name: &str) {
     source::complete(draft);
     csv(draft);
     columns(draft);
-    split(draft);
     order_of_batches(draft);
     model::complete(draft);
+    features::complete(draft);
+    augmentation::complete(draft);
     optimization(draft);
     scheduler(draft);
     if let Some(task) = task {
@@ -29,6 +33,7 @@ pub(crate) fn complete(draft: &mut Draft<'_>, name: &str) {
         metrics(draft, task);
     }
     early_stopping(draft);
+    quality::complete(draft, task);
     for section in ["training.early_stopping", "training.checkpoint"] {
         monitor(draft, section, task);
     }
@@ -123,34 +128,6 @@ fn columns(draft: &mut Draft<'_>) {
     for (path, column) in settings {
         if exclude.contains(&column) {
             draft.warn(&path, "no effect because the column is excluded");
-        }
-    }
-}
-
-fn split(draft: &mut Draft<'_>) {
-    let Some(strategy) = draft.text("data.split.strategy").map(str::to_owned) else { return };
-    for (needs, path) in [("group", "data.split.group_column"), ("time", "data.split.time_column")] {
-        let given = draft.text(path).is_some() || draft.is_bad(path);
-        if strategy == needs && !given {
-            draft.blame(path, format!("missing: data.split.strategy {strategy} needs it"));
-        } else if strategy != needs && given {
-            draft.warn(path, &format!("no effect because data.split.strategy is {strategy}"));
-        }
-    }
-    if strategy != "stratified" && draft.text("data.split.stratify_column").is_some() {
-        draft.warn("data.split.stratify_column", &format!("no effect because data.split.strategy is {strategy}"));
-    }
-    let has_test = !draft.texts("data.test_path").is_empty();
-    if has_test && draft.is_written("data.split.test_size") {
-        draft.warn("data.split.test_size", "no effect because data.test_path is given");
-    }
-    if let (Some(test), Some(val)) = (draft.number("data.split.test_size"), draft.number("data.split.val_size")) {
-        let train = (1.0 - if has_test { 0.0 } else { test }) * (1.0 - val);
-        if train < 0.01 {
-            let message = format!("leaves {:.2} % of the rows to train on: expected at least 1 %", train * 100.0);
-            let path =
-                if draft.is_written("data.split.val_size") { "data.split.val_size" } else { "data.split.test_size" };
-            draft.blame(path, message);
         }
     }
 }

@@ -37,6 +37,7 @@ pub(crate) fn convert(key: &Key, node: &Node, path: &str, mistakes: &mut Mistake
         Shape::Choices(choices) => reader.list(node, |reader, item| reader.choice(item, choices).map(Json::from)),
         Shape::Texts => reader.list(node, |reader, item| reader.text(item, "a text").map(Json::from)),
         Shape::Wholes { min, max } => reader.list(node, |reader, item| reader.whole(item, min, max)),
+        Shape::Numbers(range) => reader.list(node, |reader, item| reader.number(item, range)),
         Shape::Path => reader.local_path(node),
         Shape::Source => reader.source(node),
         Shape::Sources => reader.sources(node),

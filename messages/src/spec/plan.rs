@@ -129,6 +129,9 @@ fn assemble(mut draft: Draft<'_>) -> Result<JobPlan, Vec<SpecError>> {
     if draft.flag("training.early_stopping.enabled") != Some(true) {
         insert(&mut root, &["training", "early_stopping"], Json::Null);
     }
+    if !checks::augmentation::is_on(&draft) {
+        insert(&mut root, &["data", "augmentation"], Json::Null);
+    }
     let mut plan: JobPlan = match serde_json::from_value(root) {
         Ok(plan) => plan,
         Err(error) => {

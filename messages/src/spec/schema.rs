@@ -96,6 +96,7 @@ fn shape(shape: &Shape) -> Json {
         Shape::Choices(choices) => list(choice(choices)),
         Shape::Texts => list(json!({ "type": SCALAR })),
         Shape::Wholes { min, max } => list(json!({ "type": "integer", "minimum": min, "maximum": max })),
+        Shape::Numbers(range) => list(number(*range)),
         Shape::Path | Shape::Source => json!({ "type": "string", "minLength": 1 }),
         Shape::Sources => list(json!({ "type": "string", "minLength": 1 })),
         Shape::WebUrl => json!({ "type": "string", "pattern": "^https?://" }),

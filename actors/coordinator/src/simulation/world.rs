@@ -766,6 +766,7 @@ pub fn output(role: Role) -> TaskOutput {
             rows_val: 1,
             rows_test: 1,
             warnings: Vec::new(),
+            steps: Vec::new(),
             reports: std::collections::BTreeMap::new(),
         },
         Role::Trainer => TaskOutput::Trained {

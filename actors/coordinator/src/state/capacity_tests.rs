@@ -54,6 +54,7 @@ impl Desk {
             rows_test: 1,
             warnings: Vec::new(),
             reports: std::collections::BTreeMap::new(),
+            steps: Vec::new(),
         });
         // As the next leader finds it.
         desk.state = State::new(Timings::default(), [0; 32]);

@@ -100,6 +100,7 @@ impl Desk {
             rows_val: 1,
             rows_test: 1,
             warnings,
+            steps: Vec::new(),
             reports: std::collections::BTreeMap::new(),
         };
         let fence = self.record(job).task(&prepare).and_then(|task| task.fence).expect("a fence");

@@ -1,6 +1,6 @@
 //! What the columns of the files are used for, by the plan, and names that do not fit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use frame::manifest::{ColumnRole, RESERVED_PREFIX};
 use messages::plan::{ColumnPlan, ColumnType, DataPlan, Impute, SplitStrategy, Task};
@@ -72,7 +72,7 @@ impl Layout {
         check_plan_names(plan, file, names, violations);
         check_zones(plan, violations);
         let uses = names.iter().filter_map(|name| usage(plan, task, name)).collect::<Vec<_>>();
-        if violations.is_empty() && !uses.iter().any(Use::is_feature) {
+        if violations.is_empty() && !uses.iter().any(Use::is_feature) && plan.derive.is_empty() {
             let hint = "features are all columns but target, id, weight and excluded ones";
             violations.add(Violation::new("no feature column is left").file(file).hint(hint));
         }
@@ -127,6 +127,13 @@ fn check_plan_names(plan: &DataPlan, file: &str, names: &[String], violations: &
     named.extend(plan.include.iter().map(|column| ("data.include", column.as_str())));
     named.extend(plan.exclude.iter().map(|column| ("data.exclude", column.as_str())));
     named.extend(plan.columns.keys().map(|column| ("data.columns", column.as_str())));
+    let made: BTreeSet<String> = crate::derive::outputs(plan);
+    named.retain(|(key, column)| !(made.contains(*column) && matches!(*key, "data.exclude" | "data.columns")));
+    named.extend(crate::derive::raw_inputs(plan).into_iter().map(|column| ("data.derive", column)));
+    for name in names.iter().filter(|name| made.contains(*name)) {
+        let message = "is made by a step of data.derive too (or as a part of a date), expected another name";
+        violations.add(Violation::new(message).file(file).column(name));
+    }
     let numeric_header = names.iter().all(|name| name.trim().parse::<f64>().is_ok());
     for (key, column) in named {
         if names.iter().any(|name| name == column) {
@@ -190,7 +197,7 @@ fn declared_need(declared: Option<&ColumnPlan>) -> (Need, &'static str) {
 fn usage(plan: &DataPlan, task: Task, name: &str) -> Option<Use> {
     let declared = plan.columns.get(name);
     let is = |column: &Option<String>| column.as_deref() == Some(name);
-    let named_by_split = split_column(plan) == Some(name);
+    let named_by_split = split_columns(plan).contains(&name);
     let mut null_values = plan.csv.null_values.clone();
     null_values.extend(declared.iter().flat_map(|column| column.null_values.iter().cloned()));
     let values = ValueReader::new(null_values, plan.csv.decimal == ",");
@@ -226,6 +233,8 @@ fn usage(plan: &DataPlan, task: Task, name: &str) -> Option<Use> {
         (ColumnRole::Feature, declared_need, required)
     } else if named_by_split {
         (ColumnRole::Split, declared_need, Some("the split goes by it"))
+    } else if crate::derive::raw_inputs(plan).contains(&name) {
+        (ColumnRole::Input, declared_need, None)
     } else {
         return None;
     };
@@ -238,7 +247,14 @@ pub fn split_column(plan: &DataPlan) -> Option<&str> {
     match plan.split.strategy {
         SplitStrategy::Random => None,
         SplitStrategy::Stratified => plan.split.stratify_column.as_deref(),
-        SplitStrategy::Group => plan.split.group_column.as_deref(),
+        SplitStrategy::Group | SplitStrategy::StratifiedGroup => plan.split.group_column.as_deref(),
         SplitStrategy::Time => plan.split.time_column.as_deref(),
     }
+}
+
+/// All of them: groups may be stratified by a column too.
+pub fn split_columns(plan: &DataPlan) -> Vec<&str> {
+    let strata = plan.split.stratify_column.as_deref();
+    let strata = strata.filter(|_| plan.split.strategy == SplitStrategy::StratifiedGroup);
+    split_column(plan).into_iter().chain(strata).collect()
 }

@@ -3,11 +3,12 @@
 use std::ops::Range;
 
 use frame::frame_bytes_bound;
-use kernels::philox::{self, Stream};
 use kernels::shard;
 use messages::WireError;
 use messages::error::Code;
 use messages::feed::OpenFeed;
+
+use super::window::Layout;
 
 /// What a feed sends, but for the rows' contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub struct Order {
     logical_shards: usize,
     rank: usize,
     world: usize,
-    shuffle_seed: Option<u64>,
+    layout: Layout,
     frame_rows: usize,
     end_epoch: u32,
 }
@@ -44,9 +45,11 @@ pub struct Piece {
 }
 
 impl Order {
-    /// The order of a feed over `rows` rows of at most `row_bytes` bytes, and its first position.
-    pub fn new(open: &OpenFeed, rows: usize, row_bytes: usize) -> Result<(Self, Position), WireError> {
+    /// The order of a feed over shards of so many rows of at most `row_bytes` bytes, and its first position.
+    pub fn new(open: &OpenFeed, shards: &[u64], row_bytes: usize) -> Result<(Self, Position), WireError> {
         check(open)?;
+        let layout = Layout::new(shards, row_bytes, open.shuffle_window_mb, open.shuffle_seed);
+        let rows = layout.rows();
         let overhead = frame_bytes_bound(0, row_bytes);
         let frame_rows = (open.max_frame_bytes as usize).saturating_sub(overhead) / row_bytes.max(1);
         if frame_rows == 0 {
@@ -61,7 +64,7 @@ impl Order {
             logical_shards: open.logical_shards as usize,
             rank: open.rank as usize,
             world: open.world_size as usize,
-            shuffle_seed: open.shuffle_seed,
+            layout,
             frame_rows,
             end_epoch: open.end_epoch,
         };
@@ -89,9 +92,22 @@ impl Order {
         (full + last) as u64
     }
 
-    /// The order of rows in an epoch; none: as they are stored.
-    pub fn permutation(&self, epoch: u32) -> Option<Vec<u32>> {
-        self.shuffle_seed.map(|seed| philox::permutation(seed, Stream::Shuffle, u64::from(epoch), self.rows))
+    /// Which rows are in memory together, and in which order they come.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Places within `range` whose rows this rank gets.
+    pub fn my_places(&self, range: &Range<usize>) -> Vec<usize> {
+        let end = range.end.min(self.batches_per_epoch() as usize * self.global_batch);
+        let mut places = Vec::new();
+        let mut first = range.start / self.global_batch * self.global_batch;
+        while first < end {
+            let mine = self.mine(self.global_batch.min(self.rows - first));
+            places.extend((first + mine.start).max(range.start)..(first + mine.end).min(end));
+            first += self.global_batch;
+        }
+        places
     }
 
     /// The frame at a position; none after the last epoch.

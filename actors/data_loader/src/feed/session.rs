@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bus::Bus;
 use bytes::Bytes;
-use frame::encode_frame;
 use messages::WireError;
 use messages::error::Code;
 use messages::feed::FrameHeader;
@@ -13,15 +12,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::Part;
-use super::order::{Order, Position};
+use super::frames::{Cursor, Made, Maker, make};
+use super::order::Position;
 
 /// What a session needs.
 pub struct Session {
     pub feed: String,
     pub subject: String,
-    pub part: Arc<Part>,
-    pub order: Order,
+    pub maker: Arc<Maker>,
     pub position: Position,
     /// Frames granted since the feed was opened; only grows.
     pub granted: watch::Receiver<u64>,
@@ -39,15 +37,6 @@ struct Built {
     payload: Bytes,
     next: Position,
     cursor: Cursor,
-}
-
-/// The order of the epoch that frames are being made of.
-#[derive(Default)]
-struct Cursor {
-    epoch: u32,
-    permutation: Option<Vec<u32>>,
-    /// Whether `permutation` is that of `epoch`.
-    ready: bool,
 }
 
 type Building = JoinHandle<Result<Option<Built>, WireError>>;
@@ -116,19 +105,11 @@ async fn send(bus: &Bus, session: &Session, header: &FrameHeader, payload: Bytes
 }
 
 /// Starts making the next frame; its result is none after the last epoch.
-fn build(session: &Session, mut cursor: Cursor) -> Building {
+fn build(session: &Session, cursor: Cursor) -> Building {
     let (at, sequence) = (session.position, session.sequence);
-    let (part, order, feed) = (Arc::clone(&session.part), session.order.clone(), session.feed.clone());
-    tokio::task::spawn_blocking(move || {
-        let Some(piece) = order.piece(at) else { return Ok(None) };
-        if !cursor.ready || cursor.epoch != at.epoch {
-            cursor = Cursor { epoch: at.epoch, permutation: order.permutation(at.epoch), ready: true };
-        }
-        let rows = match &cursor.permutation {
-            Some(order) => part.encoded.select(&order[piece.places.clone()]),
-            None => part.encoded.select(&piece.places.clone().map(|row| row as u32).collect::<Vec<_>>()),
-        };
-        let payload = encode_frame(rows).map_err(|e| WireError::new(Code::InternalError, e.to_string()))?;
+    let (maker, feed) = (Arc::clone(&session.maker), session.feed.clone());
+    tokio::spawn(async move {
+        let Some(Made { piece, payload, next, cursor }) = make(&maker, at, cursor).await? else { return Ok(None) };
         let header = FrameHeader {
             feed,
             sequence,
@@ -141,6 +122,6 @@ fn build(session: &Session, mut cursor: Cursor) -> Building {
             end_of_epoch: piece.end_of_epoch,
             error: None,
         };
-        Ok(Some(Built { header, payload, next: Order::after(at, &piece), cursor }))
+        Ok(Some(Built { header, payload, next, cursor }))
     })
 }

@@ -1,9 +1,15 @@
-//! Counts and one-hot encoding of category columns.
+//! Counts and encodings of category columns.
+
+use std::collections::HashMap;
 
 use frame::manifest::{CategoryCount, Encoding, MAX_LISTED_CATEGORIES, Statistics};
-use messages::plan::{CategoryEncoding, PreprocessingPlan};
+use messages::WireError;
+use messages::plan::{CategoryEncoding, DataPlan, PreprocessingPlan};
 
+use super::number::scale_of;
+use crate::check::{Violation, shown};
 use crate::load::MISSING_KEY;
+use crate::nearest::did_you_mean;
 
 /// Rows of each key among these rows.
 pub fn counts(keys: &[u32], distinct: usize, train: &[u32]) -> Vec<u64> {
@@ -39,38 +45,107 @@ pub fn listed(counts: &[u64], texts: &[String]) -> Vec<CategoryCount> {
     order.map(|key| CategoryCount { value: texts[key].clone(), count: counts[key] }).collect()
 }
 
-/// Frequent categories get a feature or an index each, in text order; the rest, if there is any, share one.
+/// What a category column is fitted from.
+pub struct Categories<'a> {
+    pub keys: &'a [u32],
+    pub texts: &'a [String],
+    pub train: &'a [u32],
+    pub name: &'a str,
+}
+
+/// The encoding that the plan asks for, but the target's.
 pub fn fit(
-    plan: &PreprocessingPlan,
-    keys: &[u32],
-    texts: &[String],
-    train: &[u32],
-    name: &str,
+    plan: &DataPlan,
+    encoding: CategoryEncoding,
+    column: &Categories<'_>,
     warnings: &mut Vec<String>,
-) -> Encoding {
-    let counts = counts(keys, texts.len(), train);
-    let order = by_count(&counts, texts);
+) -> Result<Encoding, WireError> {
+    let counts = counts(column.keys, column.texts.len(), column.train);
+    let clip = plan.preprocessing.clip;
+    Ok(match encoding {
+        CategoryEncoding::Hashing => Encoding::Hashing { buckets: plan.preprocessing.fitting.hash_buckets },
+        CategoryEncoding::Frequency => {
+            let rows = column.train.len().max(1) as f64;
+            let (categories, keys) = in_text_order(&counts, column.texts);
+            let shares: Vec<f64> = keys.iter().map(|&key| counts[key] as f64 / rows).collect();
+            let of_row = |key: u32| if key == MISSING_KEY { 0.0 } else { counts[key as usize] as f64 / rows };
+            let scale = scale_of(plan, column.name, &train_values(column, of_row));
+            Encoding::Frequency { categories, shares, scale, clip }
+        }
+        CategoryEncoding::Ordinal => {
+            let own = plan.columns.get(column.name).and_then(|own| own.fitting.order.as_ref());
+            let categories = match own {
+                Some(order) => ordered(order, &counts, column)?,
+                None => kept(&plan.preprocessing, &counts, column, warnings).0,
+            };
+            let place: HashMap<&str, usize> =
+                categories.iter().enumerate().map(|(i, text)| (text.as_str(), i)).collect();
+            let places: Vec<f64> =
+                column.texts.iter().map(|text| place.get(text.as_str()).map_or(-1.0, |&place| place as f64)).collect();
+            let of_row = |key: u32| if key == MISSING_KEY { -1.0 } else { places[key as usize] };
+            let scale = scale_of(plan, column.name, &train_values(column, of_row));
+            Encoding::Ordinal { categories, scale, clip }
+        }
+        CategoryEncoding::Embedding => {
+            Encoding::Index { categories: kept(&plan.preprocessing, &counts, column, warnings).0 }
+        }
+        CategoryEncoding::OneHot | CategoryEncoding::Target => {
+            let (categories, other) = kept(&plan.preprocessing, &counts, column, warnings);
+            Encoding::OneHot { categories, other }
+        }
+    })
+}
+
+fn train_values(column: &Categories<'_>, of_key: impl Fn(u32) -> f64) -> Vec<f64> {
+    column.train.iter().map(|&row| of_key(column.keys[row as usize])).collect()
+}
+
+/// Categories of train, and their keys.
+pub fn in_text_order(counts: &[u64], texts: &[String]) -> (Vec<String>, Vec<usize>) {
+    let mut keys: Vec<usize> = (0..counts.len()).filter(|&key| counts[key] > 0).collect();
+    keys.sort_unstable_by(|&a, &b| texts[a].cmp(&texts[b]));
+    (keys.iter().map(|&key| texts[key].clone()).collect(), keys)
+}
+
+/// A declared order must name every category of train.
+fn ordered(order: &[String], counts: &[u64], column: &Categories<'_>) -> Result<Vec<String>, WireError> {
+    let (known, _) = in_text_order(counts, column.texts);
+    if let Some(lacking) = known.iter().find(|text| !order.contains(text)) {
+        let nearest = did_you_mean(lacking, order.iter().map(String::as_str));
+        let message =
+            format!("category {} of train is not in data.columns.{}.order{nearest}", shown(lacking), column.name);
+        return Err(Violation::new(message).column(column.name).into());
+    }
+    Ok(order.to_vec())
+}
+
+/// Frequent categories are told apart, in text order; the rest, if there is any, falls together.
+fn kept(
+    plan: &PreprocessingPlan,
+    counts: &[u64],
+    column: &Categories<'_>,
+    warnings: &mut Vec<String>,
+) -> (Vec<String>, bool) {
+    let order = by_count(counts, column.texts);
     let mut kept = order.iter().take_while(|&&key| counts[key] >= u64::from(plan.min_frequency)).count();
     let most = plan.max_categories.max(1) as usize;
     if kept > most || (kept == most && kept < order.len()) {
         kept = most - 1;
         warnings.push(format!(
-            "column {name:?} has {} categories in train: the {kept} most frequent are told apart, the others are one (data.preprocessing.max_categories)",
+            "column {:?} has {} categories in train: the {kept} most frequent are told apart, the others are one (data.preprocessing.max_categories)",
+            column.name,
             order.len()
         ));
     }
-    let mut categories: Vec<String> = order[..kept].iter().map(|&key| texts[key].clone()).collect();
+    let mut categories: Vec<String> = order[..kept].iter().map(|&key| column.texts[key].clone()).collect();
     categories.sort_unstable();
-    match plan.categories {
-        CategoryEncoding::OneHot => Encoding::OneHot { categories, other: kept < order.len() },
-        CategoryEncoding::Embedding => Encoding::Index { categories },
-    }
+    (categories, kept < order.len())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use messages::plan::{CategoryEncoding, Impute, Scale};
+    use messages::plan::{CategoryEncoding, FittingPlan, Impute, Scale};
 
     fn plan(min_frequency: u32, max_categories: u32) -> PreprocessingPlan {
         PreprocessingPlan {
@@ -81,6 +156,7 @@ mod tests {
             min_frequency,
             max_categories,
             categories: CategoryEncoding::OneHot,
+            fitting: FittingPlan::default(),
         }
     }
 
@@ -99,9 +175,10 @@ mod tests {
             (0, 1, vec![], true),
             (9, 10, vec![], true),
         ] {
-            let found = fit(&plan(min, max), &keys, &texts, &train, "x", &mut vec![]);
-            let categories = expected.iter().map(|c| (*c).to_owned()).collect();
-            assert_eq!(found, Encoding::OneHot { categories, other }, "min {min} max {max}");
+            let column = Categories { keys: &keys, texts: &texts, train: &train, name: "x" };
+            let found = kept(&plan(min, max), &counts(&keys, texts.len(), &train), &column, &mut vec![]);
+            let categories: Vec<String> = expected.iter().map(|c| (*c).to_owned()).collect();
+            assert_eq!(found, (categories, other), "min {min} max {max}");
         }
         let counts = counts(&keys, texts.len(), &train);
         assert_eq!(statistics(&counts, 9), Statistics { count: 8, missing: 1, distinct: 4, ..Statistics::default() });

@@ -1,29 +1,42 @@
 //! Fitting preprocessing, on the rows of the train part only: no value of val or test moves anything here.
 
 mod category;
-mod number;
+#[cfg(test)]
+mod golden_tests;
+mod image;
+pub mod number;
+mod target;
 mod text;
+
+pub use number::mean_and_std;
 
 use std::collections::BTreeMap;
 
+use frame::derive::Step;
 use frame::manifest::{Column, ColumnKind, ColumnRole, Feature, FittedTransform, MAX_FEATURES, Statistics, Target};
 use messages::WireError;
-use messages::plan::{ColumnType, DataPlan, TargetTransform, Task};
+use messages::plan::{CategoryEncoding, ColumnType, DataPlan, TargetTransform, Task};
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::check::target::TargetValues;
 use crate::check::{Violation, names::Use};
+use crate::derive::is_part_of_date;
 use crate::load::{Loaded, Values, alive};
 use crate::pretrained::Pretrained;
 use crate::source::idx::Images;
 
 /// What was fitted.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Fitted {
     pub columns: Vec<Column>,
     pub features: Vec<Feature>,
     pub feature_names: Vec<String>,
     pub target: Target,
+    /// Columns that the shards of train have beside their own: a value for each row, NaN for rows of no train.
+    pub out_of_fold: Vec<(String, Vec<f64>)>,
+    /// Normalization of image columns.
+    pub normalized: Vec<Step>,
 }
 
 /// What fitting looks at.
@@ -32,6 +45,7 @@ pub struct Inputs<'a> {
     pub loaded: &'a Loaded,
     /// Rows of the train part.
     pub train: &'a [u32],
+    pub task: Task,
     pub target: &'a TargetValues,
     /// Samples of the train part: its rows, unless several rows make a sample.
     pub train_samples: &'a [u32],
@@ -50,6 +64,7 @@ pub fn fit(
 ) -> Result<Fitted, WireError> {
     let Inputs { loaded, train, .. } = inputs;
     let (mut columns, mut features, mut feature_names) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut out_of_fold, mut normalized) = (Vec::new(), Vec::new());
     for name in &loaded.layout.names {
         alive(cancelled)?;
         let Some((usage, values)) = loaded.column(name) else {
@@ -58,10 +73,11 @@ pub fn fit(
         };
         let described = describe(usage, values, train);
         if usage.is_feature()
-            && let Some(encoding) = encode(plan, usage, values, inputs, &described, warnings)?
+            && let Some(encoding) = encode(plan, usage, values, inputs, &described, &mut out_of_fold, warnings)?
         {
             let feature = Feature { column: name.clone(), first: feature_names.len(), encoding };
             feature_names.extend(feature.encoding.names(name));
+            normalized.extend(image::normalization(plan, name, values, inputs)?);
             features.push(feature);
         }
         columns.push(described);
@@ -70,7 +86,8 @@ pub fn fit(
         let message = format!("{} features after encoding, expected 1 to {MAX_FEATURES}", feature_names.len());
         return Err(Violation::new(message).hint("lower data.preprocessing.max_categories, or exclude columns").into());
     }
-    Ok(Fitted { columns, features, feature_names, target: fit_target(plan, task, inputs.target, inputs.train_samples) })
+    let target = fit_target(plan, task, inputs.target, inputs.train_samples);
+    Ok(Fitted { columns, features, feature_names, target, out_of_fold, normalized })
 }
 
 fn unused(name: &str, role: ColumnRole) -> Column {
@@ -123,12 +140,20 @@ fn encode(
     values: &Values,
     inputs: Inputs<'_>,
     described: &Column,
+    out_of_fold: &mut Vec<(String, Vec<f64>)>,
     warnings: &mut Vec<String>,
 ) -> Result<Option<frame::manifest::Encoding>, WireError> {
     let train = inputs.train;
     let statistics = described.statistics.clone().unwrap_or_default();
     if statistics.distinct <= 1 && statistics.missing == 0 && described.r#type != ColumnKind::Dropped {
+        if is_part_of_date(plan, &usage.name) {
+            return Ok(None);
+        }
         warnings.push(format!("column {:?} has the same value in every row of train: it teaches nothing", usage.name));
+    }
+    if is_date(plan, &usage.name) {
+        // Its parts are features.
+        return Ok(None);
     }
     if plan.columns.get(&usage.name).is_some_and(|column| column.r#type == ColumnType::Image) {
         let images = inputs.images.get(&usage.name);
@@ -140,6 +165,12 @@ fn encode(
     }
     Ok(match values {
         Values::Number(numbers) => {
+            if plan.columns.get(&usage.name).is_some_and(|column| column.fitting.encoding.is_some()) {
+                let message =
+                    format!("data.columns.{}.encoding: the column holds numbers, which have none", usage.name);
+                let hint = format!("declare data.columns.{}.type: category", usage.name);
+                return Err(Violation::new(message).column(&usage.name).hint(hint).into());
+            }
             if looks_like_id(&usage.name, numbers, &statistics) {
                 warnings.push(format!("column {:?} has another whole number in each row of train: if it identifies rows, exclude it or make it data.id_column", usage.name));
             }
@@ -149,13 +180,30 @@ fn encode(
             if statistics.distinct > 100 && statistics.distinct * 2 > statistics.count {
                 warnings.push(format!("column {:?} has {} different texts in {} rows of train: if it identifies rows, exclude it or make it data.id_column", usage.name, statistics.distinct, statistics.count));
             }
-            let encoding = category::fit(&plan.preprocessing, keys, texts, train, &usage.name, warnings);
+            let column = category::Categories { keys, texts, train, name: &usage.name };
+            let own = plan.columns.get(&usage.name).and_then(|column| column.fitting.encoding);
+            let encoding = match own.unwrap_or(plan.preprocessing.categories) {
+                CategoryEncoding::Target => {
+                    let (encoding, own) = target::fit(plan, &column, inputs)?;
+                    out_of_fold.extend(own);
+                    encoding
+                }
+                other => category::fit(plan, other, &column, warnings)?,
+            };
             let says = encoding.width() > 0 || matches!(encoding, frame::manifest::Encoding::Index { .. });
             says.then_some(encoding)
+        }
+        Values::Text(texts) if !plan.text.clean.is_empty() => {
+            let texts = text::cleaned(texts, &plan.text.clean);
+            Some(text::fit(&plan.text, &usage.name, &texts, train, inputs.pretrained, warnings)?)
         }
         Values::Text(texts) => Some(text::fit(&plan.text, &usage.name, texts, train, inputs.pretrained, warnings)?),
         Values::Id(_) | Values::Empty => None,
     })
+}
+
+fn is_date(plan: &DataPlan, name: &str) -> bool {
+    plan.columns.get(name).is_some_and(|column| column.r#type == ColumnType::Datetime)
 }
 
 /// All different, all whole; a name that says id, or values that rise or fall by about one a row.

@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 
+use frame::clean::clean;
 use frame::manifest::{Encoding, Statistics};
 use kernels::text::{Hashing, Method, Tokenizer, VocabularyBuilder, VocabularyLimits};
 use messages::WireError;
 use messages::error::Code;
-use messages::plan::{TextPlan, TokenizerType};
+use messages::plan::{TextCleaning, TextPlan, TokenizerType};
 
 use crate::check::Violation;
 use crate::load::Texts;
@@ -24,6 +25,13 @@ pub fn statistics(texts: &Texts, train: &[u32]) -> Statistics {
     }
     let missing = train.len() as u64 - count;
     Statistics { count, missing, distinct: distinct.len() as u64, ..Statistics::default() }
+}
+
+/// The texts as the tokenizer gets them.
+pub fn cleaned(texts: &Texts, how: &[TextCleaning]) -> Texts {
+    let mut out = Texts::default();
+    (0..texts.len()).for_each(|row| out.push(&clean(texts.get(row), how)));
+    out
 }
 
 pub fn fit(

@@ -3,7 +3,8 @@
 
 use super::Cut;
 
-pub fn held(cut: Cut, groups: &[u32]) -> Vec<bool> {
+/// Groups numbered without gaps, and the rows of each.
+pub fn dense(groups: &[u32]) -> (Vec<usize>, Vec<usize>) {
     let mut distinct = groups.to_vec();
     distinct.sort_unstable();
     distinct.dedup();
@@ -12,19 +13,24 @@ pub fn held(cut: Cut, groups: &[u32]) -> Vec<bool> {
     for &group in &dense {
         sizes[group] += 1;
     }
-    let mut out = vec![false; distinct.len()];
+    (dense, sizes)
+}
+
+pub fn held(cut: Cut, groups: &[u32]) -> Vec<bool> {
+    let (dense, sizes) = dense(groups);
+    let mut out = vec![false; sizes.len()];
     let (mut rows, mut groups_out) = (0usize, 0);
-    let order = cut.order(distinct.len());
+    let order = cut.order(sizes.len());
     for &group in &order {
         let group = group as usize;
-        if groups_out + 1 < distinct.len() && (rows + sizes[group]).abs_diff(cut.held) < rows.abs_diff(cut.held) {
+        if groups_out + 1 < sizes.len() && (rows + sizes[group]).abs_diff(cut.held) < rows.abs_diff(cut.held) {
             out[group] = true;
             rows += sizes[group];
             groups_out += 1;
         }
     }
     // Where every group is much larger than wanted, the smallest is held out: no part may be empty.
-    if groups_out == 0 && cut.held > 0 && distinct.len() > 1 {
+    if groups_out == 0 && cut.held > 0 && sizes.len() > 1 {
         let smallest = order.iter().map(|&group| group as usize).min_by_key(|&group| sizes[group]);
         if let Some(group) = smallest {
             out[group] = true;

@@ -1,29 +1,40 @@
 //! Which part each row belongs to. A function of the plan and the rows, never of chance or time: random orders
 //! come from a counter-based generator keyed by `random_state`.
 
+mod folds;
+#[cfg(test)]
+mod golden_tests;
 mod group;
+mod hashed;
 mod random;
+pub mod report;
 mod stratified;
-mod time;
+pub mod time;
 
-use frame::manifest::SplitInfo;
+use frame::manifest::{Fold, SplitInfo};
 use kernels::philox::{self, Stream};
 use messages::WireError;
 use messages::feed::Split;
-use messages::plan::{DataPlan, SplitPlan, SplitStrategy};
+use messages::plan::{DataPlan, Gap, SplitBy, SplitPlan, SplitStrategy, Task};
+use serde::{Deserialize, Serialize};
 
+use crate::cache::raw;
 use crate::check::names::split_column;
 use crate::check::target::TargetValues;
 use crate::check::{Violation, Violations};
+use crate::derive::is_date;
 use crate::load::{Loaded, MISSING_KEY, Values};
 
 pub use stratified::warn_of_small_classes;
 
 /// Rows of each part, in the order of the files.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parts {
+    #[serde(with = "raw")]
     pub train: Vec<u32>,
+    #[serde(with = "raw")]
     pub val: Vec<u32>,
+    #[serde(with = "raw")]
     pub test: Vec<u32>,
 }
 
@@ -44,6 +55,17 @@ struct Cut {
     /// Test is cut out first, then val: two keys.
     lane: u64,
     held: usize,
+    fraction: f64,
+    fold: Option<(usize, usize)>,
+}
+
+/// What becomes of a row at one cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Stays,
+    Held,
+    /// In no part.
+    Out,
 }
 
 impl Cut {
@@ -55,6 +77,20 @@ impl Cut {
 
 const LANE_TEST: u64 = 0;
 const LANE_VAL: u64 = 1;
+/// Another draw of the same split has other keys.
+const REPEAT_SHIFT: u32 = 40;
+/// Folds of the out-of-fold target encoding.
+const LANE_TARGET: u64 = 2;
+
+/// The fold of each row, for values that are fitted on other folds than their own: with the classes of the whole in
+/// each, or, for numbers, by chance.
+pub fn cross_fit_folds(seed: u64, task: Task, targets: &[f32], folds: usize) -> Vec<u32> {
+    let cut = Cut { seed, lane: LANE_TARGET, held: 0, fraction: 0.0, fold: None };
+    match task {
+        Task::Regression => folds::random(cut, targets.len(), folds),
+        _ => folds::stratified(cut, &targets.iter().map(|&class| class as u32).collect::<Vec<_>>(), folds),
+    }
+}
 
 /// Rows that a fraction takes: rounded up, as usual in this field.
 fn held_rows(rows: usize, fraction: f64) -> usize {
@@ -63,25 +99,37 @@ fn held_rows(rows: usize, fraction: f64) -> usize {
     ((exact - 1e-9 * exact.max(1.0)).ceil().max(0.0) as usize).min(rows)
 }
 
-/// Splits the rows: test from all (unless it came with the data), val from the rest.
+/// Splits the rows: test from all (unless it came with the data), val from the rest. `ids` name the rows.
 pub fn split(
     plan: &DataPlan,
     loaded: &Loaded,
     target: &TargetValues,
+    ids: &[u64],
     violations: &mut Violations,
     warnings: &mut Vec<String>,
 ) -> Result<(Parts, SplitInfo), WireError> {
     let official_test = loaded.first_test_row < loaded.rows;
-    let labels = Labels::of(plan, loaded, target, violations, warnings);
+    let labels = Labels::of(plan, loaded, target, ids, violations, warnings);
     violations.check()?;
     let all: Vec<u32> = (0..loaded.first_test_row as u32).collect();
+    let fold = plan.split.folding.folds.map(|folds| (folds as usize, plan.split.folding.fold as usize));
     let (rest, test) = if official_test {
         (all, (loaded.first_test_row as u32..loaded.rows as u32).collect())
     } else {
-        cut(&plan.split, &labels, all, plan.split.test_size, LANE_TEST)
+        cut(&plan.split, &labels, all, plan.split.test_size, LANE_TEST, fold)
     };
-    let (train, val) = cut(&plan.split, &labels, rest, plan.split.val_size, LANE_VAL);
+    let fold_of_val = fold.filter(|_| official_test);
+    let (train, val) = cut(&plan.split, &labels, rest, plan.split.val_size, LANE_VAL, fold_of_val);
     let parts = Parts { train, val, test };
+    check_parts(plan, loaded, &parts, violations)?;
+    if let (Labels::Groups(groups) | Labels::StratifiedGroups { groups, .. }, true) = (&labels, official_test) {
+        warn_of_shared_groups(plan, groups, &parts, warnings);
+    }
+    let kept: usize = Split::ALL.iter().map(|split| parts.rows(*split).len()).sum();
+    Ok((parts, info(plan, official_test, (loaded.rows - kept) as u64)))
+}
+
+fn check_parts(plan: &DataPlan, loaded: &Loaded, parts: &Parts, violations: &mut Violations) -> Result<(), WireError> {
     for split in Split::ALL {
         if parts.rows(split).is_empty() {
             let message = format!(
@@ -94,23 +142,28 @@ pub fn split(
             violations.add(Violation::new(message).hint("more rows, or other sizes under data.split, are needed"));
         }
     }
-    violations.check()?;
-    if let (Labels::Groups(groups), true) = (&labels, official_test) {
-        warn_of_shared_groups(plan, groups, &parts, warnings);
-    }
+    violations.check()
+}
+
+fn info(plan: &DataPlan, official_test: bool, left_out: u64) -> SplitInfo {
     let column = match (plan.split.strategy, split_column(plan)) {
         (SplitStrategy::Stratified, None) => Some(plan.target.column.clone()),
         (_, column) => column.map(str::to_owned),
     };
-    let info = SplitInfo {
+    let folding = &plan.split.folding;
+    SplitInfo {
         strategy: plan.split.strategy,
         test_size: plan.split.test_size,
         val_size: plan.split.val_size,
         random_state: plan.split.random_state,
         column,
         official_test,
-    };
-    Ok((parts, info))
+        by: folding.by,
+        fold: folding.folds.map(|count| Fold { count, index: folding.fold }),
+        repeat: folding.repeat,
+        gap: folding.gap.clone(),
+        left_out,
+    }
 }
 
 /// What the strategy goes by, a row each.
@@ -119,8 +172,13 @@ enum Labels {
     /// Stratum of each row.
     Strata(Vec<u32>),
     Groups(Vec<u32>),
-    /// Rank of each row's time; equal times have the same rank.
-    Times(Vec<u32>),
+    StratifiedGroups {
+        strata: Vec<u32>,
+        groups: Vec<u32>,
+    },
+    Times(time::Times, Option<Gap>),
+    /// What is hashed.
+    Ids(Vec<u64>),
 }
 
 impl Labels {
@@ -128,54 +186,126 @@ impl Labels {
         plan: &DataPlan,
         loaded: &Loaded,
         target: &TargetValues,
+        ids: &[u64],
         violations: &mut Violations,
         warnings: &mut Vec<String>,
     ) -> Self {
+        let by_hash = plan.split.folding.by == SplitBy::Hash;
         let missing_key = |key: &str, violations: &mut Violations| {
             let message = format!("data.split.{key} is not set, and the strategy is {:?}", plan.split.strategy);
             violations.add(Violation::new(message.to_lowercase()));
             Self::None
         };
         match plan.split.strategy {
+            SplitStrategy::Random if by_hash => Self::Ids(ids.to_vec()),
             SplitStrategy::Random => Self::None,
             SplitStrategy::Stratified => Self::Strata(stratified::strata(plan, loaded, target, warnings)),
-            SplitStrategy::Group => match plan.split.group_column.as_deref().and_then(|column| loaded.column(column)) {
-                Some((usage, values)) => {
-                    if usage.is_feature() {
-                        warnings.push(format!(
-                            "column {:?} names the groups of the split and is a feature too: exclude it, a new group has a value that was never seen",
-                            usage.name
-                        ));
+            SplitStrategy::Group | SplitStrategy::StratifiedGroup => {
+                match plan.split.group_column.as_deref().and_then(|column| loaded.column(column)) {
+                    Some((usage, values)) => {
+                        if usage.is_feature() {
+                            warnings.push(format!(
+                                "column {:?} names the groups of the split and is a feature too: exclude it, a new group has a value that was never seen",
+                                usage.name
+                            ));
+                        }
+                        if by_hash {
+                            return Self::Ids(hashed::group_ids(values));
+                        }
+                        let groups = ranks(values);
+                        if plan.split.strategy == SplitStrategy::Group {
+                            return Self::Groups(groups);
+                        }
+                        Self::StratifiedGroups { strata: stratified::strata(plan, loaded, target, warnings), groups }
                     }
-                    Self::Groups(ranks(values))
+                    None => missing_key("group_column", violations),
                 }
-                None => missing_key("group_column", violations),
-            },
+            }
             SplitStrategy::Time => match plan.split.time_column.as_deref().and_then(|column| loaded.column(column)) {
                 Some((usage, values)) => {
-                    time::check(&usage.name, values, violations);
-                    Self::Times(ranks(values))
+                    let is_date = is_date(plan, loaded, &usage.name);
+                    Self::times(plan, &usage.name, values, is_date, violations)
                 }
                 None => missing_key("time_column", violations),
             },
         }
     }
+
+    fn times(plan: &DataPlan, column: &str, values: &Values, is_date: bool, violations: &mut Violations) -> Self {
+        time::check(column, values, violations);
+        let gap = plan.split.folding.gap.as_deref().and_then(Gap::parse);
+        let mut times = time::Times { ranks: ranks(values), seconds: Vec::new() };
+        if matches!(gap, Some(Gap::Seconds(_))) {
+            match time::seconds(is_date, column, values) {
+                Ok(seconds) => times.seconds = seconds,
+                Err(violation) => violations.add(violation),
+            }
+        }
+        Self::Times(times, gap)
+    }
 }
 
 /// Cuts `rows` into what stays and what is held out, both in the order of the files.
-fn cut(plan: &SplitPlan, labels: &Labels, rows: Vec<u32>, fraction: f64, lane: u64) -> (Vec<u32>, Vec<u32>) {
-    let cut = Cut { seed: plan.random_state, lane, held: held_rows(rows.len(), fraction) };
-    let held = match labels {
-        Labels::None => random::held(cut, rows.len()),
-        Labels::Strata(strata) => stratified::held(cut, &pick(strata, &rows)),
-        Labels::Groups(groups) => group::held(cut, &pick(groups, &rows)),
-        Labels::Times(times) => time::held(cut, &pick(times, &rows)),
-    };
+fn cut(
+    plan: &SplitPlan,
+    labels: &Labels,
+    rows: Vec<u32>,
+    fraction: f64,
+    lane: u64,
+    fold: Option<(usize, usize)>,
+) -> (Vec<u32>, Vec<u32>) {
+    let lane = lane | u64::from(plan.folding.repeat) << REPEAT_SHIFT;
+    let cut = Cut { seed: plan.random_state, lane, held: held_rows(rows.len(), fraction), fraction, fold };
+    let sides = sides(cut, labels, &rows);
     let (mut stays, mut out) = (Vec::with_capacity(rows.len()), Vec::with_capacity(cut.held));
-    for (row, held) in rows.into_iter().zip(held) {
-        if held { out.push(row) } else { stays.push(row) }
+    for (row, side) in rows.into_iter().zip(sides) {
+        match side {
+            Side::Stays => stays.push(row),
+            Side::Held => out.push(row),
+            Side::Out => {}
+        }
     }
     (stays, out)
+}
+
+/// What becomes of each of `rows`.
+fn sides(cut: Cut, labels: &Labels, rows: &[u32]) -> Vec<Side> {
+    let held = |held: Vec<bool>| held.into_iter().map(|held| if held { Side::Held } else { Side::Stays }).collect();
+    let of_folds = |folds: Vec<u32>, fold: usize| held(folds.into_iter().map(|own| own as usize == fold).collect());
+    match (labels, cut.fold) {
+        (Labels::None, None) => held(random::held(cut, rows.len())),
+        (Labels::None, Some((folds, fold))) => of_folds(folds::random(cut, rows.len(), folds), fold),
+        (Labels::Strata(strata), None) => held(stratified::held(cut, &pick(strata, rows))),
+        (Labels::Strata(strata), Some((folds, fold))) => {
+            of_folds(folds::stratified(cut, &pick(strata, rows), folds), fold)
+        }
+        (Labels::Groups(groups), None) => held(group::held(cut, &pick(groups, rows))),
+        (Labels::Groups(groups), Some((folds, fold))) => {
+            of_folds(folds::grouped(cut, &pick(groups, rows), folds), fold)
+        }
+        (Labels::StratifiedGroups { strata, groups }, fold) => {
+            let (shares, fold) = match fold {
+                Some((folds, fold)) => (vec![1.0 / folds as f64; folds], fold),
+                None => (vec![1.0 - cut.fraction, cut.fraction], 1),
+            };
+            of_folds(folds::stratified_grouped(cut, &pick(strata, rows), &pick(groups, rows), &shares), fold)
+        }
+        (Labels::Times(times, gap), fold) => {
+            let seconds = if times.seconds.is_empty() {
+                Vec::new()
+            } else {
+                rows.iter().map(|&row| times.seconds[row as usize]).collect()
+            };
+            time::sides(cut, &time::Times { ranks: pick(&times.ranks, rows), seconds }, fold, *gap)
+        }
+        (Labels::Ids(ids), fold) => {
+            let is_held = |place: f64| match fold {
+                Some((folds, fold)) => (place * folds as f64) as usize == fold,
+                None => place < cut.fraction,
+            };
+            held(rows.iter().map(|&row| is_held(hashed::place(cut, ids[row as usize]))).collect())
+        }
+    }
 }
 
 fn pick(labels: &[u32], rows: &[u32]) -> Vec<u32> {

@@ -62,6 +62,12 @@ pub fn parse_schema(origin: &str, text: &str) -> Result<DataSchema, WireError> {
     })
 }
 
+/// The file of the schema that a plan names, if it is one.
+pub fn schema_file(plan: &ValidationPlan) -> Option<&str> {
+    let named = plan.schema.as_deref()?;
+    (!named.trim_start().starts_with('{') && builtin::names().all(|name| name != named)).then_some(named)
+}
+
 /// The schema that a plan names: built in, a file below a data root, or in the plan itself.
 pub fn schema_of(plan: &ValidationPlan, roots: &[PathBuf]) -> Result<Option<DataSchema>, WireError> {
     let Some(named) = &plan.schema else { return Ok(None) };

@@ -318,6 +318,11 @@ impl DataSchema {
         }
     }
 
+    /// Whether the verdict depends on the time at which it is given.
+    pub fn asks_for_now(&self) -> bool {
+        self.rules.iter().any(|rule| matches!(rule.check, Check::Freshness { as_of: None, .. }))
+    }
+
     /// The type of a column in expressions and ranges.
     pub fn kind(&self, column: &str) -> Option<Kind> {
         self.types.get(column).copied()

@@ -7,7 +7,7 @@ use messages::feed::{FeedControl, OpenFeed, Split};
 use messages::{ArtifactRef, Fence, JobId, WireError, WorkerId};
 use proptest::prelude::*;
 use within_data_loader::feed::order::Order;
-use within_data_loader::state::{Effect, MAX_FEEDS, PartInfo, State};
+use within_data_loader::state::{Effect, Key, MAX_FEEDS, PartInfo, State};
 
 fn open(feed: &str) -> OpenFeed {
     OpenFeed {
@@ -23,6 +23,8 @@ fn open(feed: &str) -> OpenFeed {
         global_batch_size: 32,
         logical_shards: 8,
         shuffle_seed: Some(7),
+        shuffle_window_mb: messages::plan::DEFAULT_SHUFFLE_WINDOW_MB,
+        augmentation: None,
         drop_last: false,
         epoch: 0,
         batch: 0,
@@ -34,12 +36,14 @@ fn open(feed: &str) -> OpenFeed {
 
 /// (batch, row) of each row of one epoch that a rank gets, in the order of its frames.
 fn rows_of_epoch(open: &OpenFeed, rows: usize, epoch: u32) -> Vec<(u64, u32)> {
-    let (order, mut at) = Order::new(&OpenFeed { epoch, ..open.clone() }, rows, row_bytes(3, false)).expect("an order");
-    let permutation = order.permutation(epoch).unwrap_or_else(|| (0..rows as u32).collect());
+    let shards = [rows as u64];
+    let (order, mut at) =
+        Order::new(&OpenFeed { epoch, ..open.clone() }, &shards, row_bytes(3, false)).expect("an order");
+    let permutation = order.layout().stored_rows(epoch);
     let mut out = Vec::new();
     loop {
         let piece = order.piece(at).expect("a piece");
-        out.extend(permutation[piece.places.clone()].iter().map(|&row| (at.batch, row)));
+        out.extend(permutation[piece.places.clone()].iter().map(|&row| (at.batch, row as u32)));
         let next = Order::after(at, &piece);
         assert_eq!(piece.end_of_epoch, next.epoch != at.epoch);
         if piece.end_of_epoch {
@@ -95,17 +99,17 @@ fn epochs_differ_and_stored_order_is_kept() {
 #[test]
 fn places_within_a_batch_are_told() {
     let base = OpenFeed { world_size: 2, rank: 1, global_batch_size: 64, ..open("f") };
-    let (order, at) = Order::new(&base, 100, row_bytes(3, false)).expect("an order");
+    let (order, at) = Order::new(&base, &[100], row_bytes(3, false)).expect("an order");
     let first = order.piece(at).expect("a piece");
     assert_eq!((first.global_rows, first.first_row, first.places.clone()), (64, 32, 32..64));
     let last = order.piece(Order::after(at, &first)).expect("a piece");
     assert_eq!((last.global_rows, last.first_row, last.places.clone(), last.end_of_epoch), (36, 18, 82..100, true));
     // A last batch of one row belongs to the last shard; the other rank gets an empty frame to stay in step.
-    let (order, at) = Order::new(&OpenFeed { rank: 0, ..base.clone() }, 65, row_bytes(3, false)).expect("an order");
+    let (order, at) = Order::new(&OpenFeed { rank: 0, ..base.clone() }, &[65], row_bytes(3, false)).expect("an order");
     let piece = order.piece(Order::after(at, &order.piece(at).expect("a piece"))).expect("a piece");
     assert_eq!((piece.global_rows, piece.places.is_empty(), piece.end_of_epoch), (1, true, true));
     let (order, at) =
-        Order::new(&OpenFeed { drop_last: true, batch: 1, ..base }, 100, row_bytes(3, false)).expect("an order");
+        Order::new(&OpenFeed { drop_last: true, batch: 1, ..base }, &[100], row_bytes(3, false)).expect("an order");
     assert_eq!((order.batches_per_epoch(), at.epoch, at.batch), (1, 1, 0));
 }
 
@@ -114,7 +118,7 @@ fn openings_that_make_no_sense_are_refused() {
     let message = |change: fn(&mut OpenFeed)| {
         let mut open = open("f");
         change(&mut open);
-        Order::new(&open, 100, row_bytes(3, false)).expect_err("refused").to_string()
+        Order::new(&open, &[100], row_bytes(3, false)).expect_err("refused").to_string()
     };
     let all = [
         message(|open| open.rank = 1),
@@ -142,15 +146,15 @@ fn state() -> State {
 
 fn info(bytes: usize) -> PartInfo {
     PartInfo {
-        rows: 64,
+        shards: vec![64],
         row_bytes: row_bytes(3, false),
         bytes,
         feature_names: vec!["a".into(), "b".into(), "c".into()],
     }
 }
 
-fn key(hash: &str) -> (String, &'static str) {
-    (hash.to_owned(), "train")
+fn key(hash: &str) -> Key {
+    Key { dataset: hash.to_owned(), ..Key::of(&open("f")) }
 }
 
 /// What effects do, one word each.
@@ -158,13 +162,13 @@ fn words(effects: &[Effect]) -> Vec<String> {
     effects
         .iter()
         .map(|effect| match effect {
-            Effect::Load { key, .. } => format!("load {}", key.0),
+            Effect::Load { key, .. } => format!("load {}", key.dataset),
             Effect::Answer { token, answer: Ok(opened) } => format!("ok {token} {}", opened.rows),
             Effect::Answer { token, answer: Err(error) } => format!("refuse {token} {}", error.code.as_str()),
             Effect::Start { feed, granted, .. } => format!("start {feed} {granted}"),
             Effect::Grant { feed, granted } => format!("grant {feed} {granted}"),
             Effect::End { feed, .. } => format!("end {feed}"),
-            Effect::Evict { key } => format!("evict {}", key.0),
+            Effect::Evict { key } => format!("evict {}", key.dataset),
         })
         .collect()
 }

@@ -210,3 +210,45 @@ fn days_that_stand_twice_and_accounts_that_have_none_are_named() {
     let error = root.prepare(&plan, Task::Regression).expect_err("in both");
     assert!(error.message.contains("sample \"a3\" has rows in the test files and in the others"), "{error}");
 }
+
+#[test]
+fn images_are_normalized_by_train_or_as_given() {
+    let of = |change: &dyn Fn(&mut messages::plan::ColumnFittingPlan)| {
+        let (csv, plan) = ads(|plan| {
+            if let Some(image) = plan.columns.get_mut("image") {
+                change(&mut image.fitting);
+            }
+        });
+        let root = Root::new(&[("a.csv", csv.as_bytes()), ("a.idx", &idx(5))]);
+        root.prepare(&plan, Task::BinaryClassification)
+    };
+    let floats = |rows: &frame::Encoded| match &rows.inputs.images.as_ref().expect("images").pixels {
+        PixelValues::Floats(floats) => floats.clone(),
+        PixelValues::Bytes(_) => panic!("floats"),
+    };
+    let prepared =
+        of(&|fitting| fitting.normalize = Some(messages::plan::Normalize::Fitted)).expect("the data are good");
+    let train = encoded(&prepared, Split::Train);
+    let pixels = floats(&train);
+    let mean = pixels.iter().map(|&p| f64::from(p)).sum::<f64>() / pixels.len() as f64;
+    let square = pixels.iter().map(|&p| f64::from(p) * f64::from(p)).sum::<f64>() / pixels.len() as f64;
+    assert!(mean.abs() < 1e-6 && (square - 1.0).abs() < 1e-5, "{mean} {square}");
+    // A frame carries them, and a row is as large as the manifest says.
+    let bound = frame::frame_bytes_bound(train.rows, manifest(&prepared).row_bytes());
+    let framed = frame::encode_frame(train.clone()).expect("a frame");
+    assert!(framed.len() <= bound, "{} of {bound} bytes", framed.len());
+    assert_eq!(frame::decode_frame(&framed).expect("reads"), train);
+    let given = of(&|fitting| {
+        fitting.normalize = Some(messages::plan::Normalize::Given);
+        (fitting.mean, fitting.std) = (Some(vec![2.0 / 255.0]), Some(vec![1.0 / 255.0]));
+    });
+    let pixels = floats(&encoded(&given.expect("the data are good"), Split::Train));
+    assert!(pixels.iter().all(|p| (p - p.round()).abs() < 1e-5 && (-2.0..=2.0).contains(p)), "{pixels:?}");
+    let wrong = of(&|fitting| {
+        fitting.normalize = Some(messages::plan::Normalize::Given);
+        (fitting.mean, fitting.std) = (Some(vec![0.5; 3]), Some(vec![0.5; 3]));
+    });
+    assert!(
+        wrong.expect_err("one channel").message.contains("3 means and 3 deviations, but its images have 1 channels")
+    );
+}

@@ -29,9 +29,9 @@ use tokio_util::sync::CancellationToken;
 use crate::plan::{Root, data_plan};
 
 /// Longer than anything takes on a loaded machine.
-const LONG: Duration = Duration::from_mins(1);
+pub const LONG: Duration = Duration::from_mins(1);
 
-struct Supervisor;
+pub struct Supervisor;
 
 impl Actor for Supervisor {
     type Msg = ();
@@ -44,9 +44,9 @@ impl Actor for Supervisor {
 }
 
 /// A server, a data_loader on it, and what it reports.
-struct World {
-    env: RoleEnv,
-    loader: ActorCell,
+pub struct World {
+    pub env: RoleEnv,
+    pub loader: ActorCell,
     reports: mpsc::Receiver<Report>,
     root: Root,
     _home: tempfile::TempDir,
@@ -64,15 +64,24 @@ fn nats_server() -> PathBuf {
 }
 
 impl World {
-    async fn start(files: &[(&str, &[u8])]) -> Self {
-        Self::start_with(files, bus::remote::Remote::default()).await
+    /// With no programs of the host's.
+    pub async fn start(files: &[(&str, &[u8])]) -> Self {
+        Self::start_with(files, bus::remote::Remote::default(), Self::config()).await
     }
 
-    async fn start_with(files: &[(&str, &[u8])], remote: bus::remote::Remote) -> Self {
+    pub fn config() -> within_data_loader::Config {
+        within_data_loader::Config { program_path: None, ..Default::default() }
+    }
+
+    pub async fn start_with(
+        files: &[(&str, &[u8])],
+        remote: bus::remote::Remote,
+        config: within_data_loader::Config,
+    ) -> Self {
         let home = tempfile::tempdir().expect("a folder");
         let server =
             EmbeddedServer::start(EmbeddedConfig::new(nats_server(), home.path().join("nats"))).await.expect("starts");
-        let config = BusConfig {
+        let bus_config = BusConfig {
             url: server.url(),
             credentials: server.credentials(),
             tls: bus::Tls::default(),
@@ -80,7 +89,7 @@ impl World {
             name: "test".into(),
             timings: Timings::default(),
         };
-        let bus = Bus::connect(config).await.expect("connects");
+        let bus = Bus::connect(bus_config).await.expect("connects");
         bus.ensure_topology().await.expect("streams");
         let root = Root::new(files);
         let env = RoleEnv {
@@ -101,13 +110,12 @@ impl World {
         let (to, reports) = mpsc::channel(16);
         answer_claims(&env.bus, to).await;
         let (supervisor, _) = Actor::spawn(None, Supervisor, ()).await.expect("a supervisor");
-        let config = within_data_loader::Config::default();
         let loader = within_data_loader::start(env.clone(), config, supervisor.get_cell()).await.expect("starts");
         Self { env, loader, reports, root, _home: home, _server: server }
     }
 
     /// Puts a prepare task into the queue.
-    async fn submit(&self, data: &DataPlan, task: Task) -> Work {
+    pub async fn submit(&self, data: &DataPlan, task: Task) -> Work {
         let mut plan: serde_json::Value = serde_json::from_str(include_str!("plan.json")).expect("JSON");
         plan["data"] = serde_json::to_value(data).expect("JSON");
         plan["task"] = serde_json::to_value(task).expect("JSON");
@@ -126,14 +134,14 @@ impl World {
         work
     }
 
-    async fn report(&mut self) -> ReportBody {
+    pub async fn report(&mut self) -> ReportBody {
         let report =
             tokio::time::timeout(LONG, self.reports.recv()).await.expect("a report in time").expect("a report");
         assert_eq!((report.fence, report.attempt), (Fence(7), 1));
         report.body
     }
 
-    async fn prepared(&mut self, data: &DataPlan, task: Task) -> ArtifactRef {
+    pub async fn prepared(&mut self, data: &DataPlan, task: Task) -> ArtifactRef {
         self.submit(data, task).await;
         match self.report().await {
             ReportBody::Done { output: TaskOutput::Prepared { dataset, .. } } => dataset,
@@ -141,13 +149,13 @@ impl World {
         }
     }
 
-    async fn open(&self, open: &OpenFeed) -> (Subscription, FeedOpened) {
+    pub async fn open(&self, open: &OpenFeed) -> (Subscription, FeedOpened) {
         let frames = self.env.bus.subscribe(&open.deliver_subject).await.expect("subscribes");
         let opened = self.env.bus.request(open.clone(), None, LONG).await.expect("opens");
         (frames, opened)
     }
 
-    fn feed(&self, name: &str, dataset: &ArtifactRef) -> OpenFeed {
+    pub fn feed(&self, name: &str, dataset: &ArtifactRef) -> OpenFeed {
         let job = JobId::new("j1").expect("id");
         OpenFeed {
             feed: name.into(),
@@ -162,6 +170,8 @@ impl World {
             global_batch_size: 64,
             logical_shards: 8,
             shuffle_seed: Some(5),
+            shuffle_window_mb: messages::plan::DEFAULT_SHUFFLE_WINDOW_MB,
+            augmentation: None,
             drop_last: false,
             epoch: 0,
             batch: 0,
@@ -195,14 +205,14 @@ async fn answer_claims(bus: &Bus, to: mpsc::Sender<Report>) {
     });
 }
 
-async fn next_frame(frames: &mut Subscription) -> (FrameHeader, Encoded) {
+pub async fn next_frame(frames: &mut Subscription) -> (FrameHeader, Encoded) {
     let message = tokio::time::timeout(LONG, frames.next()).await.expect("a frame in time").expect("a frame");
     let header: FrameHeader = serde_json::from_str(message.header(HEADER_FRAME).expect("a header")).expect("reads");
     let rows = if header.error.is_some() { Encoded::default() } else { decode_frame(&message.payload).expect("rows") };
     (header, rows)
 }
 
-fn table(rows: usize) -> String {
+pub fn table(rows: usize) -> String {
     let lines: Vec<String> = (0..rows).map(|i| format!("{},c{},{}", i * 7 % 101, i % 5, i)).collect();
     format!("x,c,y\n{}\n", lines.join("\n"))
 }
@@ -327,7 +337,7 @@ async fn web_server(bytes: Vec<u8>) -> String {
 async fn a_table_of_a_web_server_is_prepared_where_it_is_allowed() {
     let origin = web_server(table(200).into_bytes()).await;
     let limits = bus::remote::Limits { allowed: vec![origin.clone()], ..bus::remote::Limits::default() };
-    let mut world = World::start_with(&[], bus::remote::Remote::new(limits).expect("an origin")).await;
+    let mut world = World::start_with(&[], bus::remote::Remote::new(limits).expect("an origin"), World::config()).await;
     let url = format!("{origin}/ads/a.csv");
     let dataset = world.prepared(&data_plan(&[&url], "y"), Task::Regression).await;
     let bytes = world.env.artifacts.get(&dataset).await.expect("is there");

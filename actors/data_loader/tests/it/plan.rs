@@ -9,9 +9,9 @@ use frame::{Encoded, Encoder, Manifest, write_shard};
 use messages::WireError;
 use messages::feed::Split;
 use messages::plan::{
-    CategoryEncoding, ColumnPlan, ColumnSourcePlan, ColumnType, CsvPlan, DataFormat, DataPlan, Impute,
-    PreprocessingPlan, Scale, SequencePlan, SplitPlan, SplitStrategy, TargetPlan, TargetTransform, Task, TextEncoding,
-    TextPlan, ValidationPlan,
+    CacheMode, CategoryEncoding, ColumnFittingPlan, ColumnPlan, ColumnSourcePlan, ColumnType, CsvPlan, DataFormat,
+    DataPlan, FittingPlan, FoldPlan, Impute, PreprocessingPlan, QualityPlan, Scale, SequencePlan, SplitPlan,
+    SplitStrategy, StoragePlan, TargetPlan, TargetTransform, Task, TextEncoding, TextPlan, ValidationPlan,
 };
 use tokio_util::sync::CancellationToken;
 use within_data_loader::prepare::{Prepared, prepare};
@@ -53,7 +53,10 @@ pub fn data_plan(path: &[&str], target: &str) -> DataPlan {
             min_frequency: 0,
             max_categories: 100,
             categories: CategoryEncoding::OneHot,
+            fitting: FittingPlan::default(),
         },
+        derive: vec![],
+        storage: StoragePlan::default(),
         text: TextPlan::default(),
         sequence: SequencePlan::default(),
         validation: ValidationPlan::default(),
@@ -66,10 +69,15 @@ pub fn data_plan(path: &[&str], target: &str) -> DataPlan {
             stratify_column: None,
             group_column: None,
             time_column: None,
+            folding: FoldPlan::default(),
         },
+        quality: QualityPlan::default(),
         shuffle: true,
         shuffle_seed: 42,
+        shuffle_window_mb: messages::plan::DEFAULT_SHUFFLE_WINDOW_MB,
         drop_last: false,
+        cache: CacheMode::Use,
+        augmentation: None,
     }
 }
 
@@ -81,6 +89,7 @@ pub fn column(r#type: ColumnType) -> ColumnPlan {
         scale: None,
         images: None,
         source: ColumnSourcePlan::default(),
+        fitting: ColumnFittingPlan::default(),
     }
 }
 
@@ -121,7 +130,7 @@ pub fn manifest(prepared: &Prepared) -> Manifest {
             })
             .collect()
     });
-    let manifest = prepared.manifest(Lineage::default(), shards, None);
+    let manifest = prepared.manifest(Lineage::default(), shards, None, None);
     // What readers get went through JSON.
     Manifest::from_json(&manifest.to_json()).expect("reads back")
 }

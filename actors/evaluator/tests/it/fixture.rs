@@ -91,8 +91,13 @@ pub fn manifest(task: Task, parts: [(Split, u64, Vec<ArtifactRef>); 3]) -> Manif
         feature_names: vec!["x".into()],
         sequence: None,
         pretrained: None,
+        augmentation: None,
+        synthetic: None,
         sample_id: SampleIdScheme::RowNumber,
         weighted: false,
+        derived: vec![],
+        storage: None,
+        inference: vec![],
         split: SplitInfo {
             strategy: SplitStrategy::Random,
             test_size: 0.2,
@@ -100,8 +105,14 @@ pub fn manifest(task: Task, parts: [(Split, u64, Vec<ArtifactRef>); 3]) -> Manif
             random_state: 42,
             column: None,
             official_test: false,
+            by: messages::plan::SplitBy::Exact,
+            fold: None,
+            repeat: 0,
+            gap: None,
+            left_out: 0,
         },
         parts: parts.into_iter().map(part).collect(),
+        quality: None,
         warnings: vec![],
     }
 }

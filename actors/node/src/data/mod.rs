@@ -1,10 +1,15 @@
 //! `within data`: looking into data without running a job. Each command is a file of its own here: its arguments, what
 //! it does, how it prints.
 
+mod augment;
+mod diff;
 mod input;
+mod lineage;
 mod profile;
 mod shown;
+mod split;
 mod validate;
+mod version;
 
 use clap::Subcommand;
 
@@ -18,11 +23,23 @@ pub enum DataCommand {
     Validate(validate::ValidateArgs),
     /// Describe files: columns, distributions, and what is remarkable about them
     Profile(profile::ProfileArgs),
+    /// What differs between two dataset versions: files, columns, preprocessing, rows, distributions
+    Diff(diff::DiffArgs),
+    /// What a model was made of: files, dataset versions, model, report
+    Lineage(lineage::LineageArgs),
+    /// Show the parts that a job's split makes: sizes, classes, groups, times
+    Split(split::SplitArgs),
+    /// Show what a job's augmentation makes of its data
+    Augment(augment::AugmentArgs),
 }
 
-pub fn command(config: &Config, command: &DataCommand) -> Result<u8, Failure> {
+pub async fn command(config: &Config, command: &DataCommand) -> Result<u8, Failure> {
     match command {
         DataCommand::Validate(args) => validate::command(config, args),
         DataCommand::Profile(args) => profile::command(config, args),
+        DataCommand::Diff(args) => diff::command(config, args).await,
+        DataCommand::Lineage(args) => lineage::command(config, args).await,
+        DataCommand::Split(args) => split::command(config, args),
+        DataCommand::Augment(args) => augment::command(config, args),
     }
 }

@@ -201,6 +201,8 @@ impl Pump {
             global_batch_size: plan.global_batch_size,
             logical_shards: plan.logical_shards,
             shuffle_seed: plan.shuffle_seed,
+            shuffle_window_mb: plan.shuffle_window_mb,
+            augmentation: plan.augmentation.clone(),
             drop_last: plan.drop_last,
             epoch: self.next.epoch,
             batch: self.next.batch,

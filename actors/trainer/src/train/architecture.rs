@@ -184,7 +184,12 @@ impl Inputs {
                     });
                 }
                 Encoding::Index { categories } => inputs.categories.push(categories.len() + 1),
-                Encoding::Number { .. } | Encoding::OneHot { .. } => {}
+                Encoding::Number { .. }
+                | Encoding::OneHot { .. }
+                | Encoding::Ordinal { .. }
+                | Encoding::Hashing { .. }
+                | Encoding::Target { .. }
+                | Encoding::Frequency { .. } => {}
             }
         }
         inputs

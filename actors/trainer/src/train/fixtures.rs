@@ -82,7 +82,7 @@ pub fn manifest(task: Task, train: u64, val: u64) -> Manifest {
     let feature = |(first, column): (usize, &String)| Feature {
         column: column.clone(),
         first,
-        encoding: Encoding::Number { impute: 0.0, missing_indicator: false, scale, clip: 0.0 },
+        encoding: Encoding::Number { impute: 0.0, missing_indicator: false, scale: scale.clone(), clip: 0.0 },
     };
     let part = |split, rows| Part { split, rows, class_counts: vec![], shards: vec![] };
     let classes = match task {
@@ -108,8 +108,13 @@ pub fn manifest(task: Task, train: u64, val: u64) -> Manifest {
         feature_names: names,
         sequence: None,
         pretrained: None,
+        augmentation: None,
+        synthetic: None,
         sample_id: SampleIdScheme::RowNumber,
         weighted: false,
+        derived: vec![],
+        storage: None,
+        inference: vec![],
         split: SplitInfo {
             strategy: SplitStrategy::Random,
             test_size: 0.2,
@@ -117,8 +122,14 @@ pub fn manifest(task: Task, train: u64, val: u64) -> Manifest {
             random_state: 42,
             column: None,
             official_test: false,
+            by: messages::plan::SplitBy::Exact,
+            fold: None,
+            repeat: 0,
+            gap: None,
+            left_out: 0,
         },
         parts: vec![part(Split::Train, train), part(Split::Val, val), part(Split::Test, 0)],
+        quality: None,
         warnings: vec![],
     }
 }

@@ -9,6 +9,7 @@ use kernels::shard::{rows_of, shards_of};
 use messages::WireError;
 use messages::error::Code;
 use messages::feed::Split;
+use messages::plan::AugmentationPlan;
 use tokio::sync::mpsc;
 
 use super::stop::Stop;
@@ -27,6 +28,10 @@ pub struct FeedPlan {
     pub logical_shards: u32,
     /// None: stored order.
     pub shuffle_seed: Option<u64>,
+    /// MB of encoded rows that are shuffled together.
+    pub shuffle_window_mb: u32,
+    /// What happens to the rows on their way.
+    pub augmentation: Option<AugmentationPlan>,
     pub drop_last: bool,
     /// The first batch.
     pub position: Position,
@@ -191,6 +196,8 @@ mod tests {
             global_batch_size: 8,
             logical_shards: 8,
             shuffle_seed: Some(3),
+            shuffle_window_mb: 1_000,
+            augmentation: None,
             drop_last: false,
             position: Position { epoch: 0, batch: 0 },
             end_epoch: 2,

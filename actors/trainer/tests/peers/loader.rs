@@ -92,6 +92,8 @@ fn source(open: &OpenFeed) -> BatchSource {
         global_batch_size: open.global_batch_size,
         logical_shards: open.logical_shards,
         shuffle_seed: open.shuffle_seed,
+        shuffle_window_mb: open.shuffle_window_mb,
+        augmentation: open.augmentation.clone(),
         drop_last: open.drop_last,
         position: Position { epoch: open.epoch, batch: open.batch },
         end_epoch: open.end_epoch,

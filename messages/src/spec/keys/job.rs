@@ -16,12 +16,22 @@ const BINARY: &[&str] = &["binary_classification"];
 const LSTM: &[&str] = &["lstm_sequence"];
 const WITH_TEXT: &[&str] = &["transformer_classifier", "ad_score"];
 
-const IMPUTE: Shape = Shape::Choice(&[name("mean"), name("median"), name("zero"), also("refuse", &["error", "fail"])]);
+const IMPUTE: Shape = Shape::Choice(&[
+    name("mean"),
+    name("median"),
+    also("mode", &["most_frequent"]),
+    name("zero"),
+    name("constant"),
+    also("refuse", &["error", "fail"]),
+]);
 const SCALE: Shape = Shape::Choice(&[
     name("none"),
     also("standard", &["zscore", "standardize"]),
     also("min_max", &["minmax"]),
     also("log1p", &["log"]),
+    name("robust"),
+    also("quantile", &["quantile_uniform"]),
+    name("quantile_normal"),
 ]);
 const OPTIMIZERS: Shape = Shape::Choice(&[name("adamw"), name("adam"), name("sgd"), name("lamb")]);
 const ADAMS: &[&str] = &["adamw", "adam", "lamb"];
@@ -222,9 +232,9 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key(
         "data.preprocessing.categories",
-        Shape::Choice(&[also("one_hot", &["onehot"]), also("embedding", &["index"])]),
+        super::features::CATEGORIES,
         Derived("embedding for tabular and ad_score, else one_hot"),
-        "A 0/1 feature for each category, or an index that the model embeds.",
+        "A 0/1 feature for each category, an index that the model embeds, or a number of its own: ordinal, hashing, target, frequency.",
     ),
     key(
         "data.text.tokenizer",
@@ -279,6 +289,7 @@ pub(super) const KEYS: &[Key] = &[
             name("random"),
             also("stratified", &["stratify"]),
             also("group", &["grouped"]),
+            also("stratified_group", &["group_stratified"]),
             also("time", &["temporal", "time_series"]),
         ]),
         json(r#""random""#),
@@ -303,9 +314,9 @@ pub(super) const KEYS: &[Key] = &[
         "data.split.stratify_column",
         Text,
         Absent,
-        "Stratified: by this column, else by the target (a number is binned).",
+        "Stratified, stratified_group: by this column, else by the target (a number is binned).",
     ),
-    key("data.split.group_column", Text, Absent, "Group: rows of one group stay together."),
+    key("data.split.group_column", Text, Absent, "Group, stratified_group: rows of one group stay together."),
     key("data.split.time_column", Text, Absent, "Time: train is before val is before test."),
     key(
         "data.shuffle",
@@ -315,18 +326,19 @@ pub(super) const KEYS: &[Key] = &[
     )
     .alias(&["data.batching.shuffle"]),
     key("data.shuffle_seed", SEED, Derived("seed"), "Seed of the order of rows."),
+    key(
+        "data.shuffle_window_mb",
+        whole(1, 1_000_000),
+        json("1000"),
+        "Encoded rows of a part that are in memory and shuffled together, in MB. A larger part is shuffled in two \
+         levels: its shards, and the rows of as many shards as make so much.",
+    ),
     key("data.drop_last", Bool, json("false"), "Whether a last batch that is not full is left out of an epoch.")
         .alias(&["data.batching.drop_last"]),
     no_effect("data.batching.num_workers", whole(0, 4096), NO_WORKERS).alias(&["data.num_workers"]),
     no_effect("data.batching.prefetch_factor", whole(0, 4096), NO_WORKERS).alias(&["data.prefetch_factor"]),
     no_effect("data.batching.worker_init_seed", SEED, "no random choice depends on the process that reads"),
     no_effect("data.batching.pin_memory", Bool, NO_WORKERS).alias(&["data.pin_memory"]),
-    no_effect("data.augmentation_seed", SEED, "no augmentation is asked for"),
-    not_yet("data.augmentation.text_augmentation", Bool, "augmentation of texts"),
-    not_yet("data.augmentation.visual_augmentation", Bool, "augmentation of images"),
-    not_yet("data.augmentation.prob", closed(0.0, 1.0), "augmentation"),
-    not_yet("data.augmentation.methods", Texts, "augmentation"),
-    not_yet("data.quality", Any, "the quality report"),
     // training
     key("training.epochs", whole(1, 1_000_000), json("20"), "Passes over the training part.")
         .alias(&["training.num_epochs", "training.max_epochs"]),
@@ -676,6 +688,20 @@ pub(super) const KEYS: &[Key] = &[
         Shape::Choice(&[name("warn"), name("evict")]),
         json(r#""warn""#),
         "warn: an event names it; evict: it also leaves the gang at the next step.",
+    ),
+    key(
+        "resources.collective",
+        Shape::Choice(&[name("auto"), name("tcp"), name("nccl")]),
+        json(r#""auto""#),
+        "How ranks on CUDA devices sum their gradients. auto: by NCCL where every rank has a device of its own and the \
+         library, else over TCP. nccl: by NCCL, or the job fails.",
+    ),
+    key(
+        "resources.collective_mode",
+        Shape::Choice(&[name("deterministic"), name("fast")]),
+        json(r#""deterministic""#),
+        "deterministic: the same bits for every number of ranks. fast: NCCL sums in its own order; without NCCL it has no \
+         effect.",
     ),
     key("resources.threads", whole(0, 1024), json("0"), "Compute threads of a rank; 0: what the machine gives."),
     key("limits.deadline_s", whole(1, 2_592_000), json("3600"), "Seconds from acceptance to the end of the job."),

@@ -2,10 +2,14 @@
 //! published JSON Schema share. A row says what a key may hold, its default, its other names and
 //! what becomes of it.
 
+mod augmentation;
+mod cache;
+mod features;
 mod index;
 mod job;
 mod kinds;
 mod model;
+mod quality;
 mod source;
 mod validation;
 
@@ -16,7 +20,16 @@ pub(crate) use kinds::{EVALUATION_KEYS, GATES_KEYS, SWEEP_KEYS};
 pub(crate) static JOB_KEYS: &[Key] = &joined::<{ count(TABLES) }>(TABLES);
 
 /// The table in its parts.
-const TABLES: &[&[Key]] = &[job::KEYS, model::KEYS, source::KEYS, validation::KEYS];
+const TABLES: &[&[Key]] = &[
+    job::KEYS,
+    features::KEYS,
+    quality::KEYS,
+    model::KEYS,
+    source::KEYS,
+    augmentation::KEYS,
+    cache::KEYS,
+    validation::KEYS,
+];
 
 const fn count(tables: &[&[Key]]) -> usize {
     let (mut keys, mut at) = (0, 0);
@@ -132,6 +145,8 @@ pub(crate) enum Shape {
         min: i64,
         max: i64,
     },
+    /// A list of numbers.
+    Numbers(Range),
     /// A local file or folder.
     Path,
     /// A local file or the URL of one that is only read; patterns of files.
@@ -151,8 +166,6 @@ pub(crate) enum Shape {
     /// `validation loss` or the validation value of a metric.
     Monitor,
     Any,
-    /// A text, or a mapping, which becomes the JSON text of it.
-    Document,
 }
 
 impl Key {
