@@ -20,6 +20,7 @@ mod quality;
 mod resources;
 mod source;
 mod split;
+mod validation;
 
 pub use augmentation::{
     AugmentationPlan, Chance, Coin, FeatureAugmentation, FeatureMethod, ImageAugmentation, ImageMethod, MixupPlan,
@@ -36,6 +37,7 @@ pub use quality::{OutlierMethod, QualityCheck, QualityPlan};
 pub use resources::{ResourcePlan, StragglerPolicy};
 pub use source::{ColumnSourcePlan, JoinKind, JoinPlan, TextEncoding};
 pub use split::{FoldPlan, Gap, SplitBy, SplitPlan, SplitStrategy};
+pub use validation::{OnViolation, ValidationPlan};
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
@@ -151,6 +153,8 @@ pub struct DataPlan {
     /// Tables that are joined to this one, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub joins: Vec<JoinPlan>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub validation: ValidationPlan,
     pub split: SplitPlan,
     #[serde(default, skip_serializing_if = "is_default")]
     pub quality: QualityPlan,

@@ -30,6 +30,10 @@ fn the_published_files_are_those_of_the_types() {
     }
     for entry in fs::read_dir(folder()).expect("a folder") {
         let name = entry.expect("an entry").file_name().into_string().expect("a plain name");
+        // What data must be is written by hand, and held by the tests of the data_loader.
+        if name == "data" {
+            continue;
+        }
         assert!(expected.contains(&name), "deploy/schema/{name} is no longer generated");
     }
 }

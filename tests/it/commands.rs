@@ -99,10 +99,19 @@ fn doctor_looks_at_a_server_and_its_streams() {
     assert!(lost.stdout.contains("BAD  nats") && lost.stdout.contains("127.0.0.1:1"), "{}", lost.stdout);
 }
 
+/// By path below the folder.
 fn files_below(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
     let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())).flatten();
-    let read = |path: &Path| std::fs::read(path).expect("reads");
-    entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), read(&entry.path()))).collect()
+    for entry in entries {
+        let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+        if path.is_dir() {
+            found.extend(files_below(&path).into_iter().map(|(below, bytes)| (format!("{name}/{below}"), bytes)));
+        } else {
+            found.insert(name, std::fs::read(&path).expect("reads"));
+        }
+    }
+    found
 }
 
 #[test]
@@ -119,7 +128,7 @@ fn the_schemas_are_those_of_the_repository() {
         serde_json::from_slice::<Value>(bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
     }
     let names: Vec<String> = sandbox.within(&["schema"]).expect(0).stdout.lines().map(str::to_owned).collect();
-    assert_eq!(names, written.keys().cloned().collect::<Vec<_>>());
+    assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>(), written.keys().collect());
     let codes = sandbox.within(&["schema", "--show", "error_codes.json"]).expect(0).stdout;
     for code in ["config_error", "dataset_not_found", "dataset_validation_error", "training_error"] {
         assert!(codes.contains(code), "{codes}");

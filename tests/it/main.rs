@@ -6,6 +6,7 @@ mod bad_input;
 mod cache;
 mod clients;
 mod commands;
+mod data;
 mod datasets;
 mod device;
 #[path = "../elastic/mod.rs"]

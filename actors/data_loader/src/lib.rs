@@ -34,6 +34,7 @@ pub mod split;
 pub mod state;
 mod storage;
 mod task;
+pub mod validate;
 pub mod versions;
 pub mod write;
 

@@ -23,6 +23,7 @@ use crate::check::{At, MAX_ROWS, Violation, Violations, inference};
 use crate::column::Column;
 use crate::pictures::{Gallery, Places};
 use crate::source::{Chunk, File, Joins, Reader};
+use crate::validate::Dropped;
 
 /// Key of a missing category.
 pub const MISSING_KEY: u32 = u32::MAX;
@@ -173,11 +174,24 @@ pub fn load(
     memory_limit_bytes: usize,
     cancelled: &CancellationToken,
 ) -> Result<Loaded, WireError> {
+    load_without(plan, task, files, roots, memory_limit_bytes, &Dropped::default(), cancelled)
+}
+
+/// The same but for the rows that are `dropped`.
+pub fn load_without(
+    plan: &DataPlan,
+    task: Task,
+    files: &[File],
+    roots: &[PathBuf],
+    memory_limit_bytes: usize,
+    dropped: &Dropped,
+    cancelled: &CancellationToken,
+) -> Result<Loaded, WireError> {
     let mut violations = Violations::default();
     let mut warnings = Vec::new();
     let joins = Arc::new(Joins::read(plan, roots, &mut violations)?);
     violations.check()?;
-    let input = Input { plan, task, files, roots, joins, memory_limit_bytes, cancelled };
+    let input = Input { plan, task, files, roots, joins, memory_limit_bytes, dropped, cancelled };
     let Some(mut table) = input.read(None, &mut violations)? else {
         violations.check()?;
         return Err(WireError::new(Code::InternalError, "the data could not be read, and nothing says why"));
@@ -236,6 +250,8 @@ struct Input<'a> {
     roots: &'a [PathBuf],
     joins: Arc<Joins>,
     memory_limit_bytes: usize,
+    /// Rows of all files that are left out.
+    dropped: &'a Dropped,
     cancelled: &'a CancellationToken,
 }
 
@@ -346,6 +362,7 @@ impl Input<'_> {
             }
             while let Some(chunk) = reader.next_chunk(violations)? {
                 alive(self.cancelled)?;
+                let chunk = chunk.keep(|row| !self.dropped.contains(rows_before + row))?;
                 pass.take_rows(&chunk, rows_before);
                 let chunk = Arc::new(chunk);
                 for sender in senders {

@@ -28,7 +28,7 @@ use crate::check::target::{self, TargetValues};
 use crate::check::{Violation, Violations};
 use crate::derive;
 use crate::fit::{self, Fitted, fit};
-use crate::load::{Kept, Loaded, MISSING_KEY, Values, alive, load};
+use crate::load::{Kept, Loaded, MISSING_KEY, Values, alive, load_without};
 use crate::memory;
 use crate::pretrained::Pretrained;
 use crate::quality::{self, Quality};
@@ -37,6 +37,7 @@ use crate::source::{self, idx::Images};
 use crate::split::report::{self, SplitReport};
 use crate::split::{Parts, split, warn_of_small_classes};
 use crate::storage::Stores;
+use crate::validate::{self, Dropped};
 
 /// Most samples of a shard.
 pub const SHARD_ROWS: usize = 65_536;
@@ -65,6 +66,8 @@ pub struct Prepared {
     synthetic: Option<Synthetic>,
     dataset_version: String,
     warnings: Vec<String>,
+    /// What was stored before the data were read, by name.
+    reports: BTreeMap<String, ArtifactRef>,
 }
 
 /// Reads, checks, splits and fits, all of it.
@@ -77,7 +80,7 @@ pub fn prepare(
     prepare_by(data, task, roots, &mut Steps::uncached(), cancelled)
 }
 
-/// The same, as far as it is not in the step cache.
+/// The same, as far as it is not in the step cache. Data that a schema refuses are an error.
 pub fn prepare_by(
     data: &DataPlan,
     task: Task,
@@ -85,9 +88,27 @@ pub fn prepare_by(
     steps: &mut Steps,
     cancelled: &CancellationToken,
 ) -> Result<Prepared, WireError> {
+    let Some(checked) = validate::of_plan(data, roots, bus::now_ms(), cancelled)? else {
+        return prepare_without(data, task, roots, &Dropped::default(), steps, cancelled);
+    };
+    checked.report.verdict()?;
+    let mut prepared = prepare_without(data, task, roots, &checked.dropped, steps, cancelled)?;
+    prepared.tell(checked.report.warnings(), BTreeMap::new());
+    Ok(prepared)
+}
+
+/// Prepares what is left without the dropped rows; these follow from the plan and the files.
+pub fn prepare_without(
+    data: &DataPlan,
+    task: Task,
+    roots: &[PathBuf],
+    dropped: &Dropped,
+    steps: &mut Steps,
+    cancelled: &CancellationToken,
+) -> Result<Prepared, WireError> {
     let files = source::files(data, roots)?;
     let read = steps.run(cache::Step::Read, |steps| {
-        let loaded = load(data, task, &files, roots, memory::limit_bytes(), cancelled)?;
+        let loaded = load_without(data, task, &files, roots, memory::limit_bytes(), dropped, cancelled)?;
         steps.same_files(&loaded.sources)?;
         Ok(Kept::from(loaded))
     })?;
@@ -205,6 +226,7 @@ pub fn prepare_by(
         synthetic,
         dataset_version: data.dataset_version.clone(),
         warnings,
+        reports: BTreeMap::new(),
     };
     if data.augmentation.as_ref().is_some_and(AugmentationPlan::perturbs) {
         prepared.gathered.spreads = prepared.spreads(cancelled)?;
@@ -287,6 +309,17 @@ impl Prepared {
 
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// Adds what was found before the data were read.
+    pub fn tell(&mut self, warnings: Vec<String>, reports: BTreeMap<String, ArtifactRef>) {
+        self.warnings.splice(0..0, warnings);
+        self.reports.extend(reports);
+    }
+
+    /// What was stored before the data were read.
+    pub fn reports(&self) -> &BTreeMap<String, ArtifactRef> {
+        &self.reports
     }
 
     /// Fitted preprocessing, a column each.

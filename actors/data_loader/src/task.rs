@@ -1,5 +1,7 @@
 //! A prepare task from its work message to its output.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,12 +9,12 @@ use bus::queue::Leased;
 use bus::role::RoleEnv;
 use bus::{Once, now_ms};
 use frame::manifest::Lineage;
-use messages::WireError;
 use messages::error::Code;
 use messages::event::Event;
 use messages::plan::{JobPlan, TextMethod};
 use messages::step::StepReport;
 use messages::work::{TaskOutput, WorkInput};
+use messages::{ArtifactRef, WireError};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -20,9 +22,12 @@ use crate::augment::translate::back_translations;
 use crate::cache::settings::settings_blake3;
 use crate::cache::{Step, StepCache, Steps};
 use crate::mirror::Mirror;
-use crate::prepare::prepare_by;
+use crate::prepare::prepare_without;
+use crate::validate::{self, Dropped};
 use crate::write::{find, off_runtime, write_by};
 
+/// Kind under which reports are stored.
+const REPORTS: &str = "reports";
 /// Steps that may wait to be told: more than a task has.
 const TOLD: usize = 4 * Step::ALL.len();
 
@@ -101,13 +106,15 @@ async fn once(
     if let Some(output) = found {
         return Ok(output);
     }
+    let (reports, dropped, told) = validated(env, plan, &roots, cancelled).await?;
     let (token, of) = (cancelled.clone(), Arc::clone(plan));
     let (prepared, steps) = off_runtime(move || {
-        let prepared = prepare_by(&of.data, of.task, &roots, &mut steps, &token);
+        let prepared = prepare_without(&of.data, of.task, &roots, &dropped, &mut steps, &token);
         Ok((prepared, steps))
     })
     .await?;
     let mut prepared = prepared.map_err(|error| Failed { error, changed: steps.changed() })?;
+    prepared.tell(told, reports);
     let augmentation = plan.data.augmentation.as_ref();
     if let Some(augmentation) = augmentation.filter(|plan| plan.uses_text(TextMethod::BackTranslation)) {
         let texts = prepared.train_texts().into_iter().map(str::to_owned).collect();
@@ -122,6 +129,42 @@ async fn once(
         parents: Vec::new(),
     };
     Ok(write_by(prepared, &env.artifacts, lineage, steps, cancelled).await?)
+}
+
+type Validated = (BTreeMap<String, ArtifactRef>, Dropped, Vec<String>);
+
+/// Holds the data against the plan's schema, if it names one. The report is kept whatever it says; an error tells where.
+async fn validated(
+    env: &RoleEnv,
+    plan: &Arc<JobPlan>,
+    roots: &Arc<Vec<PathBuf>>,
+    cancelled: &CancellationToken,
+) -> Result<Validated, WireError> {
+    if plan.data.validation.schema.is_none() {
+        return Ok(Validated::default());
+    }
+    let (of, roots, token, now) = (Arc::clone(plan), Arc::clone(roots), cancelled.clone(), now_ms());
+    let checked = off_runtime(move || validate::of_plan(&of.data, &roots, now, &token)).await?;
+    let Some(checked) = checked else { return Ok(Validated::default()) };
+    let mut reports = BTreeMap::new();
+    let files = [
+        ("validation_report", "validation_report.json", checked.report.to_json()),
+        ("validation_page", "validation_report.html", checked.page.html().into_bytes()),
+    ];
+    for (name, file, bytes) in files {
+        let stored = env.artifacts.put_bytes(REPORTS, file, bytes.into()).await.map_err(|e| e.to_wire())?;
+        reports.insert(name.to_owned(), stored);
+    }
+    if let Some(quarantine) = &checked.quarantine {
+        let stored = env.artifacts.put_file(REPORTS, "quarantined_rows.parquet", quarantine.path()).await;
+        reports.insert("quarantined_rows".to_owned(), stored.map_err(|e| e.to_wire())?);
+    }
+    checked.report.verdict().map_err(|error| {
+        let hint = error.hint.clone().unwrap_or_default();
+        let place = reports.get("validation_page").map(|page| page.uri.as_str()).unwrap_or_default();
+        error.with_hint(format!("{hint}; the whole report: {place}"))
+    })?;
+    Ok((reports, checked.dropped, checked.report.warnings()))
 }
 
 /// Publishes what became of each step. A notice that cannot be stored in the time of a request is lost; the record of

@@ -113,7 +113,7 @@ pub async fn write_by(
         augmentation = Some(put(artifacts, &steps, ARTIFACT_KIND, gathered::ARTIFACT_NAME, bytes).await?);
     }
     let mut manifest = prepared.manifest(lineage, shards, pretrained, augmentation);
-    let mut reports = BTreeMap::new();
+    let mut reports = prepared.reports().clone();
     if let Some(found) = prepared.quality() {
         manifest.quality =
             Some(write_quality(found, &manifest.dataset_version, artifacts, &steps, &mut reports).await?);

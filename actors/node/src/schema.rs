@@ -11,7 +11,9 @@ use crate::exit::{self, Failure};
 use crate::watch::print_line;
 
 pub fn command(config: &Config, args: &SchemaArgs) -> Result<u8, Failure> {
-    let files = messages::schema::files();
+    let mut files = messages::schema::files();
+    let data = data_loader::validate::builtin::FILES;
+    files.extend(data.map(|(name, text)| (format!("data/{name}"), text.to_owned())));
     if let Some(name) = &args.show {
         let Some((_, text)) = files.iter().find(|(file, _)| file == name) else {
             let names: Vec<&str> = files.iter().map(|(file, _)| file.as_str()).collect();

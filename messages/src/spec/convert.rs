@@ -48,6 +48,7 @@ pub(crate) fn convert(key: &Key, node: &Node, path: &str, mistakes: &mut Mistake
         Shape::Device => reader.device(node),
         Shape::Monitor => reader.monitor(node),
         Shape::Any => Some(Json::Null),
+        Shape::Document => reader.document(node),
     }
 }
 
@@ -169,6 +170,23 @@ impl Reader<'_, '_> {
             Value::Null => self.refuse(node, "a list"),
             _ => item(self, node).map(|item| json!([item])),
         }
+    }
+
+    /// What the document says is checked by whoever reads it.
+    fn document(&mut self, node: &Node) -> Option<Json> {
+        let text = match node.value {
+            Value::Map(_) => plain(node).to_string(),
+            _ => {
+                return self
+                    .text(node, "a name, a path or a mapping")
+                    .filter(|text| self.not_blank(node, text))
+                    .map(Json::from);
+            }
+        };
+        if text.len() > MAX_TEXT_BYTES {
+            return self.refuse(node, &format!("a mapping of at most {MAX_TEXT_BYTES} bytes as JSON"));
+        }
+        Some(Json::from(text))
     }
 
     fn record(&mut self, node: &Node, keys: &'static [Key]) -> Option<Json> {
@@ -363,6 +381,22 @@ impl Reader<'_, '_> {
                 self.suggest(node, "val_loss or val_<metric>", Some(meant))
             }
         }
+    }
+}
+
+/// The value without its places.
+fn plain(node: &Node) -> Json {
+    match &node.value {
+        Value::Null => Json::Null,
+        Value::Bool(value) => json!(value),
+        Value::Number(number) => match number.whole.map(|whole| (i64::try_from(whole), u64::try_from(whole))) {
+            Some((Ok(whole), _)) => json!(whole),
+            Some((_, Ok(whole))) => json!(whole),
+            _ => json!(number.value),
+        },
+        Value::Text(text) => json!(text),
+        Value::List(items) => items.iter().map(plain).collect(),
+        Value::Map(members) => members.iter().map(|member| (member.key.clone(), plain(&member.node))).collect(),
     }
 }
 

@@ -113,6 +113,7 @@ fn shape(shape: &Shape) -> Json {
         Shape::Device => json!({ "type": "string", "pattern": "^(auto|cpu|cuda(:[0-9]+)?)$" }),
         Shape::Monitor => json!({ "type": "string", "pattern": "^val_" }),
         Shape::Any => json!({}),
+        Shape::Document => json!({ "type": ["string", "object"] }),
     }
 }
 

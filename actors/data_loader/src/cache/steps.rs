@@ -25,6 +25,7 @@ use super::tier::Lookup;
 use crate::load::alive;
 use crate::source::path::{cannot_open, resolve, resolve_folder};
 use crate::source::{self, glob};
+use crate::validate;
 
 /// A file that the data are made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,7 +118,7 @@ impl Steps {
             changed: false,
             refused: false,
             not_kept: not_kept(data),
-            whole_not_kept: whole_not_kept(data),
+            whole_not_kept: whole_not_kept(data, roots),
         };
         Ok(Self { known: Some(known), reports: Vec::new(), tell: None })
     }
@@ -367,6 +368,9 @@ fn files_of(data: &DataPlan, roots: &[PathBuf]) -> Result<Vec<Input>, WireError>
             add(&format!("data.columns.{column}.images"), path, resolve(path, roots)?, Step::Read);
         }
     }
+    if let Some(path) = validate::schema_file(&data.validation) {
+        add("data.validation.schema", path, resolve(path, roots)?, Step::Read);
+    }
     if let Some(path) = &data.text.pretrained {
         let folder = resolve_folder(path, roots)?;
         let mut names: Vec<_> = std::fs::read_dir(&folder)
@@ -391,8 +395,14 @@ fn not_kept(data: &DataPlan) -> Option<String> {
     Some(format!("column {name:?} may name pictures in files of their own, which are not looked at: nothing is kept"))
 }
 
-/// Why the whole of a plan may not be kept: what feeds need of the world outside is gathered anew each time.
-fn whole_not_kept(data: &DataPlan) -> Option<String> {
-    let why = "data.augmentation gathers words, translations and pictures that are no inputs of the cache";
-    data.augmentation.as_ref().map(|_| why.to_owned())
+/// Why the whole of a plan may not be kept: what feeds need of the world outside is gathered anew each time, and data that
+/// were fresh may not be so any more.
+fn whole_not_kept(data: &DataPlan, roots: &[PathBuf]) -> Option<String> {
+    let gathers = "data.augmentation gathers words, translations and pictures that are no inputs of the cache";
+    let ages = "the schema of data.validation asks for data that are fresh now";
+    let fresh = || validate::schema_of(&data.validation, roots).ok().flatten().is_some_and(|s| s.asks_for_now());
+    match &data.augmentation {
+        Some(_) => Some(gathers.to_owned()),
+        None => fresh().then(|| ages.to_owned()),
+    }
 }

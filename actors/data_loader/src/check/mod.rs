@@ -121,6 +121,16 @@ impl Violations {
         self.total == 0
     }
 
+    /// How many there are.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// The first of them.
+    pub fn shown(&self) -> &[Violation] {
+        &self.shown
+    }
+
     /// The error, if anything is wrong.
     pub fn check(&mut self) -> Result<(), WireError> {
         if self.is_empty() { Ok(()) } else { Err(self.to_error()) }

@@ -101,6 +101,10 @@ impl CsvFile {
 
     /// A first record of one field that another delimiter would cut.
     fn wrong_delimiter(&self, field: &str, plan: &CsvPlan) -> Option<Violation> {
+        // A delimiter that no text has says that each line is one field.
+        if plan.delimiter.starts_with(|c: char| c.is_control() && c != '\t') {
+            return None;
+        }
         let likely = [';', ',', '\t', '|', ' ']
             .into_iter()
             .filter(|c| !plan.delimiter.starts_with(*c))

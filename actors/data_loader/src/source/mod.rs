@@ -20,7 +20,8 @@ mod text;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, StringArray};
+use arrow_array::{ArrayRef, StringArray, UInt32Array};
+use arrow_select::take::take;
 use messages::WireError;
 use messages::error::Code;
 use messages::plan::{CsvPlan, DataFormat, DataPlan, TextEncoding};
@@ -147,6 +148,22 @@ impl Chunk {
     /// Whether rows of the file are missing here.
     pub fn is_picked(&self) -> bool {
         self.picked.is_some()
+    }
+
+    /// Without the rows of the file, from 0, that `keep` refuses.
+    pub fn keep(mut self, keep: impl Fn(u64) -> bool) -> Result<Self, WireError> {
+        let kept: Vec<u32> = (0..self.rows as u32).filter(|&row| keep(self.file_row(row as usize))).collect();
+        if kept.len() == self.rows {
+            return Ok(self);
+        }
+        let rows = UInt32Array::from(kept.clone());
+        for column in &mut self.columns {
+            *column = take(column.as_ref(), &rows, None)
+                .map_err(|e| WireError::new(Code::InternalError, format!("leaving rows out: {e}")))?;
+        }
+        let picked = kept.iter().map(|&row| self.read_row(row as usize) as u32).collect();
+        (self.rows, self.picked) = (kept.len(), Some(picked));
+        Ok(self)
     }
 
     fn read_row(&self, row: usize) -> usize {

@@ -16,3 +16,5 @@ mod quality_golden;
 mod real;
 mod sources;
 mod split;
+mod traps;
+mod validation;

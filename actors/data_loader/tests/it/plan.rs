@@ -11,7 +11,7 @@ use messages::feed::Split;
 use messages::plan::{
     CacheMode, CategoryEncoding, ColumnFittingPlan, ColumnPlan, ColumnSourcePlan, ColumnType, CsvPlan, DataFormat,
     DataPlan, FittingPlan, FoldPlan, Impute, PreprocessingPlan, QualityPlan, Scale, SequencePlan, SplitPlan,
-    SplitStrategy, StoragePlan, TargetPlan, TargetTransform, Task, TextEncoding, TextPlan,
+    SplitStrategy, StoragePlan, TargetPlan, TargetTransform, Task, TextEncoding, TextPlan, ValidationPlan,
 };
 use tokio_util::sync::CancellationToken;
 use within_data_loader::prepare::{Prepared, prepare};
@@ -59,6 +59,7 @@ pub fn data_plan(path: &[&str], target: &str) -> DataPlan {
         storage: StoragePlan::default(),
         text: TextPlan::default(),
         sequence: SequencePlan::default(),
+        validation: ValidationPlan::default(),
         joins: vec![],
         split: SplitPlan {
             strategy: SplitStrategy::Random,

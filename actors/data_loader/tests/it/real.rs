@@ -13,7 +13,7 @@ use within_data_loader::prepare::{Prepared, prepare};
 use crate::plan::{column, data_plan, encoded, manifest};
 
 /// The folder of the data sets, or none: then the test says that it is skipped.
-fn data() -> Option<PathBuf> {
+pub fn data() -> Option<PathBuf> {
     let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data");
     let folder = PathBuf::from(std::env::var("WITHIN_DATA").unwrap_or_else(|_| default.to_owned()));
     if folder.is_dir() {

@@ -3,8 +3,10 @@
 
 mod augment;
 mod diff;
+mod input;
 mod lineage;
 mod profile;
+mod shown;
 mod split;
 mod validate;
 mod version;

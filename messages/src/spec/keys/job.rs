@@ -339,7 +339,6 @@ pub(super) const KEYS: &[Key] = &[
     no_effect("data.batching.prefetch_factor", whole(0, 4096), NO_WORKERS).alias(&["data.prefetch_factor"]),
     no_effect("data.batching.worker_init_seed", SEED, "no random choice depends on the process that reads"),
     no_effect("data.batching.pin_memory", Bool, NO_WORKERS).alias(&["data.pin_memory"]),
-    not_yet("data.validation", Any, "validation of data against a schema"),
     // training
     key("training.epochs", whole(1, 1_000_000), json("20"), "Passes over the training part.")
         .alias(&["training.num_epochs", "training.max_epochs"]),

@@ -11,6 +11,7 @@ mod kinds;
 mod model;
 mod quality;
 mod source;
+mod validation;
 
 pub(crate) use index::{Index, Step, index_of};
 pub(crate) use kinds::{EVALUATION_KEYS, GATES_KEYS, SWEEP_KEYS};
@@ -19,8 +20,16 @@ pub(crate) use kinds::{EVALUATION_KEYS, GATES_KEYS, SWEEP_KEYS};
 pub(crate) static JOB_KEYS: &[Key] = &joined::<{ count(TABLES) }>(TABLES);
 
 /// The table in its parts.
-const TABLES: &[&[Key]] =
-    &[job::KEYS, features::KEYS, quality::KEYS, model::KEYS, source::KEYS, augmentation::KEYS, cache::KEYS];
+const TABLES: &[&[Key]] = &[
+    job::KEYS,
+    features::KEYS,
+    quality::KEYS,
+    model::KEYS,
+    source::KEYS,
+    augmentation::KEYS,
+    cache::KEYS,
+    validation::KEYS,
+];
 
 const fn count(tables: &[&[Key]]) -> usize {
     let (mut keys, mut at) = (0, 0);

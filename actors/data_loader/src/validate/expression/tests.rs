@@ -1,0 +1,194 @@
+//! Tables of what is read, what is refused, what is computed; and properties against a plain evaluation.
+
+use std::collections::BTreeMap;
+
+use expect_test::{Expect, expect};
+use proptest::prelude::*;
+
+use super::*;
+use crate::validate::date;
+
+fn types() -> BTreeMap<String, Type> {
+    [
+        ("a", Type::Number),
+        ("b", Type::Number),
+        ("capital-gain", Type::Number),
+        ("impressions", Type::Number),
+        ("name", Type::Text),
+        ("start_date", Type::Date),
+        ("end_date", Type::Date),
+        ("ok", Type::Bool),
+    ]
+    .map(|(name, kind)| (name.to_owned(), kind))
+    .into()
+}
+
+fn cells() -> BTreeMap<&'static str, Cells<'static>> {
+    let day = |text: &str| date::parse(text).map_or(f64::NAN, |moment| moment.ms as f64);
+    [
+        ("a", Cells::Numbers(vec![1.0, 5.0, f64::NAN])),
+        ("b", Cells::Numbers(vec![2.0, 0.0, 3.0])),
+        ("capital-gain", Cells::Numbers(vec![0.0, 1.0, 2.0])),
+        ("impressions", Cells::Numbers(vec![10.0, 20.0, 30.0])),
+        ("name", Cells::Texts(vec![Some("Ann".into()), None, Some("bob".into())])),
+        ("start_date", Cells::Numbers(vec![day("2021-01-25"), day("2021-02-01"), f64::NAN])),
+        ("end_date", Cells::Numbers(vec![day("2021-01-26"), day("2021-01-01"), day("2021-01-01")])),
+        ("ok", Cells::Truths(vec![Truth::True, Truth::False, Truth::Unknown])),
+    ]
+    .into()
+}
+
+/// `T`, `F` and `?` of the three rows.
+fn truths(text: &str) -> String {
+    let expression = Expression::parse(text, &types()).unwrap_or_else(|wrong| panic!("{}", wrong.shown(text)));
+    let cells = cells();
+    let columns: Vec<&Cells> = expression.columns().iter().map(|name| &cells[name.as_str()]).collect();
+    let letter = |truth: &Truth| match truth {
+        Truth::True => 'T',
+        Truth::False => 'F',
+        Truth::Unknown => '?',
+    };
+    expression.check(&columns, 3).iter().map(letter).collect()
+}
+
+#[test]
+fn conditions_hold_where_they_should() {
+    for (text, expected) in [
+        ("a <= b", "TF?"),
+        ("a > b", "FT?"),
+        ("a = 1", "TF?"),
+        ("a == 1 or b = 3", "TFT"),
+        ("a = 1 and b = 3", "FFF"),
+        ("a = 1 AND b = 2", "TF?"),
+        ("not a = 1", "FT?"),
+        ("!(a = 1)", "FT?"),
+        ("a is null", "FFT"),
+        ("a is not null", "TTF"),
+        ("a / b > 0", "T??"),
+        ("a / b is null or a / b < 10", "TTT"),
+        ("a + b * 2 = 5", "TT?"),
+        ("(a + b) * 2 = 6", "TF?"),
+        ("-a < 0", "TT?"),
+        ("a - -b = 3", "TF?"),
+        ("10 % 4 = 2", "TTT"),
+        ("a in (1, 2)", "TF?"),
+        ("a not in (1, 2)", "FT?"),
+        ("`capital-gain` >= 1", "FTT"),
+        ("name = 'Ann'", "T?F"),
+        ("name in ('Ann', \"bob\")", "T?T"),
+        ("lower(name) = 'ann'", "T?F"),
+        ("length(name) = 3", "T?T"),
+        ("end_date >= start_date", "TF?"),
+        ("end_date - start_date = 1", "TF?"),
+        ("start_date + 1 = end_date", "TF?"),
+        ("start_date >= '2021-01-31'", "FT?"),
+        ("'2021-01-31' > end_date", "TTT"),
+        ("end_date - '2021-01-01' <= 0", "FTT"),
+        ("ok", "TF?"),
+        ("ok = false", "FT?"),
+        ("ok or a = 5", "TT?"),
+        ("abs(a - b) <= 1", "TF?"),
+        ("min(a, b) = 1", "TF?"),
+        ("max(a, b, 4) = 5", "FT?"),
+        ("round(a / 2) = 1", "TF?"),
+        ("true", "TTT"),
+        ("1 / 0 = 1 / 0", "???"),
+    ] {
+        assert_eq!(truths(text), expected, "{text}");
+    }
+}
+
+fn refused(texts: &[&str], expected: Expect) {
+    let told = texts.iter().map(|text| match Expression::parse(text, &types()) {
+        Ok(_) => format!("{text}: is read\n"),
+        Err(wrong) => wrong.shown(text) + "\n",
+    });
+    expected.assert_eq(&told.collect::<String>());
+}
+
+#[test]
+fn mistakes_are_told_by_their_place() {
+    refused(
+        &[
+            "",
+            "a",
+            "a >=",
+            "a >= b b",
+            "(a >= b",
+            "a > impresions",
+            "a > 'x'",
+            "name > start_date",
+            "start_date > '2021-02-30'",
+            "start_date + end_date = 1",
+            "ok < true",
+            "a and b",
+            "not a",
+            "sum(a) > 1",
+            "abs(a, b) > 1",
+            "length(a) > 1",
+            "a = 1.2.3",
+            "name = 'Ann",
+            "ü > 1 and €",
+            "a is 1",
+            "a not b",
+            "a in 1",
+            "a in (1",
+        ],
+        expect![[r#""#]],
+    );
+    let deep = format!("{}a = 1{}", "(".repeat(1000), ")".repeat(1000));
+    assert!(Expression::parse(&deep, &types()).expect_err("deep").message.contains("nested deeper"));
+    let long = "a = 1 or ".repeat(1000) + "a = 1";
+    assert!(Expression::parse(&long, &types()).expect_err("long").message.contains("at most 4096"));
+}
+
+/// An expression of numbers as text, with its value by plain arithmetic.
+fn arithmetic() -> impl Strategy<Value = (String, f64)> {
+    let leaf = prop_oneof![
+        (0u32..1000).prop_map(|n| (n.to_string(), f64::from(n))),
+        Just(("a".to_owned(), 1.0)),
+        Just(("impressions".to_owned(), 10.0)),
+    ];
+    leaf.prop_recursive(5, 64, 2, |inner| {
+        (inner.clone(), inner, 0..4).prop_map(|((left, l), (right, r), op)| {
+            let (sign, value) = match op {
+                0 => ("+", l + r),
+                1 => ("-", l - r),
+                2 => ("*", l * r),
+                _ => ("/", l / r),
+            };
+            (format!("({left} {sign} {right})"), if value.is_finite() { value } else { f64::NAN })
+        })
+    })
+}
+
+proptest! {
+    #[test]
+    fn arithmetic_is_that_of_numbers((text, value) in arithmetic()) {
+        let condition = format!("{text} = {text}");
+        prop_assert_eq!(truths(&condition).starts_with('?'), value.is_nan());
+        if value.is_finite() && value.abs() < 1e15 {
+            let sign = if value < 0.0 { format!("-{}", -value) } else { value.to_string() };
+            let condition = format!("{text} = {sign}");
+            prop_assert!(truths(&condition).starts_with('T'), "{condition}");
+        }
+    }
+
+    #[test]
+    fn any_text_ends_with_an_answer(text in any::<String>()) {
+        let _ = Expression::parse(&text, &types()).map_err(|wrong| wrong.shown(&text));
+    }
+
+    #[test]
+    fn any_words_end_with_an_answer(words in prop::collection::vec(prop::sample::select(vec![
+        "a", "b", "name", "start_date", "ok", "1", "'x'", "'2021-01-01'", "and", "or", "not", "in", "is", "null", "(", ")", ",",
+        "<", "=", "+", "-", "*", "/", "abs", "min", "length", "`capital-gain`", "true",
+    ]), 0..24)) {
+        let text = words.join(" ");
+        if let Ok(expression) = Expression::parse(&text, &types()) {
+            let cells = cells();
+            let columns: Vec<&Cells> = expression.columns().iter().map(|name| &cells[name.as_str()]).collect();
+            prop_assert_eq!(expression.check(&columns, 3).len(), 3);
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! Everything that is counted of one column.
+
+use std::collections::HashMap;
+
+use arrow_array::{Array, StringArray};
+use twox_hash::XxHash3_64;
+
+use super::Spot;
+use super::steps::Steps;
+use crate::check::value::{Value, ValueReader};
+use crate::validate::columns::is_missing;
+use crate::validate::date;
+
+/// Different values of all columns together that are kept with their counts.
+const ALL_DISTINCT: usize = 2_000_000;
+const MAX_DISTINCT: usize = 20_000;
+/// Longest text that is kept.
+const MAX_TEXT: usize = 120;
+/// 2^53: from here on not every whole number is a 64-bit float.
+const EXACT: i128 = 1 << 53;
+/// Key of a missing value, and of one that is not kept.
+pub const MISSING: u32 = u32::MAX;
+pub const OTHER: u32 = u32::MAX - 1;
+
+/// What most of a column's values are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Type {
+    Empty,
+    Integer,
+    Number,
+    Date,
+    Text,
+}
+
+impl Type {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::Integer => "integer",
+            Self::Number => "number",
+            Self::Date => "date",
+            Self::Text => "text",
+        }
+    }
+}
+
+/// A value and how often it stands there.
+#[derive(Debug, Clone)]
+pub struct Counted {
+    pub text: String,
+    pub count: u64,
+    pub first: Spot,
+}
+
+/// How many values are of a sort, and the first of them.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    pub count: u64,
+    pub first: Option<(Spot, String)>,
+}
+
+impl Seen {
+    fn add(&mut self, spot: impl FnOnce() -> Spot, text: &str) {
+        self.count += 1;
+        if self.first.is_none() {
+            self.first = Some((spot(), cut(text)));
+        }
+    }
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(MAX_TEXT).collect()
+}
+
+pub fn hash(text: &str) -> u64 {
+    XxHash3_64::oneshot(text.as_bytes())
+}
+
+/// Makes a column's hash part of its row's.
+pub fn mix(row: &mut u64, cell: u64) {
+    *row = (row.rotate_left(5) ^ cell).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    *row ^= *row >> 29;
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Column {
+    pub name: String,
+    pub rows: u64,
+    pub missing: Seen,
+    pub numbers: u64,
+    pub integers: u64,
+    pub texts: Seen,
+    pub mean: f64,
+    squares: f64,
+    /// The two least and the two greatest different numbers, how often the outermost stand there.
+    pub least: [f64; 2],
+    pub greatest: [f64; 2],
+    pub at_least: u64,
+    pub at_greatest: u64,
+    pub zeros: u64,
+    pub beyond_exact: Seen,
+    pub beyond_i64: u64,
+    pub blanks: Seen,
+    pub dots: Seen,
+    pub controls: Seen,
+    pub dates: u64,
+    pub with_offset: u64,
+    /// Minutes, up to a handful of different ones.
+    pub offsets: Vec<i32>,
+    pub steps: Steps,
+    places: HashMap<u64, u32>,
+    pub values: Vec<Counted>,
+    /// Whether there are more values than `values`.
+    pub more_values: bool,
+    max_distinct: usize,
+    /// Numbers that do not fall from row to row; runs of equal values.
+    pub rising: bool,
+    pub runs: u64,
+    previous: (u64, f64),
+    /// Row minus value, while that is the same for all rows.
+    pub row_index: Option<i64>,
+}
+
+impl Column {
+    pub fn new(name: &str, columns: usize) -> Self {
+        Self {
+            name: name.to_owned(),
+            rows: 0,
+            missing: Seen::default(),
+            numbers: 0,
+            integers: 0,
+            texts: Seen::default(),
+            mean: 0.0,
+            squares: 0.0,
+            least: [f64::INFINITY; 2],
+            greatest: [f64::NEG_INFINITY; 2],
+            at_least: 0,
+            at_greatest: 0,
+            zeros: 0,
+            beyond_exact: Seen::default(),
+            beyond_i64: 0,
+            blanks: Seen::default(),
+            dots: Seen::default(),
+            controls: Seen::default(),
+            dates: 0,
+            with_offset: 0,
+            offsets: Vec::new(),
+            steps: Steps::default(),
+            places: HashMap::new(),
+            values: Vec::new(),
+            more_values: false,
+            max_distinct: (ALL_DISTINCT / columns.max(1)).clamp(64, MAX_DISTINCT),
+            rising: true,
+            runs: 0,
+            previous: (0, f64::NEG_INFINITY),
+            row_index: None,
+        }
+    }
+
+    /// Values that are there.
+    pub fn count(&self) -> u64 {
+        self.rows - self.missing.count
+    }
+
+    /// Standard deviation, ddof 0.
+    pub fn std(&self) -> f64 {
+        (self.squares / self.numbers as f64).sqrt()
+    }
+
+    pub fn r#type(&self) -> Type {
+        match self.count() {
+            0 => Type::Empty,
+            count if self.dates * 10 >= count * 9 => Type::Date,
+            _ if self.texts.count > self.numbers / 10 => Type::Text,
+            _ if self.integers == self.numbers => Type::Integer,
+            _ => Type::Number,
+        }
+    }
+
+    pub fn is_numeric(&self) -> bool {
+        matches!(self.r#type(), Type::Integer | Type::Number)
+    }
+
+    /// Looks at the column's part of a chunk; returns its numbers (NaN where there is none) and the keys of its values.
+    pub fn observe(
+        &mut self,
+        texts: &StringArray,
+        first_row: u64,
+        reader: &ValueReader,
+        spot: &dyn Fn(usize) -> Spot,
+        hashes: &mut [u64],
+    ) -> (Vec<f64>, Vec<u32>) {
+        let (mut numbers, mut keys) = (Vec::with_capacity(texts.len()), Vec::with_capacity(texts.len()));
+        for row in 0..texts.len() {
+            let text = if texts.is_null(row) { "" } else { texts.value(row) };
+            let hash = hash(text);
+            mix(&mut hashes[row], hash);
+            self.rows += 1;
+            if is_missing(reader, text) {
+                self.missing.add(|| spot(row), text);
+                numbers.push(f64::NAN);
+                keys.push(MISSING);
+                continue;
+            }
+            keys.push(self.value(hash, text, || spot(row)));
+            numbers.push(self.parsed(text, first_row + row as u64, reader, &|| spot(row)));
+            if self.previous.0 != hash || self.runs == 0 {
+                self.runs += 1;
+                self.previous.0 = hash;
+            }
+        }
+        (numbers, keys)
+    }
+
+    fn value(&mut self, hash: u64, text: &str, spot: impl Fn() -> Spot) -> u32 {
+        if let Some(&place) = self.places.get(&hash) {
+            self.values[place as usize].count += 1;
+            return place;
+        }
+        if self.values.len() >= self.max_distinct {
+            self.more_values = true;
+            return OTHER;
+        }
+        let place = self.values.len() as u32;
+        self.places.insert(hash, place);
+        self.values.push(Counted { text: cut(text), count: 1, first: spot() });
+        place
+    }
+
+    fn parsed(&mut self, text: &str, row: u64, reader: &ValueReader, spot: &dyn Fn() -> Spot) -> f64 {
+        let trimmed = text.trim();
+        if trimmed.len() != text.len() {
+            self.blanks.add(spot, text);
+        }
+        let first = trimmed.as_bytes().first().copied().unwrap_or_default();
+        let numeric = first.is_ascii_digit() || matches!(first, b'+' | b'-' | b'.');
+        let Value::Number(number) = (if numeric { reader.read(text) } else { Value::Missing }) else {
+            self.text(text, trimmed, row, first, spot);
+            return f64::NAN;
+        };
+        self.numbers += 1;
+        let delta = number - self.mean;
+        self.mean += delta / self.numbers as f64;
+        self.squares += delta * (number - self.mean);
+        self.extremes(number);
+        self.zeros += u64::from(number == 0.0);
+        self.rising &= number >= self.previous.1;
+        self.previous.1 = number;
+        if number.fract() == 0.0 {
+            self.integers += 1;
+            if trimmed.len() >= 16 {
+                self.long_integer(text, trimmed, spot);
+            }
+            let offset = row as i64 - number as i64;
+            match self.row_index {
+                None if row == 0 => self.row_index = Some(offset),
+                Some(known) if known == offset => {}
+                _ => self.row_index = None,
+            }
+        } else {
+            self.row_index = None;
+        }
+        number
+    }
+
+    fn extremes(&mut self, number: f64) {
+        if number == self.greatest[0] {
+            self.at_greatest += 1;
+        } else if number > self.greatest[0] {
+            (self.greatest, self.at_greatest) = ([number, self.greatest[0]], 1);
+        } else if number > self.greatest[1] {
+            self.greatest[1] = number;
+        }
+        if number == self.least[0] {
+            self.at_least += 1;
+        } else if number < self.least[0] {
+            (self.least, self.at_least) = ([number, self.least[0]], 1);
+        } else if number < self.least[1] {
+            self.least[1] = number;
+        }
+    }
+
+    fn long_integer(&mut self, text: &str, trimmed: &str, spot: &dyn Fn() -> Spot) {
+        let Ok(whole) = trimmed.parse::<i128>() else { return };
+        if whole.abs() > EXACT {
+            self.beyond_exact.add(spot, text);
+        }
+        self.beyond_i64 += u64::from(i64::try_from(whole).is_err());
+    }
+
+    fn text(&mut self, text: &str, trimmed: &str, row: u64, first: u8, spot: &dyn Fn() -> Spot) {
+        self.texts.add(spot, text);
+        self.row_index = None;
+        if trimmed.ends_with('.') {
+            self.dots.add(spot, text);
+        }
+        let turning = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{fffd}');
+        if trimmed.chars().any(|c| c.is_control() || turning(c)) {
+            self.controls.add(spot, text);
+        }
+        let moment = if first.is_ascii_digit() { date::parse(trimmed) } else { None };
+        let Some(moment) = moment else { return };
+        self.dates += 1;
+        if let Some(offset) = moment.offset_minutes {
+            self.with_offset += 1;
+            if self.offsets.len() < 8 && !self.offsets.contains(&offset) {
+                self.offsets.push(offset);
+            }
+        }
+        self.steps.add(moment.ms, row, spot);
+    }
+}
