@@ -221,7 +221,7 @@ fn bytes_that_are_no_text() {
         Code::DatasetValidationError,
         expect![[r"
         a.csv line 3: byte 0xfc at offset 9 is not UTF-8, expected UTF-8 text
-        hint: save the file as UTF-8"]],
+        hint: set data.csv.encoding, such as windows-1252, or save the file as UTF-8"]],
     );
     check_with(
         &[("a.csv", b"\xff\xfex\0,\0")],
