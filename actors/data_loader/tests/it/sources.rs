@@ -547,7 +547,7 @@ fn what_cannot_be_read_is_told_at_its_place() {
         (
             "c.csv.gz",
             gzip(b"x,y\n1,2\n2,3\n3,4\n")[..20].to_vec(),
-            expect!["c.csv.gz: cannot be unpacked, it is cut short or damaged: unexpected end of file"],
+            expect!["c.csv.gz line 3: cannot be unpacked, it is cut short or damaged: incomplete deflate stream"],
         ),
         (
             "d.arrow",
