@@ -130,7 +130,7 @@ impl ArrowFile {
         let Some(message) = self.message(begun)? else {
             return Err("it ends before its schema".to_owned().into());
         };
-        self.left = Buffer::from_vec(message);
+        self.left = message;
         self.decode()?;
         self.schema = self.decoder.schema().ok_or_else(|| "it does not begin with its schema".to_owned())?;
         Ok(())
@@ -152,10 +152,9 @@ impl ArrowFile {
     /// The next batch with rows; none at the end.
     fn next_batch(&mut self) -> Result<Option<RecordBatch>, Broken> {
         loop {
-            // A batch without a body is only seen once more comes behind it.
             if self.left.is_empty() {
                 let Some(message) = self.message(Vec::new())? else { return Ok(None) };
-                self.left = Buffer::from_vec(message);
+                self.left = message;
             }
             if let Some(batch) = self.decode()?.filter(|batch| batch.num_rows() > 0) {
                 return Ok(Some(batch));
@@ -164,7 +163,7 @@ impl ArrowFile {
     }
 
     /// The next message with its body, checked; none at the end of the stream.
-    fn message(&mut self, begun: Vec<u8>) -> Result<Option<Vec<u8>>, Broken> {
+    fn message(&mut self, begun: Vec<u8>) -> Result<Option<Buffer>, Broken> {
         let mut message = begun;
         if message.len() < 4 && !self.fill(&mut message, 4)? {
             return Ok(None);
@@ -206,7 +205,10 @@ impl ArrowFile {
                 return Err(Broken::Bomb);
             }
         }
-        Ok(Some(message))
+        // The decoder sees that a message without a body is whole once more comes behind it: the mark that begins the
+        // next one, which is left out there.
+        message.extend_from_slice(&CONTINUATION.to_le_bytes());
+        Ok(Some(Buffer::from_vec(message).slice(prefix - 4)))
     }
 
     /// Reads on until the message has so many bytes; false where nothing at all was left.

@@ -221,7 +221,7 @@ fn bytes_that_are_no_text() {
         Code::DatasetValidationError,
         expect![[r"
         a.csv line 3: byte 0xfc at offset 9 is not UTF-8, expected UTF-8 text
-        hint: save the file as UTF-8"]],
+        hint: set data.csv.encoding, such as windows-1252, or save the file as UTF-8"]],
     );
     check_with(
         &[("a.csv", b"\xff\xfex\0,\0")],
@@ -230,7 +230,7 @@ fn bytes_that_are_no_text() {
         Code::DatasetValidationError,
         expect![[r"
         a.csv: is UTF-16 text, expected UTF-8 text
-        hint: save it as UTF-8"]],
+        hint: set data.csv.encoding: utf-16, or save it as UTF-8"]],
     );
     check_with(
         &[("a.csv", b"\x1f\x8b\x08\0\0")],
@@ -239,7 +239,7 @@ fn bytes_that_are_no_text() {
         Code::DatasetValidationError,
         expect![[r"
         a.csv: is compressed with gzip, expected UTF-8 text
-        hint: unpack it first"]],
+        hint: let its name end in .gz, or unpack it first"]],
     );
     check_with(
         &[("a.csv", b"PAR1xxxx")],

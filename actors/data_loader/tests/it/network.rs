@@ -345,7 +345,11 @@ async fn a_table_of_a_web_server_is_prepared_where_it_is_allowed() {
     assert_eq!((manifest.sources[0].path.as_str(), manifest.sources[0].rows), (url.as_str(), 200));
     let scratch = std::fs::read_dir(world.env.home.join("scratch")).expect("a folder").count();
     assert_eq!(scratch, 0, "what was copied is removed");
+}
 
+#[tokio::test]
+async fn a_url_that_nobody_allowed_is_refused() {
+    let mut world = World::start(&[]).await;
     world.submit(&data_plan(&["http://127.0.0.1:1/a.csv"], "y"), Task::Regression).await;
     match world.report().await {
         ReportBody::Failed { error } => {

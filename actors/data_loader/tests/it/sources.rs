@@ -513,7 +513,7 @@ fn pictures_that_lie_or_are_none_are_named() {
           table.csv line 3, column "image": cut.png: is a PNG picture that is damaged or cut short: unexpected end of file
           table.csv line 4, column "image": text.png: is something else, expected a PNG or JPEG picture
           table.csv line 5, column "image": a.gif: is a GIF picture, expected a PNG or JPEG picture
-          table.csv line 6, column "image": none.png: no such file in the data roots
+          table.csv line 6, column "image": none.png: no such file in the data roots (did you mean "text.png"?)
           table.csv line 7, column "image": ../x.png: lies outside the data roots"#]]
     .assert_eq(&error.message);
 }
@@ -532,7 +532,7 @@ fn what_cannot_be_read_is_told_at_its_place() {
             "a.jsonl",
             b"{\"x\": 1, \"y\": 2}\n{\"x\": 1, \"y\": \n{\"x\": [1], \"y\": 2}\n".to_vec(),
             expect![[
-                r#"a.jsonl line 2: is no JSON object (EOF while parsing a value at column 14): "{\"x\": 1, \"y\":""#
+                r#"a.jsonl line 2: is no JSON object (EOF while parsing a value at column 13): "{\"x\": 1, \"y\":""#
             ]],
         ),
         (
@@ -547,7 +547,7 @@ fn what_cannot_be_read_is_told_at_its_place() {
         (
             "c.csv.gz",
             gzip(b"x,y\n1,2\n2,3\n3,4\n")[..20].to_vec(),
-            expect!["c.csv.gz: cannot be unpacked, it is cut short or damaged: unexpected end of file"],
+            expect!["c.csv.gz line 3: cannot be unpacked, it is cut short or damaged: incomplete deflate stream"],
         ),
         (
             "d.arrow",
