@@ -75,7 +75,7 @@ fn ours(root: &Path, out: &Path) -> f64 {
             std::fs::write(out.join(format!("{}-{index}.arrow", split.as_str())), shard).expect("written");
         }
     }
-    let manifest = prepared.manifest(Lineage::default(), Default::default(), None);
+    let manifest = prepared.manifest(Lineage::default(), Default::default(), None, None);
     std::fs::write(out.join("manifest.json"), manifest.to_json()).expect("written");
     begun.elapsed().as_secs_f64()
 }
