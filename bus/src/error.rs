@@ -85,7 +85,9 @@ impl Error {
         };
         let hint = match self.kind {
             ErrorKind::Full => Some("try again later; `streams:` in within.yaml sets the limits"),
-            ErrorKind::Permission => Some("deploy/nats/tenant-default.conf has the subjects that each role needs"),
+            ErrorKind::Permission if self.code.is_none() => {
+                Some("deploy/nats/tenant-default.conf has the subjects that each role needs")
+            }
             ErrorKind::Storage if self.code.is_none() => {
                 Some("see that it can be written and that nothing else uses it, or give another --home")
             }

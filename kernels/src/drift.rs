@@ -90,7 +90,11 @@ pub fn chi_square_quantile(p: f64, degrees: f64) -> f64 {
     }
     for _ in 0..200 {
         let middle = 0.5 * (low + high);
-        if regularized_gamma(degrees / 2.0, middle / 2.0) < p { low = middle } else { high = middle }
+        if regularized_gamma(degrees / 2.0, middle / 2.0) < p {
+            low = middle
+        } else {
+            high = middle
+        }
         if high - low <= 1e-13 * high {
             break;
         }
@@ -154,7 +158,8 @@ fn ln_gamma(x: f64) -> f64 {
         return (pi / (pi * x).sin()).ln() - ln_gamma(1.0 - x);
     }
     let x = x - 1.0;
-    let sum = TERMS.iter().enumerate().fold(0.999_999_999_999_809_9, |sum, (i, term)| sum + term / (x + i as f64 + 1.0));
+    let sum =
+        TERMS.iter().enumerate().fold(0.999_999_999_999_809_9, |sum, (i, term)| sum + term / (x + i as f64 + 1.0));
     let t = x + 7.5;
     0.5 * (2.0 * std::f64::consts::PI).ln() + (x + 0.5) * t.ln() - t + sum.ln()
 }

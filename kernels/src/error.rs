@@ -22,6 +22,8 @@ pub enum ErrorKind {
     Compile,
     /// A device that failed, or is lost.
     Device,
+    /// Devices that do not come together, or a call to the library that connects them.
+    Collective,
 }
 
 /// Every failure of this crate.
@@ -59,6 +61,9 @@ pub enum Error {
     /// next that waits for it.
     #[error("{device}: {op}: {what}")]
     Device { device: String, op: String, what: String },
+    /// NCCL refused or failed, or the caller gave up waiting for it.
+    #[error("NCCL: {call}: {what}")]
+    Collective { call: &'static str, what: String },
 }
 
 /// Bytes for people.
@@ -94,6 +99,7 @@ impl Error {
             Error::Library { .. } => ErrorKind::Library,
             Error::Compile { .. } => ErrorKind::Compile,
             Error::Device { .. } => ErrorKind::Device,
+            Error::Collective { .. } => ErrorKind::Collective,
         }
     }
 

@@ -73,6 +73,8 @@
 //! - Own graphs: [`tape::Tape`] over a [`params::ParamStore`]; gradients of inputs ([`nn::Model::input_gradients`]; on a
 //!   tape [`tape::InputGrad`], `forward_backward_of`, [`tape::Mode::Explain`]) and of single samples (`sample_grad_squares`,
 //!   `scale_sample_grads`).
+//! - What data are judged by: [`forest::RandomForest`], [`forest::IsolationForest`], [`linear::Logistic`] over hashed
+//!   words, [`minhash`] for texts that are nearly the same.
 //! - This host: [`fingerprint::fingerprint`], [`cuda::probe`].
 
 pub mod buffer;
@@ -84,7 +86,10 @@ pub mod drift;
 pub mod dtype;
 pub mod error;
 pub mod fingerprint;
+pub mod forest;
+pub mod linear;
 pub mod metrics;
+pub mod minhash;
 pub mod nn;
 pub mod ops;
 pub mod optim;

@@ -269,7 +269,10 @@ mod tests {
             let variance = all.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / f64::from(n);
             let expected = 1.0 / (4.0 * (2.0 * alpha + 1.0));
             assert!(all.iter().all(|x| (0.0..=1.0).contains(x)));
-            assert!((mean - 0.5).abs() < 0.01 && (variance / expected - 1.0).abs() < 0.03, "{alpha}: {mean} {variance}");
+            assert!(
+                (mean - 0.5).abs() < 0.01 && (variance / expected - 1.0).abs() < 0.03,
+                "{alpha}: {mean} {variance}"
+            );
         }
     }
 

@@ -123,6 +123,9 @@ pub struct Completed {
     pub model: Option<ModelRef>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<ArtifactRef>,
+    /// What the preparation of the data left beside the dataset version, by name: `validation_report`, ….
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub data_reports: BTreeMap<String, ArtifactRef>,
 }
 
 /// What happened. The CloudEvents `type` is `within.job.<name>`, the subject's last token `<name>`.

@@ -13,8 +13,10 @@ pub use crate::step::CacheMode;
 
 mod augmentation;
 mod checkpoint;
+mod collective;
 mod features;
 mod preprocessing;
+mod quality;
 mod resources;
 mod source;
 mod split;
@@ -24,11 +26,13 @@ pub use augmentation::{
     SmotePlan, StylePlan, TextAugmentation, TextMethod, WordRange,
 };
 pub use checkpoint::CheckpointPlan;
+pub use collective::{Collective, CollectiveMode};
 pub use features::{Aggregate, DatePart, DeriveStep, Downcast, StoragePlan, TimeUnit, WindowUnit, terms};
 pub use preprocessing::{
     CategoryEncoding, ColumnFittingPlan, FittingPlan, Impute, Normalize, Outliers, PreprocessingPlan, Scale,
     TargetEncodingPlan, TextCleaning, TextPlan, TokenizerType,
 };
+pub use quality::{OutlierMethod, QualityCheck, QualityPlan};
 pub use resources::{ResourcePlan, StragglerPolicy};
 pub use source::{ColumnSourcePlan, JoinKind, JoinPlan, TextEncoding};
 pub use split::{FoldPlan, Gap, SplitBy, SplitPlan, SplitStrategy};
@@ -148,6 +152,8 @@ pub struct DataPlan {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub joins: Vec<JoinPlan>,
     pub split: SplitPlan,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub quality: QualityPlan,
     #[serde(default, skip_serializing_if = "is_default")]
     pub storage: StoragePlan,
     pub shuffle: bool,

@@ -1,6 +1,8 @@
 //! Work for the queue roles, on `work.<role>.<job>.<task>`, and what a task puts out.
 //! A training gang is one task too; its work travels in the offer (see [`crate::gang`]).
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +72,9 @@ pub enum TaskOutput {
         rows_test: u64,
         #[serde(default)]
         warnings: Vec<String>,
+        /// What was made beside the dataset version, by name: `validation_report`, `quarantined_rows`, ….
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        reports: BTreeMap<String, ArtifactRef>,
         /// What was computed, and what came from the step cache.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         steps: Vec<StepReport>,

@@ -69,27 +69,75 @@ fn steps_and_columns_come_into_the_plan() {
 
 #[test]
 fn splits_that_do_not_fit() {
-    check("  split: {strategy: stratified_group, folds: 3, fold: 3, gap: 7d}\n", expect![[r#""#]]);
-    check("  split: {strategy: time, time_column: t, by: hash, repeat: 1, gap: soon}\n", expect![[r#""#]]);
-    check("  split: {folds: 4, test_size: 0.3, by: hash}\n", expect![[r#""#]]);
+    check(
+        "  split: {strategy: stratified_group, folds: 3, fold: 3, gap: 7d}\n",
+        expect![[r#"
+            job.yaml:5: data.split.group_column: missing: data.split.strategy stratified_group needs it
+            job.yaml:5: data.split.fold: 3, but folds are counted from 0 to 2
+            job.yaml:5: data.split.gap: only a split by time has a gap; here data.split.strategy is stratified_group
+        "#]],
+    );
+    check(
+        "  split: {strategy: time, time_column: t, by: hash, repeat: 1, gap: soon}\n",
+        expect![[r#"
+        job.yaml:5: data.split.by: hash, but a hash knows nothing of the other rows, and data.split.strategy is time: expected exact, or strategy random or group
+        job.yaml:5: data.split.repeat: a split by time has no other draw: expected 0
+        job.yaml:5: data.split.gap: expected a number of rows, or a duration such as 36h or 7d, found "soon"
+    "#]],
+    );
+    check(
+        "  split: {folds: 4, test_size: 0.3, by: hash}\n",
+        expect![[r#"
+        accepted
+        data.split.by (job.yaml:5): without data.id_column the hash is of the row's number: a row that is put in before others moves them
+        data.split.test_size (job.yaml:5): no effect because one of 4 folds is held out"#]],
+    );
 }
 
 #[test]
 fn steps_that_do_not_fit() {
-    check("  derive:\n  - {type: ratio, name: r, numerator: a, degree: 2}\n", expect![[r#""#]]);
-    check("  derive:\n  - {type: ratoi}\n", expect![[r#""#]]);
-    check("  derive:\n  - {type: cross, columns: a}\n", expect![[r#""#]]);
+    check(
+        "  derive:\n  - {type: ratio, name: r, numerator: a, degree: 2}\n",
+        expect![[r#"
+        job.yaml:6: data.derive: step 1 (ratio): missing: denominator
+        job.yaml:6: data.derive: step 1 (ratio): degree does not belong to it: expected name, numerator, denominator, zero, flag
+    "#]],
+    );
+    check(
+        "  derive:\n  - {type: ratoi}\n",
+        expect![[r#"
+        job.yaml:6: data.derive.type: expected one of ratio, rolling, lag, aggregate, cross, polynomial, date_difference, date_parts, found text "ratoi" (did you mean ratio?)
+    "#]],
+    );
+    check(
+        "  derive:\n  - {type: cross, columns: a}\n",
+        expect![[r#"
+        job.yaml:6: data.derive: step 1 (cross): expected at least two columns
+    "#]],
+    );
     check(
         "  derive:\n  - {type: lag, columns: x, time_column: t}\n  - {type: lag, columns: x, time_column: t, lags: [2, 1]}\n",
-        expect![[r#""#]],
+        expect![[r#"
+            job.yaml:6: data.derive: step 2 (lag): makes "x_lag_1", which a step before it makes already
+        "#]],
     );
-    check("  derive:\n  - {type: date_parts, columns: t, parts: [days_since], reference: soon}\n", expect![[r#""#]]);
+    check(
+        "  derive:\n  - {type: date_parts, columns: t, parts: [days_since], reference: soon}\n",
+        expect![[r#"
+            job.yaml:6: data.derive: step 1 (date_parts): reference "soon": expected a day such as 2024-01-01
+        "#]],
+    );
 }
 
 #[test]
 fn columns_that_do_not_fit() {
     check(
         "  columns:\n    a: {type: category, order: [x, z]}\n    b: {type: number, date_parts: [month]}\n    c: {encoding: embedding}\n    d: {type: number, normalize: fitted}\n",
-        expect![[r#""#]],
+        expect![[r#"
+            job.yaml:6: data.columns.a.order: only categories with encoding: ordinal have an order
+            job.yaml:7: data.columns.b.date_parts: belongs to columns of type datetime; here the type is number
+            job.yaml:8: data.columns.c.encoding: embedding, but model.type mlp has no embeddings for categories
+            job.yaml:9: data.columns.d.normalize: belongs to columns of type image; here the type is number
+        "#]],
     );
 }

@@ -111,6 +111,7 @@ fn completed() -> Completed {
         metrics: summary(),
         model: Some(model()),
         report: Some(artifact("report.json")),
+        data_reports: std::collections::BTreeMap::new(),
     }
 }
 
@@ -542,6 +543,7 @@ fn record() -> JobRecord {
             rows_val: 16,
             rows_test: 20,
             warnings: vec!["w".into()],
+            reports: std::collections::BTreeMap::new(),
             steps: Vec::new(),
         }),
         error: Some(error()),

@@ -320,6 +320,30 @@ fn early_stopping_is_off_unless_something_is_said_of_it() {
 }
 
 #[test]
+fn quality_is_off_unless_something_is_said_of_it() {
+    let quality = |more: &str, set: &[&str]| planned(&format!("{SMALL}{more}"), set).expect("plans").data.quality;
+    let off = quality("", &[]);
+    assert_eq!((off.enabled, off.correct, off.seed), (false, false, 42));
+    assert_eq!(off, within_messages::plan::QualityPlan::default());
+    assert!(!quality("", &["data.quality.trees=50", "data.quality=false"]).enabled);
+    let on = quality("", &["data.quality=true", "seed=7"]);
+    assert_eq!((on.enabled, on.trees, on.seed), (true, 100, 7));
+    let binary =
+        ["task=binary_classification", "data.quality.correct=true", "data.quality.checks=[mislabels, outlier]"];
+    let on = quality("", &binary);
+    assert_eq!((on.enabled, on.correct, on.checks.len()), (true, true, 2));
+    let mistakes = |set: &[&str]| planned(SMALL, set).expect_err("mistakes")[0].to_string();
+    let said = mistakes(&["data.quality.correct=true"]);
+    assert!(said.contains("the targets of a regression are numbers"), "{said}");
+    let said = mistakes(&["task=multiclass", "data.quality={checks: [leakage], correct: true}"]);
+    assert!(said.contains("data.quality.checks does not list mislabels"), "{said}");
+    let said = mistakes(&["model.type=lstm_sequence", "data.sequence.group_column=account", "data.quality=true"]);
+    assert!(said.contains("not yet supported: data.quality: the quality of sequences"), "{said}");
+    let said = mistakes(&["data.quality.contamination=0.7"]);
+    assert!(said.contains("expected a number above 0 and up to 0.5, found 0.7"), "{said}");
+}
+
+#[test]
 fn precedence_is_set_overrides_file_base() {
     let base = "training: {epochs: 1, batch_size: 1, log_interval: 1}\nseed: 1\noverrides: {seed: 2}\n";
     let text = format!(

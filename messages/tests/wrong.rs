@@ -65,7 +65,7 @@ resources: {world_size: 9, device: cdua}
             job.yaml:4: data.paht: unknown key (did you mean data.path?)
             job.yaml:5: data.csv.delimiter: expected one character, found text ";;"
             job.yaml:6: data.split.test_size: expected a number above 0 and below 1, found 1.5
-            job.yaml:6: data.split.strategy: expected one of random, stratified, group, time, found text "grop" (did you mean group?)
+            job.yaml:6: data.split.strategy: expected one of random, stratified, group, stratified_group, time, found text "grop" (did you mean group?)
             job.yaml:8: model.type: expected one of mlp, tabular, transformer_classifier, image_classifier, lstm_sequence, ad_score, found text "mpl" (did you mean mlp?)
             job.yaml:9: model.dropout: expected a number from 0 and below 1, found 1
             job.yaml:10: model.hidden_layers: expected a whole number from 1 to 65536, found 0

@@ -25,7 +25,10 @@ fn a_data_loader_that_is_killed_between_its_steps() {
         println!("{job}: {outcomes:?}");
         // The kill may come after the task was done; where it was done again, what was kept before counts.
         if outcomes.iter().any(|outcome| outcome.starts_with("2 ")) {
-            assert!(outcomes.iter().any(|outcome| outcome.starts_with("2 ") && outcome.contains("hit")), "{outcomes:?}");
+            assert!(
+                outcomes.iter().any(|outcome| outcome.starts_with("2 ") && outcome.contains("hit")),
+                "{outcomes:?}"
+            );
         }
     }
     platform.check(&["after-read", "after-fit"]);

@@ -9,7 +9,11 @@ use crate::harness::{Ended, Sandbox, Server, spec, table, text};
 fn steps(ended: &Ended) -> Vec<String> {
     let line = |event: Value| {
         let (step, cache) = (text(&event, "/step").to_owned(), text(&event, "/cache").to_owned());
-        if cache.ends_with("hit") { format!("{step} {cache}") } else { format!("{step} {cache}: {}", text(&event, "/reason")) }
+        if cache.ends_with("hit") {
+            format!("{step} {cache}")
+        } else {
+            format!("{step} {cache}: {}", text(&event, "/reason"))
+        }
     };
     ended.events("step").into_iter().map(line).collect()
 }

@@ -24,16 +24,16 @@ const WHOLE_JOB: Duration = Duration::from_mins(10);
 
 const QUICK: [&str; 2] = ["--set", "training.epochs=4"];
 
-fn data() -> PathBuf {
+pub fn data() -> PathBuf {
     std::env::var_os("WITHIN_DATA").map_or_else(|| root().join("../shared/data"), PathBuf::from)
 }
 
-fn is_full() -> bool {
+pub fn is_full() -> bool {
     std::env::var("WITHIN_ACCEPT").is_ok_and(|value| value == "1")
 }
 
 /// Whether the file is there; says so if not.
-fn has(file: &str) -> bool {
+pub fn has(file: &str) -> bool {
     let there = data().join(file).exists();
     if !there {
         println!("skipped: {file} is not in {}", data().display());
@@ -113,7 +113,7 @@ fn california_housing() {
 }
 
 /// A table that the comment of a job says how to make, by the very commands of that comment.
-fn make_table(sandbox: &Sandbox, job: &str) {
+pub fn make_table(sandbox: &Sandbox, job: &str) {
     let text = std::fs::read_to_string(root().join("deploy/jobs").join(format!("{job}.yaml"))).expect("the job");
     let comment = text.lines().map_while(|line| line.strip_prefix('#'));
     let commands: Vec<&str> = comment.skip_while(|line| !line.contains("To make it:")).skip(1).collect();

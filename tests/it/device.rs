@@ -1,5 +1,5 @@
 //! Training on CUDA devices through the whole platform: the real binary finds a driver, NVRTC compiles the kernels, ranks
-//! take devices and sum over TCP. There is no GPU: the driver runs kernels on the CPU (`kernels/tests/simt/driver.cpp`).
+//! take devices and sum over TCP (over NCCL: `nccl.rs`). There is no GPU: the driver runs kernels on the CPU (`kernels/tests/simt/driver.cpp`).
 //!
 //! `WITHIN_PLAYED_CUDA`: its folder, `WITHIN_NVRTC`: that of the compiler. Without them these tests say so and pass, unless
 //! `REQUIRE_NVRTC` is set, as `make test` does.
@@ -29,13 +29,13 @@ fn libraries() -> Option<(PathBuf, PathBuf)> {
 }
 
 /// A sandbox with a table and a job, whose processes find a played device.
-struct Played {
-    sandbox: Sandbox,
+pub struct Played {
+    pub sandbox: Sandbox,
     libraries: (PathBuf, PathBuf),
 }
 
 impl Played {
-    fn new(resources: &str) -> Option<Self> {
+    pub fn new(resources: &str) -> Option<Self> {
         let (libraries, sandbox) = (libraries()?, Sandbox::new());
         sandbox.write("t.csv", table(ROWS));
         let more = format!("resources: {{{resources}}}\nlimits: {{max_attempts: 1}}\n");
@@ -48,19 +48,19 @@ impl Played {
         Some(Self { sandbox, libraries })
     }
 
-    fn command(&self, arguments: &[&str], settings: &[(&str, &str)]) -> Command {
+    pub fn command(&self, arguments: &[&str], settings: &[(&str, &str)]) -> Command {
         let mut command = self.sandbox.command(arguments);
         command.env("WITHIN_CUDA_LIBRARIES", &self.libraries.0).env("LD_LIBRARY_PATH", &self.libraries.1);
         command.envs(settings.iter().copied());
         command
     }
 
-    fn run(&self, id: &str, more: &[&str], settings: &[(&str, &str)]) -> Ended {
+    pub fn run(&self, id: &str, more: &[&str], settings: &[(&str, &str)]) -> Ended {
         let arguments = [&["run", "--json", "--id", id, "job.yaml"], more].concat();
         Running::start(self.command(&arguments, settings)).wait_up_to(2 * PATIENCE)
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.sandbox.home().join("logs/training.log")).expect("a log")
     }
 }
@@ -123,7 +123,7 @@ fn doctor_lists_devices_and_libraries() {
     let Some(played) = Played::new("device: auto") else { return };
     let ended = Running::start(played.command(&["doctor"], &[])).wait_up_to(PATIENCE);
     let said = ended.all_text();
-    for part in ["played device (9.0)", "cuda 13.0 (", "nvrtc 13.0 ("] {
+    for part in ["played device (9.0)", "cuda 13.0 (", "nvrtc 13.0 (", "nccl 2.28.9 ("] {
         assert!(said.contains(part), "no {part:?} in {said}");
     }
 }
@@ -140,8 +140,22 @@ fn a_worker_whose_device_cannot_be_taken_leaves_the_pool() {
 }
 
 #[test]
+fn a_device_that_is_lost_in_the_middle_of_a_step_takes_its_worker_out_of_the_pool() {
+    let Some(played) = Played::new("device: auto") else { return };
+    let gone = played.sandbox.home().join("gone").display().to_string();
+    let arguments = ["run", "--json", "--id", "gone", "job.yaml", "--set", "limits.max_attempts=3"];
+    let settings = [("SIMT_FAIL", "linear_backward:5"), ("SIMT_LOST", gone.as_str())];
+    let mut running = Running::start(played.command(&arguments, &settings));
+    let failed = running.line("a failed attempt", |line| line.to_string().contains("in linear_backward, told by"));
+    assert!(failed.to_string().contains("device_error"), "{failed}");
+    // The next attempt does not get the device.
+    running.line("nobody is left", |line| line.to_string().contains("no trainer is up"));
+    assert!(played.log().contains("could not be taken and is not used any more"), "{}", played.log());
+}
+
+#[test]
 fn a_gang_on_devices_that_loses_a_rank_goes_on_to_the_same_bits() {
-    let Some(played) = Played::new("device: auto, min_world_size: 1") else { return };
+    let Some(played) = Played::new("device: auto, min_world_size: 1, collective: tcp") else { return };
     // Long enough that the rank is hit in the middle.
     let longer = ["--set", "training.epochs=40", "--set", "model.hidden_layers=[64, 64]"];
     let expected = played.run("whole", &longer, &[]).expect(0).last();

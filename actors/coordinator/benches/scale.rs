@@ -183,6 +183,7 @@ impl Bench {
                 rows_val: 1,
                 rows_test: 1,
                 warnings: Vec::new(),
+                reports: std::collections::BTreeMap::new(),
                 steps: Vec::new(),
             },
             "train" => TaskOutput::Trained {

@@ -297,7 +297,9 @@ fn peer() -> Option<f64> {
     let path = args.nth(1)?;
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("--peer {path}: {error}"));
     let line: serde_json::Value = serde_json::from_str(text.trim().lines().last()?).expect("a line of JSON");
-    line.pointer("/batched/samples_per_s_best").or_else(|| line.pointer("/results/batched/samples_per_s_best"))?.as_f64()
+    line.pointer("/batched/samples_per_s_best")
+        .or_else(|| line.pointer("/results/batched/samples_per_s_best"))?
+        .as_f64()
 }
 
 fn main() {

@@ -22,8 +22,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::augment::translate::Apertium;
-use crate::feed::{Part, session};
 use crate::cache::StepCache;
+use crate::feed::{Part, session};
 use crate::state::{Effect, Key, PartInfo, State, Token};
 use crate::{Config, feed, task};
 

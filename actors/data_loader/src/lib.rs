@@ -27,6 +27,7 @@ pub mod nearest;
 mod pictures;
 pub mod prepare;
 mod pretrained;
+pub mod quality;
 mod sequence;
 pub mod source;
 pub mod split;

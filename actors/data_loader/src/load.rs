@@ -298,7 +298,9 @@ impl Input<'_> {
             }
             columns.sort_by_key(|(index, _)| *index);
             let columns = columns.into_iter().map(|(_, column)| column).collect();
-            passed.map(|pass| Some(Pass { layout: layout.clone(), columns, ..pass }))
+            let pass = passed?;
+            self.check_memory(&kept, &self.files[begin].path)?;
+            Ok(Some(Pass { layout: layout.clone(), columns, ..pass }))
         })
     }
 

@@ -31,6 +31,7 @@ use crate::fit::{self, Fitted, fit};
 use crate::load::{Kept, Loaded, MISSING_KEY, Values, alive, load};
 use crate::memory;
 use crate::pretrained::Pretrained;
+use crate::quality::{self, Quality};
 use crate::sequence::Samples;
 use crate::source::{self, idx::Images};
 use crate::split::report::{self, SplitReport};
@@ -58,6 +59,7 @@ pub struct Prepared {
     parts: Parts,
     split: SplitInfo,
     fitted: Fitted,
+    quality: Option<Quality>,
     /// What feeds need to augment rows.
     gathered: Gathered,
     synthetic: Option<Synthetic>,
@@ -104,7 +106,8 @@ pub fn prepare_by(
     let target = target::read(&data.target, task, by_sample, &mut violations);
     let mut weights = weights(by_sample, &mut violations);
     violations.check()?;
-    let mut target = target.ok_or_else(|| WireError::from(Violation::new("has no values").column(&data.target.column)))?;
+    let mut target =
+        target.ok_or_else(|| WireError::from(Violation::new("has no values").column(&data.target.column)))?;
     if data.split.strategy != SplitStrategy::Time {
         warn_of_small_classes(task, &target, &mut warnings);
     }
@@ -125,6 +128,15 @@ pub fn prepare_by(
         violations.add(Violation::new("the sample weights of all rows of train are 0"));
     }
     violations.check()?;
+    let quality = match &samples {
+        None if data.quality.enabled => {
+            let inputs = quality::Inputs { data, task, loaded: &loaded, target: &target, parts: &parts, ids: &ids };
+            let (found, changes) = quality::examine(&inputs, cancelled, &mut warnings)?;
+            quality::apply(&changes, &mut target, &parts.train)?;
+            Some(found)
+        }
+        _ => None,
+    };
     let rows_of = |part: &[u32]| samples.as_ref().map_or_else(|| part.to_vec(), |samples| samples.rows_of(part));
     let part_rows = Split::ALL.map(|split| rows_of(parts.rows(split)));
     let derived = derive::derive(data, &mut loaded, [&part_rows[0], &part_rows[1], &part_rows[2]], cancelled)?;
@@ -162,6 +174,9 @@ pub fn prepare_by(
         loaded.sources.extend(sources);
         let whole: Vec<&str> = images.keys().map(String::as_str).collect();
         if let Some(made) = smote::extend(plan, &whole, &mut loaded, &mut target, weights.as_mut(), &mut parts.train)? {
+            for (_, values) in &mut fitted.out_of_fold {
+                values.extend(made.bases.iter().map(|&base| values[base as usize]).collect::<Vec<_>>());
+            }
             gathered.synthetic = made.records;
             synthetic = Some(Synthetic {
                 method: "smote".into(),
@@ -185,6 +200,7 @@ pub fn prepare_by(
         parts,
         split,
         fitted,
+        quality,
         gathered,
         synthetic,
         dataset_version: data.dataset_version.clone(),
@@ -247,7 +263,9 @@ fn images(
 /// Ids of rows: of their id column, else their numbers.
 fn row_ids(loaded: &Loaded, rows: &[u32]) -> Vec<u64> {
     let ids = loaded.columns.iter().find_map(|values| if let Values::Id(ids) = values { Some(ids) } else { None });
-    rows.iter().map(|&row| ids.map_or(u64::from(row), |ids| ids[row as usize])).collect()
+    // A row keeps the number that it has in the files, whichever others are left out.
+    let numbered = |row: u32| loaded.row_of.as_ref().map_or(row, |rows| rows[row as usize]);
+    rows.iter().map(|&row| ids.map_or(u64::from(numbered(row)), |ids| ids[row as usize])).collect()
 }
 
 /// Sample weights: none negative.
@@ -353,6 +371,11 @@ impl Prepared {
         }
     }
 
+    /// What was found about the quality of the data, where that was asked for.
+    pub fn quality(&self) -> Option<&Quality> {
+        self.quality.as_ref()
+    }
+
     /// What the split came to, and which part each sample is in, by its id.
     pub fn split_report(&self, data: &DataPlan) -> (SplitReport, Vec<(u64, Split)>) {
         let last: Option<Loaded> =
@@ -380,6 +403,12 @@ impl Prepared {
         &self.stored.types
     }
 
+    /// Encodes these features of rows, one by one where rows are steps.
+    pub fn encoder(&self, features: &[Feature]) -> Result<Encoder, WireError> {
+        let failed = |e: frame::Error| WireError::new(Code::InternalError, e.to_string());
+        Ok(Encoder::of(features, FittedTransform::None, false).map_err(failed)?.deriving(&self.derived))
+    }
+
     /// Standard deviation (ddof 0) of each encoded feature that is a quantity, in train; 0 of the others.
     fn spreads(&self, cancelled: &CancellationToken) -> Result<Vec<f32>, WireError> {
         let failed = |e: frame::Error| WireError::new(Code::InternalError, e.to_string());
@@ -389,7 +418,7 @@ impl Prepared {
             numbers.push(Feature { first, ..feature.clone() });
             first += feature.encoding.width();
         }
-        let encoder = Encoder::of(&numbers, FittedTransform::None, false).map_err(failed)?;
+        let encoder = self.encoder(&numbers)?;
         // Sum and sum of squares around the first value, which keeps digits.
         let mut sums = vec![(0.0, 0.0, 0.0); first];
         let mut count = 0.0;
@@ -481,6 +510,7 @@ impl Prepared {
             weighted: self.weights.is_some(),
             split: self.split.clone(),
             parts: parts.collect(),
+            quality: None,
             storage: self.stored.report.clone(),
             warnings: self.warnings.clone(),
             inference: self.loaded.inference.clone(),

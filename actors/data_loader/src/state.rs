@@ -184,11 +184,8 @@ impl State {
         }
         let key = Key::of(&open);
         let (name, dataset) = (open.feed.clone(), open.dataset.clone());
-        let wanted = Wanted {
-            split: open.split,
-            window_mb: open.shuffle_window_mb,
-            augmentation: open.augmentation.clone(),
-        };
+        let wanted =
+            Wanted { split: open.split, window_mb: open.shuffle_window_mb, augmentation: open.augmentation.clone() };
         let feed = Feed {
             granted: u64::from(open.credits),
             open,

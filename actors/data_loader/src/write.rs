@@ -1,11 +1,12 @@
 //! A prepared dataset version into the artifact store: the shards of each part, then the manifest. Content-
 //! addressed, so a repeated attempt writes the same artifacts again; without its manifest a shard means nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bus::artifact::ArtifactStore;
 use bytes::Bytes;
-use frame::manifest::{ARTIFACT_KIND, ARTIFACT_NAME, Lineage, Pretrained, Shard};
+use frame::manifest::{self, ARTIFACT_KIND, ARTIFACT_NAME, Lineage, Pretrained, Shard};
 use frame::{Manifest, write_shard_as};
 use messages::error::Code;
 use messages::feed::Split;
@@ -18,6 +19,8 @@ use crate::augment::gathered;
 use crate::cache::{Step, Steps};
 use crate::load::alive;
 use crate::prepare::Prepared;
+use crate::quality::page::page;
+use crate::quality::{Quality, report};
 
 /// Of shards that came from the step cache, so many bytes are hashed before they are believed; of the rest, that they
 /// are there with their size. Whoever reads a shard hashes it anyway.
@@ -29,13 +32,16 @@ struct Kept {
     dataset: ArtifactRef,
     rows: [u64; 3],
     warnings: Vec<String>,
+    #[serde(default)]
+    reports: BTreeMap<String, ArtifactRef>,
 }
 
 impl Kept {
     fn output(self, steps: &Steps) -> TaskOutput {
         let [rows_train, rows_val, rows_test] = self.rows;
-        let (dataset, warnings, steps) = (self.dataset, self.warnings, steps.reports().to_vec());
-        TaskOutput::Prepared { dataset, rows_train, rows_val, rows_test, warnings, steps }
+        let Self { dataset, warnings, reports, .. } = self;
+        let steps = steps.reports().to_vec();
+        TaskOutput::Prepared { dataset, rows_train, rows_val, rows_test, warnings, reports, steps }
     }
 }
 
@@ -106,16 +112,53 @@ pub async fn write_by(
         let bytes = prepared.gathered().to_json().into();
         augmentation = Some(put(artifacts, &steps, ARTIFACT_KIND, gathered::ARTIFACT_NAME, bytes).await?);
     }
-    let manifest = prepared.manifest(lineage, shards, pretrained, augmentation);
+    let mut manifest = prepared.manifest(lineage, shards, pretrained, augmentation);
+    let mut reports = BTreeMap::new();
+    if let Some(found) = prepared.quality() {
+        manifest.quality =
+            Some(write_quality(found, &manifest.dataset_version, artifacts, &steps, &mut reports).await?);
+    }
     let dataset = put(artifacts, &steps, ARTIFACT_KIND, ARTIFACT_NAME, manifest.to_json().into()).await?;
     let (rows, warnings) = (Split::ALL.map(|split| manifest.rows(split)), manifest.warnings);
     let steps = keep(
         steps,
         Step::Prepare,
-        Kept { dataset: dataset.clone(), rows, warnings: warnings.clone() },
+        Kept { dataset: dataset.clone(), rows, warnings: warnings.clone(), reports: reports.clone() },
     )
     .await?;
-    Ok(Kept { dataset, rows, warnings }.output(&steps))
+    Ok(Kept { dataset, rows, warnings, reports }.output(&steps))
+}
+
+/// The record of all corrections, then the report that names it, and the report as a page.
+async fn write_quality(
+    found: &Quality,
+    dataset_version: &str,
+    artifacts: &ArtifactStore,
+    steps: &Steps,
+    reports: &mut BTreeMap<String, ArtifactRef>,
+) -> Result<manifest::Quality, WireError> {
+    let mut whole = found.report.clone();
+    if !found.corrections.is_empty() {
+        let mut lines = Vec::new();
+        for correction in &found.corrections {
+            lines.extend(serde_json::to_vec(correction).expect("invariant: a correction serializes"));
+            lines.push(b'\n');
+        }
+        let record = put(artifacts, steps, report::ARTIFACT_KIND, report::CORRECTIONS_NAME, lines.into()).await?;
+        reports.insert("quality_corrections".to_owned(), record.clone());
+        whole.corrections_record = Some(record);
+    }
+    let bytes = serde_json::to_vec_pretty(&whole).expect("invariant: a report serializes");
+    let stored = put(artifacts, steps, report::ARTIFACT_KIND, report::ARTIFACT_NAME, bytes.into()).await?;
+    reports.insert("quality_report".to_owned(), stored.clone());
+    let html = page(&whole, dataset_version).html().into_bytes();
+    let stored_page = put(artifacts, steps, report::ARTIFACT_KIND, report::PAGE_NAME, html.into()).await?;
+    reports.insert("quality_page".to_owned(), stored_page);
+    Ok(manifest::Quality {
+        report: stored,
+        corrected: whole.totals.corrections_applied,
+        corrections: whole.corrections_record,
+    })
 }
 
 async fn write_shards(

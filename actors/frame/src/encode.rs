@@ -7,6 +7,7 @@ use arrow_array::{Array, ArrayRef, FixedSizeBinaryArray, Float64Array, RecordBat
 use kernels::nn::{Images, Inputs, PixelValues, Steps};
 use kernels::text::{Packed, Tokenizer};
 
+use crate::clean::clean;
 use crate::derive::{self, Step};
 use crate::encoded::Encoded;
 use crate::error::Error;
@@ -155,12 +156,31 @@ impl Encoder {
         self.width
     }
 
-    /// The column of words and its tokenizer, where there is one.
-    pub fn text(&self) -> Option<(&str, &Tokenizer)> {
+    /// The column of words, where there is one.
+    pub fn text_column(&self) -> Option<&str> {
+        self.text().map(|(column, _)| column)
+    }
+
+    fn text(&self) -> Option<(&str, &Tokenizer)> {
         self.columns.iter().find_map(|column| match &column.apply {
             Apply::Text(tokenizer) => Some((column.name.as_str(), &**tokenizer)),
             _ => None,
         })
+    }
+
+    /// Appends the ids of one text of the column of words, cleaned as that column is.
+    pub fn encode_text(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), Error> {
+        let (column, tokenizer) = self.text().ok_or_else(|| Error::layout("rows without a column of words"))?;
+        let cleaning = self.derived.iter().find_map(|step| match step {
+            Step::CleanText { column: cleaned, clean } if cleaned == column => Some(clean),
+            _ => None,
+        });
+        let failed = |e: kernels::Error| Error::layout(format!("column {column:?}: {e}"));
+        match cleaning {
+            Some(how) => tokenizer.encode(&clean(text, how), ids),
+            None => tokenizer.encode(text, ids),
+        }
+        .map_err(failed)
     }
 
     /// Encodes rows of a table. Columns are found by name; columns that the manifest does not use are

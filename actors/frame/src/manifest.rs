@@ -68,6 +68,9 @@ pub struct Manifest {
     pub split: SplitInfo,
     /// Train, val, test.
     pub parts: Vec<Part>,
+    /// Set where the quality of the data was examined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Quality>,
     /// What smaller types in shards save, where the plan asks for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage: Option<StorageReport>,
@@ -75,6 +78,18 @@ pub struct Manifest {
     /// Why each column that is read has its type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inference: Vec<Inference>,
+}
+
+/// What an examination of the data's quality left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quality {
+    /// What was found, by sample id.
+    pub report: ArtifactRef,
+    /// Labels that were changed: the targets of the shards are the corrected ones.
+    pub corrected: u64,
+    /// Each of them with what it was, one JSON object a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corrections: Option<ArtifactRef>,
 }
 
 /// What the dataset version follows from.
@@ -359,32 +374,24 @@ pub struct SplitInfo {
     pub column: Option<String>,
     /// Whether the test part came with the data.
     pub official_test: bool,
-    #[serde(default, skip_serializing_if = "is_exact")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub by: SplitBy,
     /// Set where one of several folds is held out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fold: Option<Fold>,
     /// Which draw of the same split, from 0.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub repeat: u32,
     /// As in the plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gap: Option<String>,
     /// Rows that are in no part: in a gap, or after the fold of a time split.
-    #[serde(default, skip_serializing_if = "is_none_left_out")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub left_out: u64,
 }
 
-fn is_exact(by: &SplitBy) -> bool {
-    *by == SplitBy::Exact
-}
-
-fn is_zero(count: &u32) -> bool {
-    *count == 0
-}
-
-fn is_none_left_out(rows: &u64) -> bool {
-    *rows == 0
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// One fold of several.

@@ -75,6 +75,7 @@ fn manifest() -> Manifest {
         weighted: false,
         derived: vec![],
         storage: None,
+        inference: vec![],
         split: SplitInfo {
             strategy: SplitStrategy::Random,
             test_size: 0.25,
@@ -96,6 +97,7 @@ fn manifest() -> Manifest {
                 shards: vec![Shard { artifact: artifact.clone(), rows: 4 }],
             })
             .into(),
+        quality: None,
         warnings: vec![],
     }
 }

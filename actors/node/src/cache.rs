@@ -66,7 +66,10 @@ fn list(config: &Config, cache: &StepCache) {
                 );
             } else {
                 let key = &entry.key.as_str()[..KEY_DIGITS];
-                print_line(&format!("{key}  {:<8} {name:<7} {:>14}  {created:<24} {used:<24}", entry.step, entry.size_bytes));
+                print_line(&format!(
+                    "{key}  {:<8} {name:<7} {:>14}  {created:<24} {used:<24}",
+                    entry.step, entry.size_bytes
+                ));
             }
         }
         if !config.json {

@@ -13,6 +13,7 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{MapAccess, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 use trainer::device::Wanted;
+use trainer::routes::{Hierarchy, Routes, WithinHost};
 
 use crate::cli::Global;
 use crate::exit::Failure;
@@ -35,6 +36,9 @@ struct File {
     slots: Option<u32>,
     threads: Option<u32>,
     collective_tls: bool,
+    collective_interface: Option<String>,
+    collective_hierarchy: Hierarchy,
+    collective_within_host: WithinHost,
     #[serde(deserialize_with = "devices")]
     devices: Wanted,
     data_roots: Vec<PathBuf>,
@@ -214,6 +218,8 @@ pub struct Config {
     pub threads: u32,
     /// Ranks exchange sums and states through TLS.
     pub collective_tls: bool,
+    /// What ranks' sums travel by.
+    pub routes: Routes,
     /// CUDA devices that this worker uses.
     pub devices: Wanted,
     pub data_roots: Vec<PathBuf>,
@@ -275,6 +281,11 @@ impl Config {
             slots: file.slots.unwrap_or(1),
             threads: file.threads.unwrap_or(0),
             collective_tls: file.collective_tls,
+            routes: Routes {
+                interface: file.collective_interface,
+                hierarchy: file.collective_hierarchy,
+                within_host: file.collective_within_host,
+            },
             devices: file.devices,
             data_roots,
             remote_sources: file.remote_sources,

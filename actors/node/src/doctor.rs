@@ -88,7 +88,10 @@ fn ports() -> Finding {
 fn cuda() -> Finding {
     let report = probe(&trainer::device::environment());
     let libraries = report.libraries.iter().map(|library| match (&library.found, &library.error) {
-        (Some(path), _) => format!("{} {} ({path})", library.name, library.version.as_deref().unwrap_or("?")),
+        (Some(path), error) => {
+            let why = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+            format!("{} {} ({path}){why}", library.name, library.version.as_deref().unwrap_or("?"))
+        }
         (None, Some(error)) => format!("{} does not open: {error}", library.name),
         (None, None) => format!("{} not found (sought {})", library.name, library.sought.join(", ")),
     });

@@ -85,6 +85,7 @@ pub fn settings(config: &Config, link: &crate::server::Link) -> Result<Settings,
         },
         threads: config.threads,
         collective_tls: config.collective_tls,
+        routes: config.routes.clone(),
         devices: crate::environment::devices(config)?,
         cubins: config.home.join("cubins"),
     };

@@ -170,11 +170,8 @@ pub fn event_line(event: &Event) -> Option<String> {
 /// What became of a step, in one line.
 pub fn step_line(report: &StepReport) -> String {
     let StepReport { step, cache, reason, duration_ms, .. } = report;
-    let time = if *duration_ms < 1_000.0 {
-        format!("{duration_ms:.1} ms")
-    } else {
-        format!("{:.2} s", duration_ms / 1_000.0)
-    };
+    let time =
+        if *duration_ms < 1_000.0 { format!("{duration_ms:.1} ms") } else { format!("{:.2} s", duration_ms / 1_000.0) };
     match cache {
         CacheOutcome::Hit => format!("{step} from the cache in {time}"),
         CacheOutcome::SharedHit => format!("{step} from the shared cache in {time}"),

@@ -103,6 +103,7 @@ mod tests {
             metrics: MetricSummary { test, ..MetricSummary::default() },
             model: None,
             report: None,
+            data_reports: std::collections::BTreeMap::new(),
         };
         check(
             Event::Completed(completed),

@@ -200,6 +200,7 @@ fn completed_rows(completed: &Completed, at: UnixMs) -> Vec<Row> {
     rows.extend(summary_rows(&completed.metrics, None, at));
     rows.extend(completed.model.iter().flat_map(model_rows));
     rows.extend(completed.report.iter().map(|report| Row::artifact("report", report)));
+    rows.extend(completed.data_reports.iter().map(|(name, report)| Row::artifact(name, report)));
     rows
 }
 
@@ -407,6 +408,7 @@ mod tests {
             metrics,
             model: Some(model),
             report: None,
+            data_reports: std::collections::BTreeMap::new(),
         };
         check(
             Event::Completed(completed),

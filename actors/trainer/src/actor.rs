@@ -269,6 +269,7 @@ impl Running {
                     devices: self.config.devices.ordinals.clone(),
                     cubins: self.config.cubins.clone(),
                     collective_tls: self.config.collective_tls,
+                    collective_interface: self.config.routes.interface.clone(),
                     worker: self.env.identity.worker.clone(),
                     host: self.env.identity.host.clone(),
                     trace,
@@ -284,7 +285,10 @@ impl Running {
                 };
                 metrics::counter!("within_ranks_started_total").increment(1);
                 let rank = child::run(
-                    self.config.rank_command.clone(),
+                    child::Program {
+                        command: self.config.rank_command.clone(),
+                        environment: self.config.routes.environment(),
+                    },
                     config,
                     self.env.bus.clone(),
                     receiver,

@@ -101,10 +101,19 @@ impl Spares {
     }
 }
 
+/// What a rank is started with.
+#[derive(Debug)]
+pub struct Program {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// Variables beside the worker's own.
+    pub environment: Vec<(&'static str, String)>,
+}
+
 /// Gives a task to a process, a waiting one or a new one, and stays with it to the task's end. `heard` gets
 /// its signs of life and then its end, last.
 pub async fn run(
-    command: Vec<String>,
+    program: Program,
     config: RankConfig,
     bus: Bus,
     signals: mpsc::Receiver<Signal>,
@@ -116,7 +125,7 @@ pub async fn run(
     let exit = loop {
         let spare = spares.take();
         let waited = spare.is_some();
-        let mut process = match spare.map_or_else(|| Process::spawn(&command), Ok) {
+        let mut process = match spare.map_or_else(|| Process::spawn(&program), Ok) {
             Ok(process) => process,
             Err(reason) => break Exit { not_started: Some(reason), ..Exit::default() },
         };
@@ -137,10 +146,11 @@ pub async fn run(
 }
 
 impl Process {
-    fn spawn(command: &[String]) -> Result<Self, String> {
+    fn spawn(Program { command, environment }: &Program) -> Result<Self, String> {
         let (program, arguments) = command.split_first().ok_or("no command to start a rank with")?;
         let mut child = Command::new(program)
             .args(arguments)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -200,7 +200,7 @@ pub(crate) fn is_lost() -> bool {
 ///
 /// # Errors
 /// As the coordinator gets them: of class `device`.
-pub(crate) fn open(ordinal: u32, cubins: &Path) -> Result<Arc<dyn Machine>, WireError> {
+pub(crate) fn open(ordinal: u32, cubins: &Path) -> Result<Arc<Gpu>, WireError> {
     let begun: UnixMs = bus::now_ms();
     let opened = Gpu::open(ordinal, &environment(), Cache::new(cubins), |warning| warn!("{warning}"));
     let gpu = opened.and_then(|gpu| gpu.prepare().map(|()| gpu)).map_err(|error| {

@@ -35,6 +35,8 @@ pub enum ErrorKind {
     Aborted,
     /// This rank's own network failed.
     Network,
+    /// What connects the devices failed, and no rank is known to be to blame.
+    Collective,
 }
 
 /// A rank as errors name it.
@@ -114,7 +116,9 @@ impl Error {
             ErrorKind::FrameCorrupt => {
                 WireError::new(Code::NetworkPartition, &self.message).with_class(Class::Infrastructure)
             }
-            ErrorKind::Aborted | ErrorKind::Network => WireError::new(Code::NetworkPartition, &self.message),
+            ErrorKind::Aborted | ErrorKind::Network | ErrorKind::Collective => {
+                WireError::new(Code::NetworkPartition, &self.message)
+            }
             ErrorKind::OtherVersion => WireError::new(Code::TrainingError, &self.message)
                 .with_hint("all workers of a gang run the same build of within"),
             ErrorKind::Diverged => WireError::new(Code::InternalError, &self.message),

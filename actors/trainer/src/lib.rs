@@ -17,6 +17,7 @@ mod error;
 pub mod exchange;
 pub mod link;
 mod rank;
+pub mod routes;
 pub mod state;
 pub mod train;
 pub mod vitals;
@@ -48,6 +49,8 @@ pub struct Config {
     pub cubins: PathBuf,
     /// Ranks exchange sums and states through TLS 1.3. All workers of a gang do, or none.
     pub collective_tls: bool,
+    /// What ranks' sums travel by.
+    pub routes: routes::Routes,
 }
 
 impl Config {

@@ -74,6 +74,9 @@ pub struct RankConfig {
     /// Ranks exchange sums through TLS.
     #[serde(default)]
     pub collective_tls: bool,
+    /// The network interface of the ranks' own connections; none: the one that leads to the server.
+    #[serde(default)]
+    pub collective_interface: Option<String>,
     pub worker: WorkerId,
     pub host: String,
     #[serde(default)]

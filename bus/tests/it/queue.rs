@@ -152,6 +152,7 @@ fn output() -> TaskOutput {
         rows_val: 1,
         rows_test: 1,
         warnings: vec![],
+        reports: std::collections::BTreeMap::new(),
         steps: vec![],
     }
 }

@@ -40,6 +40,7 @@ async fn complete(bus: &Bus, i: usize) -> Stored {
             size_bytes: 1,
         }),
         report: Some(file),
+        data_reports: std::collections::BTreeMap::new(),
     });
     let id = event_msg_id(&job, event.name(), 0);
     bus.publish_event(&job, &id, event, None, None, bus::now_ms(), Once::OnSubject).await.expect("stored")

@@ -5,6 +5,11 @@
 //! device writes its number into memory of the host; where something has failed, the first number that is missing names
 //! the operation.
 
+mod measure;
+mod side;
+
+pub use side::SideStream;
+
 use super::cache::Cache;
 use super::compile::{Arch, Compiler, Source};
 use super::launch::Launch;
@@ -290,6 +295,18 @@ impl Gpu {
         self.arch
     }
 
+    /// The number that the device was made with: two processes that have the same one share a device, whatever they call it.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn identity(&self) -> Result<[u8; 16]> {
+        let mut uuid = cu::CUuuid_st { bytes: [0; 16] };
+        // SAFETY: the pointer is valid for the call.
+        let status = unsafe { cu::cuDeviceGetUuid_v2(&raw mut uuid, self.device) };
+        self.done("identify", "cuDeviceGetUuid", status)?;
+        Ok(uuid.bytes.map(|byte| byte as u8))
+    }
+
     /// Compiles every kernel, or reads it from the cache, so that no step waits for it.
     ///
     /// # Errors
@@ -393,6 +410,36 @@ impl Gpu {
             from += take;
         }
         Ok(())
+    }
+
+    /// The same, of a kernel that must be there.
+    fn kernel(&self, op: &'static str, kernel: Kernel) -> Result<Function> {
+        let found = self.function(op, kernel.source, kernel.name)?;
+        found.ok_or_else(|| Error::value("cuda", format!("a kernel of {}", kernel.source.file), kernel.name))
+    }
+
+    /// Starts a kernel on a stream.
+    fn launch(
+        &self,
+        stream: cu::CUstream,
+        op: &'static str,
+        Function(function): Function,
+        launch: Launch,
+        arguments: &[Argument],
+    ) -> Result<()> {
+        let mut places = [[0u64; 5]; MOST_ARGUMENTS];
+        if arguments.len() > MOST_ARGUMENTS {
+            return Err(Error::value("cuda", format!("at most {MOST_ARGUMENTS} arguments"), arguments.len()));
+        }
+        places.iter_mut().zip(arguments).for_each(|(place, argument)| argument.write(place));
+        let mut pointers = places.each_mut().map(|place| place.as_mut_ptr().cast::<c_void>());
+        let ([gx, gy, gz], [bx, by, bz]) = (launch.grid, launch.block);
+        // SAFETY: the arguments are of the kernel's types, which the tests see to; they are read before the call returns.
+        let status = unsafe {
+            let (shared, none) = (launch.shared, std::ptr::null_mut());
+            cu::cuLaunchKernel(function, gx, gy, gz, bx, by, bz, shared, stream, pointers.as_mut_ptr(), none)
+        };
+        self.done(op, "cuLaunchKernel", status)
     }
 
     fn wait(&self, op: &'static str) -> Result<()> {
@@ -543,26 +590,12 @@ impl Machine for Gpu {
 
     fn start(&self, op: &'static str, kernel: Kernel, launch: Launch, arguments: &[Argument]) -> Result<()> {
         self.enter(op)?;
-        let Some(Function(function)) = self.function(op, kernel.source, kernel.name)? else {
-            return Err(Error::value("cuda", format!("a kernel of {}", kernel.source.file), kernel.name));
-        };
-        let mut places = [[0u64; 5]; MOST_ARGUMENTS];
-        if arguments.len() > MOST_ARGUMENTS {
-            return Err(Error::value("cuda", format!("at most {MOST_ARGUMENTS} arguments"), arguments.len()));
-        }
-        places.iter_mut().zip(arguments).for_each(|(place, argument)| argument.write(place));
-        let mut pointers = places.each_mut().map(|place| place.as_mut_ptr().cast::<c_void>());
-        let ([gx, gy, gz], [bx, by, bz]) = (launch.grid, launch.block);
+        let function = self.kernel(op, kernel)?;
         let mut progress = lock(&self.progress);
         let number = progress.start(op, kernel.name);
         let address = progress.address;
         drop(progress);
-        // SAFETY: the arguments are of the kernel's types, which the tests see to; they are read before the call returns.
-        let status = unsafe {
-            let (shared, none) = (launch.shared, std::ptr::null_mut());
-            cu::cuLaunchKernel(function, gx, gy, gz, bx, by, bz, shared, self.stream, pointers.as_mut_ptr(), none)
-        };
-        self.done(op, "cuLaunchKernel", status)?;
+        self.launch(self.stream, op, function, launch, arguments)?;
         if !self.tells {
             return Ok(());
         }

@@ -31,7 +31,7 @@ pub struct LibraryReport {
     pub version: Option<String>,
     /// Folders and names that were tried before, in order.
     pub sought: Vec<String>,
-    /// Why a library that exists did not open.
+    /// Why a library that exists did not open, or does not serve.
     pub error: Option<String>,
 }
 
@@ -59,22 +59,43 @@ struct Wanted {
     name: &'static str,
     files: &'static [&'static str],
     version: fn(&Library) -> Option<String>,
+    /// The oldest that serves, and what for.
+    least: Option<([u32; 2], &'static str)>,
 }
 
 const WANTED: [Wanted; 4] = [
-    Wanted { name: "cuda", files: &["libcuda.so.1", "libcuda.so"], version: driver_version },
+    Wanted { name: "cuda", files: &["libcuda.so.1", "libcuda.so"], version: driver_version, least: None },
     Wanted {
         name: "nvrtc",
         files: &["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so.11.2", "libnvrtc.so"],
         version: nvrtc_version,
+        least: Some(([11, 2], "compile kernels")),
     },
     Wanted {
         name: "cublasLt",
         files: &["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.11", "libcublasLt.so"],
         version: cublas_version,
+        least: Some(([11, 6], "fuse a bias and an activation with a product")),
     },
-    Wanted { name: "nccl", files: &["libnccl.so.2", "libnccl.so"], version: nccl_version },
+    Wanted {
+        name: "nccl",
+        files: &["libnccl.so.2", "libnccl.so"],
+        version: nccl_version,
+        least: Some((NCCL_LEAST, "sum gradients on devices")),
+    },
 ];
+
+/// The oldest NCCL whose communicators are set up without blocking and as they are configured here.
+pub(super) const NCCL_LEAST: [u32; 2] = [2, 18];
+
+/// Why a library of this version does not serve; nothing where it does, or does not say.
+fn too_old(wanted: &Wanted, version: Option<&str>) -> Option<String> {
+    let ([major, minor], purpose) = wanted.least?;
+    let found: Vec<u32> = version?.split('.').map_while(|part| part.parse().ok()).take(2).collect();
+    let [found_major, found_minor] = found.try_into().ok()?;
+    let serves = [found_major, found_minor] >= [major, minor];
+    (!serves).then(|| format!("too old to {purpose}: {major}.{minor} or newer is needed"))
+}
 
 /// Looks for everything. Never panics, changes nothing but which libraries this process has open.
 pub fn probe(environment: &CudaEnvironment) -> CudaReport {
@@ -85,6 +106,10 @@ pub fn probe(environment: &CudaEnvironment) -> CudaReport {
         let (library, mut report) = open(wanted, &folders);
         if let Some(library) = library {
             report.version = (wanted.version)(&library);
+            report.error = too_old(wanted, report.version.as_deref());
+            if wanted.name == "nccl" && report.error.is_none() {
+                report.error = super::nccl::lacking(&library);
+            }
             if wanted.name == "cuda" {
                 devices = list_devices(&library);
             }
@@ -106,6 +131,18 @@ pub fn probe(environment: &CudaEnvironment) -> CudaReport {
 /// # Errors
 /// [`Error::Library`]: where it was sought, or why it did not open.
 pub(super) fn require(name: &'static str, environment: &CudaEnvironment) -> Result<String> {
+    let (library, found) = load_first(name, environment)?;
+    // Unloading a CUDA library runs its destructors at a time it does not expect.
+    std::mem::forget(library);
+    open_parts(name, Path::new(&found));
+    Ok(found)
+}
+
+/// The first library of a name here that opens, and where it was found.
+///
+/// # Errors
+/// As [`require`].
+pub(super) fn load_first(name: &'static str, environment: &CudaEnvironment) -> Result<(Library, String)> {
     let wanted = WANTED.iter().find(|wanted| wanted.name == name).expect("invariant: a name of the table");
     let (library, report) = open(wanted, &folders(environment));
     let (Some(library), Some(found)) = (library, report.found) else {
@@ -116,10 +153,23 @@ pub(super) fn require(name: &'static str, environment: &CudaEnvironment) -> Resu
         );
         return Err(Error::Library { library: wanted.name, error, sought: report.sought });
     };
-    // Unloading a CUDA library runs its destructors at a time it does not expect.
-    std::mem::forget(library);
-    open_parts(name, Path::new(&found));
-    Ok(found)
+    Ok((library, found))
+}
+
+/// Opens a library that nothing depends on, the first of these files that is found.
+///
+/// # Errors
+/// Where it was sought, or why it did not open; for people.
+pub(super) fn optional(
+    name: &'static str,
+    files: &'static [&'static str],
+    environment: &CudaEnvironment,
+) -> std::result::Result<Library, String> {
+    let (library, report) = open(&Wanted { name, files, version: |_| None, least: None }, &folders(environment));
+    library.ok_or_else(|| {
+        let why = report.error.unwrap_or_else(|| format!("none of {} was found", files.join(", ")));
+        format!("{name}: {why}; sought in {}", report.sought.join(", "))
+    })
 }
 
 /// Libraries that lie beside another and that it opens by their bare names.
@@ -321,5 +371,16 @@ mod tests {
         std::fs::remove_dir_all(&folder).expect("removed");
         let nccl = &report.libraries[3];
         assert!(nccl.found.is_some() || nccl.error.is_some(), "{nccl:?}");
+    }
+
+    #[test]
+    fn versions_that_are_too_old_are_told_with_the_one_that_is_needed() {
+        let [_, _, blas, nccl] = &WANTED;
+        assert_eq!(too_old(nccl, Some("2.18.1")), None);
+        assert_eq!(too_old(nccl, Some("3.0.0")), None);
+        let old = too_old(nccl, Some("2.4.8"));
+        assert_eq!(old.as_deref(), Some("too old to sum gradients on devices: 2.18 or newer is needed"));
+        assert!(too_old(blas, Some("11.5.2")).is_some() && too_old(blas, Some("13.0.2")).is_none());
+        assert_eq!(too_old(nccl, None), None, "one that does not say may serve");
     }
 }

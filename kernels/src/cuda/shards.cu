@@ -35,3 +35,21 @@ extern "C" __global__ void __launch_bounds__(256)
     out[i] = add ? out[i] + sum : sum;
   }
 }
+
+// out = the sum of `nodes` partials of `count` numbers in the order of the tree, where a node is a sum of any number of
+// leaves already: with node n, joins[n] open sums are complete; what is open after the last is joined from the right.
+extern "C" __global__ void __launch_bounds__(256)
+    join_nodes(const float* __restrict__ partial, float* __restrict__ out, u64 count, u32 nodes, const u32* __restrict__ joins) {
+  const u64 threads = static_cast<u64>(gridDim.x) * blockDim.x;
+  for (u64 i = blockIdx.x * static_cast<u64>(blockDim.x) + threadIdx.x; i < count; i += threads) {
+    // Open sums, the longest first; a tree of 2^15 leaves is the deepest.
+    float open[17];
+    u32 depth = 0;
+    for (u32 node = 0; node < nodes; node++) {
+      open[depth++] = partial[node * count + i];
+      for (u32 left = joins[node]; left > 0; left--, depth--) open[depth - 2] += open[depth - 1];
+    }
+    for (; depth > 1; depth--) open[depth - 2] += open[depth - 1];
+    out[i] = nodes ? open[0] : 0.0f;
+  }
+}

@@ -61,7 +61,25 @@ typedef F16 Bf16;
 // sums += A B for 16 rows, 8 columns and 16 terms by one warp. Lane 4 g + t has of A the words (row g, term 2 t),
 // (row g + 8, term 2 t), (row g, term 2 t + 8), (row g + 8, term 2 t + 8), of B the words (term 2 t, column g) and
 // (term 2 t + 8, column g), of the sums (row g, columns 2 t and 2 t + 1) and the same of row g + 8 (PTX ISA, mma.m16n8k16).
-#ifdef SIMT
+#if defined(WITHOUT_TENSOR_CORES)
+// Words come from the lanes that have them.
+template <class Half>
+__device__ __forceinline__ void multiply(float (&sums)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+  const u32 g = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
+#pragma unroll
+  for (u32 word = 0; word < 8; word++) {
+    const u32 at = word % 4, left[2] = {__shfl_sync(ALL_LANES, a[word / 4 * 2], g * 4 + at),
+                                        __shfl_sync(ALL_LANES, a[word / 4 * 2 + 1], g * 4 + at)};
+    const u32 right[2] = {__shfl_sync(ALL_LANES, b[word / 4], t * 8 + at), __shfl_sync(ALL_LANES, b[word / 4], t * 8 + 4 + at)};
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) {
+      const u32 l = left[i / 2], r = right[i % 2];
+      const float first = fmaf(Half::wide(l & 0xffff), Half::wide(r & 0xffff), sums[i]);
+      sums[i] = fmaf(Half::wide(l >> 16), Half::wide(r >> 16), first);
+    }
+  }
+}
+#elif defined(SIMT)
 template <class Half>
 void multiply(float (&sums)[4], const u32 (&a)[4], const u32 (&b)[2]) {
   u32 all_a[32][4], all_b[32][2];
@@ -83,7 +101,7 @@ void multiply(float (&sums)[4], const u32 (&a)[4], const u32 (&b)[2]) {
     }
   }
 }
-#elif !defined(WITHOUT_TENSOR_CORES)
+#else
 template <class Half>
 __device__ __forceinline__ void multiply(float (&c)[4], const u32 (&a)[4], const u32 (&b)[2]);
 

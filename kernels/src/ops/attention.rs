@@ -9,7 +9,9 @@ use crate::cpu::attention::{self as loops, padded};
 use crate::cpu::gemm::{Matrix, Right, Scratch, Target, pack_matrix, packed_len, product_to, product_transposed};
 use crate::cuda::launch::MANY_BLOCKS;
 use crate::cuda::machine::word;
-use crate::cuda::{ATTENTION, Argument, Launch};
+use crate::cuda::product::{Names, kernel};
+use crate::cuda::{ATTENTION, ATTENTION_TENSOR, Argument, Launch, Source};
+use crate::dtype::Precision;
 use crate::error::{Error, Result};
 use crate::philox::{Key, Stream, fill_words};
 use crate::tape::{Scratch as DeviceScratch, Tape};
@@ -218,18 +220,18 @@ impl Attention {
 
 impl Attention {
     pub(super) fn forward_on(&self, env: &mut DeviceEnv<'_>) -> Result<()> {
-        let widths = Widths::of(self.width)?;
+        let tiles = Tiles::of(self.width, env.precision())?;
         let mut arguments = vec![env.data(self.input), env.data(self.output), env.data(self.log_sums)];
         arguments.extend(self.shape(env)?);
-        let launch = self.launch(env, widths.queries, widths.forward_rows);
-        env.start(OP, ATTENTION, widths.names[0], launch, &arguments)
+        let launch = self.launch(env, tiles.queries, tiles.forward_bytes());
+        env.start(OP, tiles.source, tiles.kernel(0), launch, &arguments)
     }
 
     pub(super) fn backward_on(&self, env: &mut DeviceEnv<'_>, stores: [GradStore; 2]) -> Result<()> {
         if stores[0] == GradStore::Skip {
             return Ok(());
         }
-        let (widths, pairs) = (Widths::of(self.width)?, env.count(self.log_sums));
+        let (tiles, pairs) = (Tiles::of(self.width, env.precision())?, env.count(self.log_sums));
         let dots = Argument::Address(env.scratch(DeviceScratch::First, pairs as usize * 4)?);
         let width = Argument::Word(word(OP, self.width)?);
         let of_dots = [env.data(self.output), env.grad(self.output), dots, Argument::Word64(pairs), width];
@@ -240,17 +242,17 @@ impl Attention {
             vec![env.data(self.input), env.grad(self.output), env.data(self.log_sums), dots, env.grad(self.input)];
         arguments.extend(self.shape(env)?);
         arguments.push(stores[0].argument());
-        for name in [widths.names[1], widths.names[2]] {
-            let launch = self.launch(env, widths.own, widths.backward_rows);
-            env.start(OP, ATTENTION, name, launch, &arguments)?;
+        for which in [1, 2] {
+            let launch = self.launch(env, tiles.own, tiles.backward_bytes());
+            env.start(OP, tiles.source, tiles.kernel(which), launch, &arguments)?;
         }
         Ok(())
     }
 
-    /// A block for each sample, head and tile of the longest sample's items; `rows` of the width in shared memory.
-    fn launch(&self, env: &DeviceEnv<'_>, tile: usize, rows: usize) -> Result<Option<Launch>> {
+    /// A block for each sample, head and tile of the longest sample's items, with so much shared memory.
+    fn launch(&self, env: &DeviceEnv<'_>, tile: usize, bytes: usize) -> Result<Option<Launch>> {
         let grid = [env.samples, self.heads, env.longest(self.input).div_ceil(tile)].map(|n| n as u64);
-        Launch::new(OP, grid, [THREADS, 1, 1], (rows * (self.width + 1) * 4) as u32)
+        Launch::new(OP, grid, [THREADS, 1, 1], bytes as u32)
     }
 
     /// What all kernels are told of the shape and the dropout: `SHAPE` of `attention.cu`.
@@ -277,58 +279,86 @@ impl Attention {
 /// Threads of a block: four warps.
 const THREADS: u32 = 128;
 
-/// The kernels for heads of up to so many columns, and their tiles: the template arguments in `attention.cu`.
-struct Widths {
-    most: usize,
-    names: [&'static str; 3],
-    /// Queries of a block, forward.
+/// The kernels for heads of some width, and their tiles: the template arguments in `attention.cu` and
+/// `attention_tensor.cu`.
+#[derive(Clone, Copy)]
+struct Tiles {
+    source: Source,
+    /// Forward, for queries, and for keys and values.
+    names: [Names; 3],
+    precision: Precision,
+    /// A row of a head in shared memory, in bytes.
+    row: usize,
+    /// Queries of a block, forward, and its tiles of keys.
     queries: usize,
-    /// Rows in shared memory, forward: queries, keys and values.
-    forward_rows: usize,
-    /// Rows that a block owns on the way back.
+    keys: usize,
+    /// Rows that a block owns on the way back, and those that it goes through at a time.
     own: usize,
-    backward_rows: usize,
+    other: usize,
 }
 
-const WIDTHS: [Widths; 4] = [
-    Widths {
-        most: 32,
-        names: ["attention_forward_32", "attention_queries_32", "attention_keys_32"],
-        queries: 32,
-        forward_rows: 32 + 2 * 32,
-        own: 32,
-        backward_rows: 2 * 32 + 2 * 32,
-    },
-    Widths {
-        most: 64,
-        names: ["attention_forward_64", "attention_queries_64", "attention_keys_64"],
-        queries: 32,
-        forward_rows: 32 + 2 * 32,
-        own: 16,
-        backward_rows: 2 * 16 + 2 * 32,
-    },
-    Widths {
-        most: 128,
-        names: ["attention_forward_128", "attention_queries_128", "attention_keys_128"],
-        queries: 16,
-        forward_rows: 16 + 2 * 32,
-        own: 16,
-        backward_rows: 2 * 16 + 2 * 16,
-    },
-    Widths {
-        most: 256,
-        names: ["attention_forward_256", "attention_queries_256", "attention_keys_256"],
-        queries: 8,
-        forward_rows: 8 + 2 * 16,
-        own: 8,
-        backward_rows: 2 * 8 + 2 * 8,
-    },
-];
+/// The widest head, and (names, [queries, keys, own, other]) as in [`Tiles`].
+type Sizes = (usize, [Names; 3], [usize; 4]);
 
-impl Widths {
-    fn of(width: usize) -> Result<&'static Widths> {
-        let found = WIDTHS.iter().find(|widths| width <= widths.most);
-        found.ok_or_else(|| Error::value(OP, "heads of at most 256 columns on a device", width))
+const NAMES_32: [Names; 3] = [
+    ["attention_forward_32", "attention_forward_32_bf16", "attention_forward_32_f16"],
+    ["attention_queries_32", "attention_queries_32_bf16", "attention_queries_32_f16"],
+    ["attention_keys_32", "attention_keys_32_bf16", "attention_keys_32_f16"],
+];
+const NAMES_64: [Names; 3] = [
+    ["attention_forward_64", "attention_forward_64_bf16", "attention_forward_64_f16"],
+    ["attention_queries_64", "attention_queries_64_bf16", "attention_queries_64_f16"],
+    ["attention_keys_64", "attention_keys_64_bf16", "attention_keys_64_f16"],
+];
+const NAMES_128: [Names; 3] = [
+    ["attention_forward_128", "attention_forward_128_bf16", "attention_forward_128_f16"],
+    ["attention_queries_128", "attention_queries_128_bf16", "attention_queries_128_f16"],
+    ["attention_keys_128", "attention_keys_128_bf16", "attention_keys_128_f16"],
+];
+/// Wider heads have kernels in f32 only: a warp's results of two-byte factors would not fit its registers.
+const NAMES_256: [Names; 3] = [["attention_forward_256"; 3], ["attention_queries_256"; 3], ["attention_keys_256"; 3]];
+
+const OF_SINGLES: [Sizes; 4] = [
+    (32, NAMES_32, [32, 32, 32, 32]),
+    (64, NAMES_64, [32, 32, 16, 32]),
+    (128, NAMES_128, [16, 32, 16, 16]),
+    (256, NAMES_256, [8, 16, 8, 8]),
+];
+const OF_HALVES: [Sizes; 3] =
+    [(32, NAMES_32, [64, 32, 64, 32]), (64, NAMES_64, [64, 32, 64, 32]), (128, NAMES_128, [64, 32, 64, 16])];
+
+impl Tiles {
+    fn of(width: usize, precision: Precision) -> Result<Tiles> {
+        let fitting = |(most, ..): &&Sizes| width <= *most;
+        let halves = OF_HALVES.iter().find(fitting).filter(|_| precision != Precision::F32);
+        let make = |&(_, names, [queries, keys, own, other]): &Sizes, source: Source, row: usize| Tiles {
+            source,
+            names,
+            precision,
+            row,
+            queries,
+            keys,
+            own,
+            other,
+        };
+        if let Some(sizes) = halves {
+            return Ok(make(sizes, ATTENTION_TENSOR, (sizes.0 / 2 + 4) * 4));
+        }
+        let singles = OF_SINGLES.iter().find(fitting);
+        let singles = singles.ok_or_else(|| Error::value(OP, "heads of at most 256 columns on a device", width))?;
+        Ok(Tiles { precision: Precision::F32, ..make(singles, ATTENTION, (width + 1) * 4) })
+    }
+
+    fn kernel(&self, which: usize) -> &'static str {
+        kernel(self.names[which], self.precision)
+    }
+
+    fn forward_bytes(&self) -> usize {
+        (self.queries + 2 * self.keys) * self.row
+    }
+
+    fn backward_bytes(&self) -> usize {
+        2 * (self.own + self.other) * self.row
     }
 }
 
@@ -338,13 +368,18 @@ mod tests {
 
     #[test]
     fn tiles_fit_the_shared_memory_of_every_device() {
-        for width in 1..=256 {
-            let widths = Widths::of(width).expect("fits");
-            for rows in [widths.forward_rows, widths.backward_rows] {
-                let shared = (rows * (width + 1) * 4) as u32;
-                Launch::new(OP, [1 << 20, 64, 512], [THREADS, 1, 1], shared).expect("fits");
+        for precision in [Precision::F32, Precision::Bf16, Precision::F16] {
+            for width in 1..=256 {
+                let tiles = Tiles::of(width, precision).expect("fits");
+                for bytes in [tiles.forward_bytes(), tiles.backward_bytes()] {
+                    Launch::new(OP, [1 << 20, 64, 512], [THREADS, 1, 1], bytes as u32).expect("fits");
+                }
             }
+            assert!(Tiles::of(257, precision).is_err());
         }
-        assert!(Widths::of(257).is_err());
+        let name = |width, precision| Tiles::of(width, precision).expect("fits").kernel(0);
+        assert_eq!(name(40, Precision::Bf16), "attention_forward_64_bf16");
+        assert_eq!(name(128, Precision::F16), "attention_forward_128_f16");
+        assert_eq!(name(129, Precision::F16), "attention_forward_256");
     }
 }

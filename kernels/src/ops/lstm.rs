@@ -9,7 +9,9 @@ use crate::cpu::gemm::{Matrix, Right, Scratch, ShardProduct, Target, dot, produc
 use crate::cpu::reduce::{Summand, column_sums};
 use crate::cuda::launch::SHARED_BYTES;
 use crate::cuda::machine::word;
-use crate::cuda::{Argument, LSTM, Launch};
+use crate::cuda::product::{Names, kernel};
+use crate::cuda::{Argument, LSTM, LSTM_TENSOR, Launch};
+use crate::dtype::Precision;
 use crate::error::{Error, Result};
 use crate::params::ParamId;
 use crate::tape::{Scratch as DeviceScratch, Tape};
@@ -240,32 +242,81 @@ impl Lstm {
     }
 }
 
+/// Rounding the weight, and both ways with factors of two bytes; in f32 they are others.
+const NARROW: Names = ["turn", "lstm_narrow_bf16", "lstm_narrow_f16"];
+const FORWARD: Names = ["lstm_forward", "lstm_forward_bf16", "lstm_forward_f16"];
+const BACKWARD: Names = ["lstm_backward", "lstm_backward_bf16", "lstm_backward_f16"];
+
+/// A block's sequences and its shared memory, where a sequence needs so many bytes of it.
+///
+/// # Errors
+/// [`Error::Value`] where a block has no room for one.
+fn launch(hidden: usize, samples: usize, bytes: usize, most_together: usize) -> Result<(u32, Result<Option<Launch>>)> {
+    let together = (SHARED_BYTES as usize / bytes).min(most_together);
+    if together == 0 {
+        let most = hidden * SHARED_BYTES as usize / bytes;
+        return Err(Error::value(OP, format!("at most about {most} hidden units on a device"), hidden));
+    }
+    let (blocks, shared) = (samples.div_ceil(together) as u64, (together * bytes) as u32);
+    Ok((together as u32, Launch::new(OP, [blocks, 1, 1], [256, 1, 1], shared)))
+}
+
+/// The way forward in f32: states, cells and four gates of each hidden unit.
+fn forward_launch(hidden: usize, samples: usize) -> Result<(u32, Result<Option<Launch>>)> {
+    launch(hidden, samples, 6 * hidden * 4, 4)
+}
+
+/// The way back in f32: four parts of the states' gradients, those of the cells, and four gates.
+fn backward_launch(hidden: usize, samples: usize) -> Result<(u32, Result<Option<Launch>>)> {
+    launch(hidden, samples, 9 * hidden * 4, 4)
+}
+
+/// With factors of two bytes: two rows of words, of `runs` padded runs of hidden units, and the cells. As many sequences
+/// together as a product has rows, fewer where that would leave a large device without blocks.
+fn narrow_launch(hidden: usize, samples: usize, runs: usize) -> Result<(u32, Result<Option<Launch>>)> {
+    const ROWS: usize = 16;
+    const BLOCKS: usize = 128;
+    let row_words = runs * words(hidden) + 4;
+    launch(hidden, samples, (2 * row_words + hidden) * 4, samples.div_ceil(BLOCKS).clamp(1, ROWS))
+}
+
+/// Words of a run of hidden units, two to each, padded to sixteen units.
+fn words(hidden: usize) -> usize {
+    hidden.div_ceil(16) * 8
+}
+
 impl Lstm {
-    /// Sequences that a block takes together, and its shared memory for so many floats a state of each.
-    fn launch(&self, samples: usize, floats: usize) -> Result<(u32, Result<Option<Launch>>)> {
-        const MOST_TOGETHER: usize = 4;
-        let fits = SHARED_BYTES as usize / (4 * floats * self.hidden);
-        let together = fits.min(MOST_TOGETHER);
-        if together == 0 {
-            let most = SHARED_BYTES as usize / (4 * floats);
-            return Err(Error::value(OP, format!("at most {most} hidden units on a device"), self.hidden));
+    /// The recurrent weight as the kernels read it: turned in f32, else rounded to words.
+    fn weight_on(&self, env: &mut DeviceEnv<'_>, turned: bool) -> Result<Argument> {
+        let (precision, hidden) = (env.precision(), Argument::Word(word(OP, self.hidden)?));
+        let count = match (precision, turned) {
+            (Precision::F32, _) => 4 * self.hidden * self.hidden,
+            _ => 4 * self.hidden * words(self.hidden),
+        };
+        let out = Argument::Address(env.scratch(DeviceScratch::First, count * 4)?);
+        let launch = Launch::over(OP, count as u64, 256);
+        match precision {
+            Precision::F32 => {
+                let arguments = [env.param(self.weight), out, Argument::Word(word(OP, 4 * self.hidden)?), hidden];
+                env.start(OP, LSTM, kernel(NARROW, precision), launch, &arguments)?;
+            }
+            _ => {
+                let arguments = [env.param(self.weight), out, hidden, Argument::Word(u32::from(turned))];
+                env.start(OP, LSTM_TENSOR, kernel(NARROW, precision), launch, &arguments)?;
+            }
         }
-        let blocks = samples.div_ceil(together) as u64;
-        let shared = (together * floats * self.hidden * 4) as u32;
-        Ok((together as u32, Launch::new(OP, [blocks, 1, 1], [256, 1, 1], shared)))
+        Ok(out)
     }
 
     pub(super) fn forward_on(&self, env: &mut DeviceEnv<'_>) -> Result<()> {
-        let wide = 4 * self.hidden * self.hidden;
-        let turned = Argument::Address(env.scratch(DeviceScratch::First, wide * 4)?);
-        let hidden = Argument::Word(word(OP, self.hidden)?);
-        let of_turn = [env.param(self.weight), turned, Argument::Word(word(OP, 4 * self.hidden)?), hidden];
-        env.start(OP, LSTM, "turn", Launch::over(OP, wide as u64, 256), &of_turn)?;
-        // States, cells and four gates.
-        let (together, launch) = self.launch(env.samples, 6)?;
+        let (precision, weight) = (env.precision(), self.weight_on(env, false)?);
+        let (source, (together, launch)) = match precision {
+            Precision::F32 => (LSTM, forward_launch(self.hidden, env.samples)?),
+            _ => (LSTM_TENSOR, narrow_launch(self.hidden, env.samples, 1)?),
+        };
         let arguments = [
             env.data(self.input),
-            turned,
+            weight,
             env.param_or_none(self.bias),
             env.offsets(self.output),
             env.data(self.output),
@@ -273,20 +324,23 @@ impl Lstm {
             env.data_or_none(self.kept.map(|kept| kept.cells)),
             env.data_or_none(self.kept.map(|kept| kept.before)),
             Argument::Word64(env.samples as u64),
-            hidden,
+            Argument::Word(word(OP, self.hidden)?),
             Argument::Word(together),
             Argument::Word(u32::from(self.direction == Direction::Backward)),
         ];
-        env.start(OP, LSTM, "lstm_forward", launch, &arguments)
+        env.start(OP, source, kernel(FORWARD, precision), launch, &arguments)
     }
 
     pub(super) fn backward_on(&self, env: &mut DeviceEnv<'_>, stores: [GradStore; 2]) -> Result<()> {
         let Some(kept) = self.kept.filter(|_| stores[0] != GradStore::Skip) else { return Ok(()) };
-        // Four parts of the states' gradients, those of the cells, and four gates.
-        let (together, launch) = self.launch(env.samples, 9)?;
+        let precision = env.precision();
+        let (source, weight, (together, launch)) = match precision {
+            Precision::F32 => (LSTM, env.param(self.weight), backward_launch(self.hidden, env.samples)?),
+            _ => (LSTM_TENSOR, self.weight_on(env, true)?, narrow_launch(self.hidden, env.samples, 4)?),
+        };
         let arguments = [
             env.grad(self.output),
-            env.param(self.weight),
+            weight,
             env.data(kept.gates),
             env.data(kept.cells),
             env.offsets(self.output),
@@ -296,7 +350,7 @@ impl Lstm {
             Argument::Word(together),
             Argument::Word(u32::from(self.direction == Direction::Backward)),
         ];
-        env.start(OP, LSTM, "lstm_backward", launch, &arguments)
+        env.start(OP, source, kernel(BACKWARD, precision), launch, &arguments)
     }
 
     pub(super) fn param_gradient_on(&self, env: &mut DeviceEnv<'_>, task: &DeviceTask) -> Result<()> {
@@ -306,5 +360,37 @@ impl Lstm {
         let kept = self.kept.expect("invariant: gradients are wanted");
         let (grad, before) = (env.grad(self.input), env.data(kept.before));
         weight_gradient_on(OP, env, task, self.output, (grad, 4 * self.hidden), (before, self.hidden))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn launches_fit_devices_at_any_size() {
+        for samples in [1, 5, 1 << 20, 1 << 34] {
+            for hidden in [1, 7, 128, 512, 1_024] {
+                let ways = [
+                    forward_launch(hidden, samples),
+                    backward_launch(hidden, samples),
+                    narrow_launch(hidden, samples, 1),
+                    narrow_launch(hidden, samples, 4),
+                ];
+                for (together, launch) in ways.map(|way| way.expect("fits")) {
+                    assert!((1..=16).contains(&together));
+                    // More blocks than a grid has are refused, and no number wraps.
+                    let blocks = samples.div_ceil(together as usize) as u64;
+                    match launch {
+                        Ok(launch) => assert_eq!(launch.map(|launch| u64::from(launch.grid[0])), Some(blocks)),
+                        Err(error) => assert!(blocks > i32::MAX as u64, "{error}"),
+                    }
+                }
+            }
+        }
+        assert_eq!(forward_launch(8, 0).expect("fits").1, Ok(None));
+        let error = backward_launch(5_000, 1).expect_err("no room").to_string();
+        assert!(error.contains("at most about 1365 hidden units on a device, got 5000"), "{error}");
+        assert!(narrow_launch(5_000, 1, 4).is_err() && narrow_launch(2_000, 1, 4).is_ok());
     }
 }

@@ -15,6 +15,7 @@ use crate::ops::{Randomness, Raw, RawId, Var};
 use crate::params::{ParamId, ParamStore};
 use crate::shard::Node;
 use crate::tape::HeldShards;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Storage on a device that steps reuse.
@@ -84,6 +85,31 @@ pub(crate) struct DeviceEnv<'a> {
     pub randomness: Randomness,
 }
 
+/// A range of every held node's gradient that a device computes, in the order in which it was asked to.
+pub struct DeviceBucket<'b> {
+    /// Counted from the end of the gradient.
+    pub number: usize,
+    pub range: Range<usize>,
+    /// Where each held node's gradient begins, from left to right; the range is of this.
+    pub nodes: &'b [u64],
+    machine: &'b dyn Machine,
+}
+
+impl<'b> DeviceBucket<'b> {
+    /// A range of gradients that begin at these addresses of a machine.
+    pub fn new(number: usize, range: Range<usize>, nodes: &'b [u64], machine: &'b dyn Machine) -> DeviceBucket<'b> {
+        DeviceBucket { number, range, nodes, machine }
+    }
+
+    /// Copies a node's part to the host.
+    pub(super) fn fetch(&self, node: usize, to: &mut [f32]) -> Result<()> {
+        if to.is_empty() {
+            return Ok(());
+        }
+        self.machine.download(self.nodes[node] + self.range.start as u64 * 4, bytes_of_mut(to))
+    }
+}
+
 /// One parameter's gradient to compute, for one node.
 pub(crate) struct DeviceTask {
     /// Which of [`crate::ops::Op::params`].
@@ -140,7 +166,7 @@ impl Workspace {
 
     /// From now on products on a device round their factors to `precision`; `loss_scale` keeps small gradients from rounding
     /// to nothing there.
-    pub(crate) fn round_on_device(&mut self, precision: Precision, loss_scale: f32) {
+    pub fn round_on_device(&mut self, precision: Precision, loss_scale: f32) {
         if let Some(device) = &mut self.device {
             (device.precision, device.loss_scale) = (precision, loss_scale);
         }
@@ -311,16 +337,16 @@ impl Tape<'_> {
     /// As [`Tape::param_gradients`], and the gradients stay on the device.
     pub(crate) fn param_gradients_stay(&mut self, held: &HeldShards) -> Result<()> {
         let cuts = [0, self.params.flat_len()];
-        self.param_gradients_on_device(held, &cuts, |_, _| Ok(()))
+        self.param_gradients_on_device(held, &cuts, |_| Ok(()))
     }
 
-    /// As [`Tape::param_gradients`], bucket by bucket: `cuts` as there; each range is handed to `fetched` with a way to copy
-    /// a node's part of it to the host.
-    pub(super) fn param_gradients_on_device<E: From<Error>>(
+    /// As [`Tape::param_gradients_in_buckets`]; the gradients stay on the device, and each bucket is handed to `done` as
+    /// soon as the device was asked for it.
+    pub(crate) fn param_gradients_on_device<E: From<Error>>(
         &mut self,
         held: &HeldShards,
         cuts: &[usize],
-        mut done: impl FnMut(usize, &mut dyn FnMut(usize, &mut [f32]) -> Result<()>) -> std::result::Result<(), E>,
+        mut done: impl FnMut(&DeviceBucket<'_>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         let mut device = self.ws.device.take().expect("invariant: a workspace on a device");
         let outcome = self.gradients_on(&mut device, held, cuts, &mut done);
@@ -333,7 +359,7 @@ impl Tape<'_> {
         device: &mut OnDevice,
         held: &HeldShards,
         cuts: &[usize],
-        done: &mut impl FnMut(usize, &mut dyn FnMut(usize, &mut [f32]) -> Result<()>) -> std::result::Result<(), E>,
+        done: &mut impl FnMut(&DeviceBucket<'_>) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         assert_eq!(held.bounds, self.ws.shards, "invariant: the held shards are those of the tape");
         let flat = self.params.flat_len();
@@ -349,24 +375,19 @@ impl Tape<'_> {
         for (number, bucket) in cuts.windows(2).rev().enumerate() {
             self.bucket_on(&mut env, held, bucket[0]..bucket[1], &outs)?;
             self.unscale_on(&mut env, bucket[0]..bucket[1], &outs)?;
-            done(number, &mut |node, to| {
-                if to.is_empty() {
-                    return Ok(());
-                }
-                machine.download(outs[node] + bucket[0] as u64 * 4, bytes_of_mut(to))
-            })?;
+            done(&DeviceBucket::new(number, bucket[0]..bucket[1], &outs, &*machine))?;
         }
         Ok(())
     }
 
     /// Divides the gradients of the parameters that begin in this range by the loss scale; statistics of norms are no
     /// gradients.
-    fn unscale_on(&self, env: &mut DeviceEnv<'_>, range: std::ops::Range<usize>, outs: &[u64]) -> Result<()> {
+    fn unscale_on(&self, env: &mut DeviceEnv<'_>, range: Range<usize>, outs: &[u64]) -> Result<()> {
         if env.device.loss_scale == 1.0 {
             return Ok(());
         }
         let factor = (1.0 / f64::from(env.device.loss_scale)) as f32;
-        let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
+        let mut runs: Vec<Range<usize>> = Vec::new();
         for param in self.params.entries().iter().filter(|param| range.contains(&param.range.start)) {
             match runs.last_mut() {
                 _ if param.is_statistic() => runs.push(param.range.end..param.range.end),
@@ -385,13 +406,7 @@ impl Tape<'_> {
     }
 
     /// The gradients of the parameters that begin in this range.
-    fn bucket_on(
-        &self,
-        env: &mut DeviceEnv<'_>,
-        held: &HeldShards,
-        range: std::ops::Range<usize>,
-        outs: &[u64],
-    ) -> Result<()> {
+    fn bucket_on(&self, env: &mut DeviceEnv<'_>, held: &HeldShards, range: Range<usize>, outs: &[u64]) -> Result<()> {
         let mut written = vec![false; self.params.len()];
         for recorded in self.ws.ops.iter().rev().filter(|recorded| recorded.live) {
             for (which, id) in recorded.op.params().into_iter().enumerate() {

@@ -35,6 +35,7 @@ use crate::params::ParamStore;
 use crate::tensor::Shape;
 use std::sync::{Mutex, PoisonError};
 
+pub use device::DeviceBucket;
 pub(crate) use device::{DeviceEnv, DeviceTask, Scratch};
 pub use parameters::HeldShards;
 use parameters::TaskSpec;

@@ -53,8 +53,8 @@ impl Tape<'_> {
         assert_eq!(held.nodes.len(), outs.len(), "invariant: one gradient per node");
         if self.is_on_device() {
             let cuts = [0, self.params.flat_len()];
-            return self.param_gradients_on_device(held, &cuts, |_, fetch| {
-                outs.iter_mut().enumerate().try_for_each(|(node, out)| fetch(node, out))
+            return self.param_gradients_on_device(held, &cuts, |bucket| {
+                outs.iter_mut().enumerate().try_for_each(|(node, out)| bucket.fetch(node, out))
             });
         }
         self.plan_tasks(held);
@@ -78,11 +78,10 @@ impl Tape<'_> {
     ) -> std::result::Result<(), E> {
         assert_eq!(held.nodes.len(), outs.len(), "invariant: one gradient per node");
         if self.is_on_device() {
-            let ranges: Vec<_> = cuts.windows(2).rev().map(|cut| cut[0]..cut[1]).collect();
-            return self.param_gradients_on_device(held, cuts, |number, fetch| {
-                let mut parts = split_off(&mut outs, ranges[number].start);
-                parts.iter_mut().enumerate().try_for_each(|(node, part)| fetch(node, part))?;
-                done(number, parts)
+            return self.param_gradients_on_device(held, cuts, |bucket| {
+                let mut parts = split_off(&mut outs, bucket.range.start);
+                parts.iter_mut().enumerate().try_for_each(|(node, part)| bucket.fetch(node, part))?;
+                done(bucket.number, parts)
             });
         }
         self.plan_tasks(held);

@@ -7,6 +7,7 @@ mod pretrained;
 mod vocabulary;
 
 pub use hashing::Hashing;
+pub(crate) use hashing::fnv1a64;
 pub use pretrained::{Casing, Pretrained};
 pub use vocabulary::{Vocabulary, VocabularyBuilder, VocabularyLimits};
 

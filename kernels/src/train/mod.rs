@@ -11,6 +11,7 @@ mod partial;
 mod state;
 
 pub use crate::ops::loss::{LossConfig, LossSum, Targets};
+pub use crate::tape::DeviceBucket;
 pub use batch::{Batch, RankBatch};
 pub use best::{Admission, BestK};
 pub use copy::StateCopy;

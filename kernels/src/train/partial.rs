@@ -15,6 +15,7 @@ use crate::collective::{Op, Values};
 use crate::error::{Error, Result};
 use crate::ops::loss::LossSum;
 use crate::shard::{Node, shards_of};
+use crate::tape::DeviceBucket;
 
 /// What a rank computed.
 #[derive(Clone, Debug, PartialEq)]
@@ -121,7 +122,36 @@ impl Trainer {
         part: &RankBatch<'_>,
         world: usize,
         bucket_elements: usize,
+        submit: impl FnMut(u32, Op<'t>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), Interrupted<E>> {
+        let on_host = None::<fn(&DeviceBucket<'_>) -> std::result::Result<(), E>>;
+        self.hand_over(part, world, bucket_elements, submit, on_host)
+    }
+
+    /// The same on a device whose gradients are summed where they are: `submit` gets the losses of all shards only, and
+    /// each bucket is handed to `sum` when the device was asked for it, such as [`crate::cuda::nccl::DeviceSum::begin`].
+    /// The roots stand when all that `sum` began is done.
+    pub fn exchange_on_device<'t, E>(
+        &'t mut self,
+        part: &RankBatch<'_>,
+        world: usize,
+        bucket_elements: usize,
+        submit: impl FnMut(u32, Op<'t>) -> std::result::Result<(), E>,
+        sum: impl FnMut(&DeviceBucket<'_>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), Interrupted<E>> {
+        if self.device.is_none() {
+            return Err(Interrupted::Compute(Error::value("exchange", "a device that trains", "the CPU")));
+        }
+        self.hand_over(part, world, bucket_elements, submit, Some(sum))
+    }
+
+    fn hand_over<'t, E>(
+        &'t mut self,
+        part: &RankBatch<'_>,
+        world: usize,
+        bucket_elements: usize,
         mut submit: impl FnMut(u32, Op<'t>) -> std::result::Result<(), E>,
+        sum: Option<impl FnMut(&DeviceBucket<'_>) -> std::result::Result<(), E>>,
     ) -> std::result::Result<(), Interrupted<E>> {
         let shards = self.config.logical_shards;
         if !(1..=shards).contains(&world) || !(0..world).any(|rank| shards_of(rank, world, shards) == part.held) {
@@ -140,6 +170,11 @@ impl Trainer {
             encode(&tape.loss_sum(own[0]..own[1]), &mut handed[shard * LOSS_BYTES..][..LOSS_BYTES]);
         }
         submit(0, Op::AllGather { values: Values::Bytes(handed), bounds }).map_err(Interrupted::Submit)?;
+        if let Some(mut sum) = sum {
+            tape.param_gradients_on_device(held, &cuts, |bucket| sum(bucket).map_err(Interrupted::Submit))?;
+            (workings.handed.stays, workings.handed.whole) = (true, true);
+            return Ok(());
+        }
         workings.handed.stays = alone && tape.is_on_device();
         if workings.handed.stays {
             tape.param_gradients_stay(held)?;

@@ -6,6 +6,7 @@ mod coverage;
 mod cuda;
 mod exchanged;
 mod files;
+mod forest;
 mod golden;
 mod golden_models;
 mod gradients;

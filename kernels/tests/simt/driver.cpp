@@ -1,13 +1,15 @@
-// A CUDA driver that runs kernels on the CPU: what `cuda/gpu.rs` calls of libcuda, and no more. Work is queued and done only
-// when somebody waits for it, so that memory that is used again too early, or read before it is there, shows as a wrong
-// result. Kernels are those of the libraries in `kernels` beside this one, found by name; what a module's image is does not
+// A CUDA driver that runs kernels on the CPU: what `cuda/gpu.rs` calls of libcuda, and no more. Work is queued by stream and
+// done only when somebody waits for it, or another stream waits for an event behind it, so that memory that is used again
+// too early, or read before it is there, shows as a wrong result. Kernels are those of the libraries in `kernels` beside this one, found by name; what a module's image is does not
 // matter. For tests of everything around the kernels: it says nothing of a device.
 //
 // What it plays is set by the environment: SIMT_DRIVER (13000), SIMT_DEVICES (1), SIMT_CAPABILITY (90), SIMT_MEMORY (bytes,
 // 8 GiB), SIMT_BUSY (set: the device is another's), SIMT_SILENT (set: it does not tell how
 // far it is), SIMT_FAIL (name:n: the n-th start of that kernel, from 1, fails, and so
-// does everything after it; name may be "*").
+// does everything after it; name may be "*"), SIMT_LOST (a file: made at that failure, and while it is there no process gets a
+// device).
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -17,21 +19,28 @@
 #include <dlfcn.h>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
+#include <unistd.h>
 #include <vector>
 
 extern "C" {
 typedef int CUresult;
-enum : CUresult { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, UNAVAILABLE = 46, INVALID_DEVICE = 101, NOT_FOUND = 500, NOT_SUPPORTED = 801, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719 };
+enum : CUresult { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, UNAVAILABLE = 46, INVALID_DEVICE = 101, NOT_FOUND = 500, NOT_SUPPORTED = 801, NOT_READY = 600, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719, UNKNOWN = 999 };
 }
 
 namespace {
 typedef int (*Simt)(const unsigned*, size_t, unsigned, uint64_t, char*, size_t, void**);
 struct Function { std::string name; Simt run; size_t starts = 0; };
 
+// What a stream is to do next; false: not yet, ask again.
+typedef std::function<bool()> Step;
+struct Stream { std::deque<Step> queue; bool busy = false; };
+// How often it was recorded, how much of that is done, where it was recorded last, and when that was done by the host's clock.
+struct Event { uint64_t recorded = 0, done = 0; Stream* stream = nullptr; double at_ms = 0; };
+
 std::recursive_mutex all;
-std::deque<std::function<void()>> queue;
 CUresult failed = SUCCESS;
 std::map<uint64_t, std::vector<unsigned char>> memory;
 size_t used = 0, any_starts = 0;
@@ -41,13 +50,31 @@ const char* text(const char* name, const char* otherwise) { const char* v = gete
 int number(const char* name, int otherwise) { const char* v = getenv(name); return v && *v ? atoi(v) : otherwise; }
 size_t room() { return strtoull(text("SIMT_MEMORY", "8589934592"), nullptr, 10); }
 
-CUresult drain() {
-  while (!queue.empty()) {
-    auto next = std::move(queue.front());
-    queue.pop_front();
-    if (failed == SUCCESS) next();
+// Does what a stream can do, up to where `enough`; whether it came there.
+template <typename Enough> bool advance(Stream* stream, Enough enough) {
+  while (!enough()) {
+    // Busy: it waits for an event behind itself.
+    if (stream->queue.empty() || stream->busy) return false;
+    stream->busy = true;
+    bool done = failed != SUCCESS || stream->queue.front()();
+    stream->busy = false;
+    if (!done) return false;
+    stream->queue.pop_front();
+  }
+  return true;
+}
+// The same, as long as it takes, with the lock open for others in between.
+template <typename Enough> CUresult wait_for(std::unique_lock<std::recursive_mutex>& lock, Stream* stream, Enough enough) {
+  while (!advance(stream, enough) && failed == SUCCESS) {
+    lock.unlock();
+    usleep(50);
+    lock.lock();
   }
   return failed;
+}
+bool happened(Event* event, uint64_t number) {
+  auto enough = [=] { return event->done >= number; };
+  return enough() || advance(event->stream, enough);
 }
 // The allocation that holds these bytes.
 bool inside(uint64_t at, size_t bytes) {
@@ -56,10 +83,13 @@ bool inside(uint64_t at, size_t bytes) {
   auto& held = *--next;
   return at + bytes <= held.first + held.second.size();
 }
-CUresult enqueue(std::function<void()> what) {
+CUresult enqueue_step(void* stream, Step what) {
   if (failed != SUCCESS) return failed;
-  queue.push_back(std::move(what));
+  static_cast<Stream*>(stream)->queue.push_back(std::move(what));
   return SUCCESS;
+}
+CUresult enqueue(void* stream, std::function<void()> what) {
+  return enqueue_step(stream, [what = std::move(what)] { what(); return true; });
 }
 CUresult allocate(uint64_t* to, size_t bytes) {
   if (failed != SUCCESS) return failed;
@@ -72,13 +102,13 @@ CUresult allocate(uint64_t* to, size_t bytes) {
   *to = at;
   return SUCCESS;
 }
-CUresult release(uint64_t at) {
-  return enqueue([at] {
+void release(uint64_t at) {
+  {
     auto found = memory.find(at);
     if (found == memory.end()) { failed = ILLEGAL_ADDRESS; return; }
     used -= found->second.size();
     memory.erase(found);
-  });
+  }
 }
 void open_kernels() {
   static bool opened = false;
@@ -121,7 +151,9 @@ bool fails(Function& function) {
 }
 }  // namespace
 
-#define LOCKED std::lock_guard<std::recursive_mutex> locked(all)
+#define LOCKED std::unique_lock<std::recursive_mutex> locked(all)
+
+static thread_local int current = -1;
 
 extern "C" {
 CUresult cuInit(unsigned) { return SUCCESS; }
@@ -140,26 +172,77 @@ CUresult cuDeviceGetAttribute(int* value, int which, int) {
   *value = which == 75 ? capability / 10 : which == 76 ? capability % 10 : which == 115 ? 1 : 0;
   return SUCCESS;
 }
+CUresult cuDeviceGetPCIBusId(char* id, int length, int device) { snprintf(id, length, "0000:%02x:00.0", device); return SUCCESS; }
 CUresult cuDevicePrimaryCtxRetain(void** context, int device) {
   if (*text("SIMT_BUSY", "")) return UNAVAILABLE;
+  if (*text("SIMT_LOST", "") && !access(text("SIMT_LOST", ""), F_OK)) return UNKNOWN;
   *context = reinterpret_cast<void*>(intptr_t(device + 1));
   return SUCCESS;
 }
 CUresult cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
-CUresult cuCtxSetCurrent(void*) { return SUCCESS; }
-CUresult cuStreamCreate(void** stream, unsigned) { *stream = &queue; return SUCCESS; }
+CUresult cuCtxSetCurrent(void* context) { current = int(reinterpret_cast<intptr_t>(context)) - 1; return SUCCESS; }
+CUresult cuCtxGetDevice(int* device) { *device = current; return current < 0 ? INVALID_VALUE : SUCCESS; }
+// Devices of one machine differ in the last byte.
+CUresult cuDeviceGetUuid_v2(unsigned char* uuid, int device) {
+  memcpy(uuid, "played device  ", 15);
+  uuid[15] = static_cast<unsigned char>(device);
+  return SUCCESS;
+}
+CUresult cuStreamCreate(void** stream, unsigned) { *stream = new Stream; return SUCCESS; }
+// Threads may still look at it, so its memory stays.
 CUresult cuStreamDestroy_v2(void*) { return SUCCESS; }
-CUresult cuStreamSynchronize(void*) { LOCKED; return drain(); }
+CUresult cuStreamSynchronize(void* of) {
+  LOCKED;
+  auto* stream = static_cast<Stream*>(of);
+  return wait_for(locked, stream, [=] { return stream->queue.empty(); });
+}
+CUresult cuStreamWaitEvent(void* stream, void* of, unsigned) {
+  LOCKED;
+  auto* event = static_cast<Event*>(of);
+  // As it was recorded last, whatever comes of it later.
+  uint64_t number = event->recorded;
+  return enqueue_step(stream, [=] { return happened(event, number); });
+}
+// What a library beside this one has a stream do: `step` is called with `data` until it says true.
+int simt_enqueue(void* stream, bool (*step)(void*), void* data) { LOCKED; return enqueue_step(stream, [=] { return step(data); }); }
+bool simt_inside(uint64_t at, size_t bytes) { LOCKED; return inside(at, bytes); }
+void simt_fail() { LOCKED; failed = ILLEGAL_ADDRESS; }
 CUresult cuDeviceGetDefaultMemPool(void** pool, int) { *pool = &memory; return SUCCESS; }
 CUresult cuMemPoolSetAttribute(void*, int, void*) { return SUCCESS; }
 CUresult cuMemHostAlloc(void** at, size_t bytes, unsigned) { *at = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096); return *at ? SUCCESS : OUT_OF_MEMORY; }
 CUresult cuMemFreeHost(void* at) { free(at); return SUCCESS; }
 CUresult cuMemHostGetDevicePointer_v2(uint64_t* to, void* at, unsigned) { *to = reinterpret_cast<uint64_t>(at); return SUCCESS; }
-CUresult cuEventCreate(void** event, unsigned) { *event = new int(0); return SUCCESS; }
-CUresult cuEventDestroy_v2(void* event) { delete static_cast<int*>(event); return SUCCESS; }
-CUresult cuEventRecord(void*, void*) { LOCKED; return failed; }
-// All that was asked for before the event, and perhaps more.
-CUresult cuEventSynchronize(void*) { LOCKED; return drain(); }
+CUresult cuEventCreate(void** event, unsigned) { *event = new Event; return SUCCESS; }
+// A stream may still wait for it, so its memory stays.
+CUresult cuEventDestroy_v2(void*) { return SUCCESS; }
+CUresult cuEventRecord(void* of, void* stream) {
+  LOCKED;
+  auto* event = static_cast<Event*>(of);
+  uint64_t number = ++event->recorded;
+  event->stream = static_cast<Stream*>(stream);
+  return enqueue(stream, [=] {
+    event->done = number;
+    event->at_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  });
+}
+CUresult cuEventElapsedTime_v2(float* milliseconds, void* begin, void* end) {
+  LOCKED;
+  *milliseconds = static_cast<float>(static_cast<Event*>(end)->at_ms - static_cast<Event*>(begin)->at_ms);
+  return failed;
+}
+CUresult cuEventElapsedTime(float* milliseconds, void* begin, void* end) { return cuEventElapsedTime_v2(milliseconds, begin, end); }
+CUresult cuEventQuery(void* of) {
+  LOCKED;
+  auto* event = static_cast<Event*>(of);
+  bool done = happened(event, event->recorded);
+  return failed != SUCCESS ? failed : done ? SUCCESS : NOT_READY;
+}
+CUresult cuEventSynchronize(void* of) {
+  LOCKED;
+  auto* event = static_cast<Event*>(of);
+  uint64_t number = event->recorded;
+  return wait_for(locked, event->stream, [=] { return event->done >= number; });
+}
 CUresult cuGetErrorName(CUresult status, const char** name) {
   *name = status == OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY" : status == ILLEGAL_ADDRESS ? "CUDA_ERROR_ILLEGAL_ADDRESS" : status == LAUNCH_FAILED ? "CUDA_ERROR_LAUNCH_FAILED" : "CUDA_ERROR_UNKNOWN";
   return SUCCESS;
@@ -185,27 +268,31 @@ CUresult cuModuleGetFunction(void** function, void*, const char* name) {
 }
 CUresult cuMemAlloc_v2(uint64_t* to, size_t bytes) { LOCKED; return allocate(to, bytes); }
 CUresult cuMemAllocAsync(uint64_t* to, size_t bytes, void*) { LOCKED; return allocate(to, bytes); }
-CUresult cuMemFree_v2(uint64_t at) { LOCKED; return release(at); }
-CUresult cuMemFreeAsync(uint64_t at, void*) { LOCKED; return release(at); }
+CUresult cuMemFree_v2(uint64_t at) { LOCKED; release(at); return failed; }
+CUresult cuMemFreeAsync(uint64_t at, void* stream) { LOCKED; return enqueue(stream, [at] { release(at); }); }
 CUresult cuMemGetInfo_v2(size_t* free, size_t* total) { LOCKED; *total = room(); *free = room() - used; return SUCCESS; }
-CUresult cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void*) {
+CUresult cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void* stream) {
   LOCKED;
-  return enqueue([=] { if (inside(to, bytes)) memcpy(reinterpret_cast<void*>(to), from, bytes); else failed = ILLEGAL_ADDRESS; });
+  return enqueue(stream, [=] { if (inside(to, bytes)) memcpy(reinterpret_cast<void*>(to), from, bytes); else failed = ILLEGAL_ADDRESS; });
 }
-CUresult cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void*) {
+CUresult cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void* stream) {
   LOCKED;
-  return enqueue([=] { if (inside(from, bytes)) memcpy(to, reinterpret_cast<void*>(from), bytes); else failed = ILLEGAL_ADDRESS; });
+  return enqueue(stream, [=] { if (inside(from, bytes)) memcpy(to, reinterpret_cast<void*>(from), bytes); else failed = ILLEGAL_ADDRESS; });
 }
-CUresult cuMemsetD8Async(uint64_t at, unsigned char value, size_t bytes, void*) {
+CUresult cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void* stream) {
   LOCKED;
-  return enqueue([=] { if (inside(at, bytes)) memset(reinterpret_cast<void*>(at), value, bytes); else failed = ILLEGAL_ADDRESS; });
+  return enqueue(stream, [=] { if (inside(to, bytes) && inside(from, bytes)) memmove(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes); else failed = ILLEGAL_ADDRESS; });
 }
-CUresult cuStreamWriteValue32_v2(void*, uint64_t at, unsigned value, unsigned) {
+CUresult cuMemsetD8Async(uint64_t at, unsigned char value, size_t bytes, void* stream) {
+  LOCKED;
+  return enqueue(stream, [=] { if (inside(at, bytes)) memset(reinterpret_cast<void*>(at), value, bytes); else failed = ILLEGAL_ADDRESS; });
+}
+CUresult cuStreamWriteValue32_v2(void* stream, uint64_t at, unsigned value, unsigned) {
   LOCKED;
   if (*text("SIMT_SILENT", "")) return NOT_SUPPORTED;
-  return enqueue([=] { __atomic_store_n(reinterpret_cast<unsigned*>(at), value, __ATOMIC_RELEASE); });
+  return enqueue(stream, [=] { __atomic_store_n(reinterpret_cast<unsigned*>(at), value, __ATOMIC_RELEASE); });
 }
-CUresult cuLaunchKernel(void* of, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void*, void** arguments, void**) {
+CUresult cuLaunchKernel(void* of, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void* stream, void** arguments, void**) {
   LOCKED;
   auto* function = static_cast<Function*>(of);
   if (!gx || !gy || !gz || !bx || !by || !bz) return INVALID_VALUE;
@@ -215,8 +302,12 @@ CUresult cuLaunchKernel(void* of, unsigned gx, unsigned gy, unsigned gz, unsigne
   // How many arguments there are, and how large, the kernel's own library knows; the caller's are 40 bytes each, up to 24.
   std::vector<std::array<uint64_t, 5>> places(24);
   for (size_t i = 0; i < places.size(); i++) memcpy(places[i].data(), arguments[i], 40);
-  return enqueue([=]() mutable {
-    if (fault) { failed = ILLEGAL_ADDRESS; return; }
+  return enqueue(stream, [=]() mutable {
+    if (fault) {
+      if (*text("SIMT_LOST", "")) fclose(fopen(text("SIMT_LOST", ""), "w"));
+      failed = ILLEGAL_ADDRESS;
+      return;
+    }
     unsigned size[6] = {gx, gy, gz, bx, by, bz};
     std::vector<void*> pointers;
     for (auto& place : places) pointers.push_back(place.data());

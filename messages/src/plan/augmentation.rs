@@ -69,13 +69,8 @@ pub enum TextMethod {
 }
 
 impl TextMethod {
-    pub const ALL: [Self; 5] = [
-        Self::SynonymReplacement,
-        Self::RandomInsertion,
-        Self::RandomDeletion,
-        Self::WordSwap,
-        Self::BackTranslation,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::SynonymReplacement, Self::RandomInsertion, Self::RandomDeletion, Self::WordSwap, Self::BackTranslation];
 
     pub fn as_str(self) -> &'static str {
         match self {

@@ -180,19 +180,19 @@ const HASH_BUCKETS: u32 = 32;
 const DATE_PARTS: [DatePart; 6] =
     [DatePart::Year, DatePart::Month, DatePart::Day, DatePart::Weekday, DatePart::Hour, DatePart::IsWeekend];
 
-fn is_outlier_quantile(value: &f64) -> bool {
+fn is_outlier_quantile<T: PartialEq<f64>>(value: &T) -> bool {
     *value == OUTLIER_QUANTILE
 }
 
-fn is_outlier_iqr(value: &f64) -> bool {
+fn is_outlier_iqr<T: PartialEq<f64>>(value: &T) -> bool {
     *value == OUTLIER_IQR
 }
 
-fn is_quantiles(value: &u32) -> bool {
+fn is_quantiles<T: PartialEq<u32>>(value: &T) -> bool {
     *value == QUANTILES
 }
 
-fn is_hash_buckets(value: &u32) -> bool {
+fn is_hash_buckets<T: PartialEq<u32>>(value: &T) -> bool {
     *value == HASH_BUCKETS
 }
 

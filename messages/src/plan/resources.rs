@@ -1,8 +1,10 @@
 //! Where a training runs, on how many ranks, and what becomes of slow ones. Nothing here changes the result but the kind of
-//! device, which changes its last bits.
+//! device and `collective_mode: fast`, which change its last bits.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::collective::{Collective, CollectiveMode};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ResourcePlan {
@@ -21,6 +23,10 @@ pub struct ResourcePlan {
     pub straggler_factor: f64,
     #[serde(default)]
     pub straggler_policy: StragglerPolicy,
+    #[serde(default)]
+    pub collective: Collective,
+    #[serde(default)]
+    pub collective_mode: CollectiveMode,
     /// Compute threads of a rank; 0: what the machine gives, shared by its ranks.
     pub threads: u32,
 }

@@ -144,7 +144,9 @@ fn channel(channel: Channel) -> Value {
         Channel::Work => ("durable", Some(STREAM_WORK), Role::QUEUE.map(consumer_work).into()),
         Channel::Event => ("durable", Some(STREAM_EVT), vec![CONSUMER_NOTIFIER.into()]),
         Channel::Log => ("durable", Some(STREAM_LOG), vec![]),
-        Channel::Service(..) | Channel::Translator | Channel::Offer | Channel::Rendezvous(_) => ("request", None, vec![]),
+        Channel::Service(..) | Channel::Translator | Channel::Offer | Channel::Rendezvous(_) => {
+            ("request", None, vec![])
+        }
         Channel::FeedControl | Channel::Control | Channel::Heartbeat => ("core", None, vec![]),
     };
     value["x-delivery"] = json!(delivery);

@@ -3,6 +3,7 @@
 pub(crate) mod augmentation;
 mod features;
 mod model;
+mod quality;
 mod source;
 
 use serde_json::json;
@@ -32,6 +33,7 @@ pub(crate) fn complete(draft: &mut Draft<'_>, name: &str) {
         metrics(draft, task);
     }
     early_stopping(draft);
+    quality::complete(draft, task);
     for section in ["training.early_stopping", "training.checkpoint"] {
         monitor(draft, section, task);
     }

@@ -760,10 +760,15 @@ impl World {
 pub fn output(role: Role) -> TaskOutput {
     let artifact = ArtifactRef { uri: "file:///a".into(), blake3: String::new(), size_bytes: 1 };
     match role {
-        Role::DataLoader => {
-            let (warnings, steps) = (Vec::new(), Vec::new());
-            TaskOutput::Prepared { dataset: artifact, rows_train: 1, rows_val: 1, rows_test: 1, warnings, steps }
-        }
+        Role::DataLoader => TaskOutput::Prepared {
+            dataset: artifact,
+            rows_train: 1,
+            rows_val: 1,
+            rows_test: 1,
+            warnings: Vec::new(),
+            steps: Vec::new(),
+            reports: std::collections::BTreeMap::new(),
+        },
         Role::Trainer => TaskOutput::Trained {
             model: ModelRef {
                 uri: "file:///m".into(),

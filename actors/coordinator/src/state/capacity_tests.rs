@@ -53,6 +53,7 @@ impl Desk {
             rows_val: 1,
             rows_test: 1,
             warnings: Vec::new(),
+            reports: std::collections::BTreeMap::new(),
             steps: Vec::new(),
         });
         // As the next leader finds it.

@@ -1,5 +1,7 @@
 //! The life of a job: which task comes next, what a failure means, deadlines, and the end.
 
+use std::collections::BTreeMap;
+
 use messages::error::{Class, Code};
 use messages::event::{Completed, Event, MetricSummary};
 use messages::job::{JobRecord, JobState, OutboxEntry, Role, TaskRecord, TaskState};
@@ -437,6 +439,10 @@ fn completed(record: &JobRecord, now: UnixMs) -> Completed {
         Some(TaskOutput::Recorded { run }) => run.clone(),
         _ => record.job.to_string(),
     };
+    let data_reports = match output(record, "prepare") {
+        Some(TaskOutput::Prepared { reports, .. }) => reports.clone(),
+        _ => BTreeMap::new(),
+    };
     Completed {
         name: record.name.clone(),
         run,
@@ -444,6 +450,7 @@ fn completed(record: &JobRecord, now: UnixMs) -> Completed {
         metrics,
         model,
         report,
+        data_reports,
     }
 }
 

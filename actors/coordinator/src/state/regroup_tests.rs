@@ -94,7 +94,15 @@ impl Desk {
         let claim = messages::rpc::Claim { job: id(job), task: prepare.clone(), attempt: 1, worker: worker.clone() };
         self.input(Input::Claim { token: 0, claim });
         let (dataset, warnings) = (artifact(), Vec::new());
-        let output = TaskOutput::Prepared { dataset, rows_train: 1, rows_val: 1, rows_test: 1, warnings, steps: Vec::new() };
+        let output = TaskOutput::Prepared {
+            dataset,
+            rows_train: 1,
+            rows_val: 1,
+            rows_test: 1,
+            warnings,
+            steps: Vec::new(),
+            reports: std::collections::BTreeMap::new(),
+        };
         let fence = self.record(job).task(&prepare).and_then(|task| task.fence).expect("a fence");
         let body = ReportBody::Done { output };
         let report = Report { job: id(job), task: prepare, attempt: 1, fence, worker, body };

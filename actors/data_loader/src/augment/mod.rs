@@ -85,7 +85,8 @@ impl Augmenter {
         manifest: &Manifest,
     ) -> Result<Self, WireError> {
         let lacks = |what: &str| {
-            let message = format!("this dataset version was prepared without {what}, which the job's augmentation needs");
+            let message =
+                format!("this dataset version was prepared without {what}, which the job's augmentation needs");
             WireError::new(Code::DatasetValidationError, message).with_hint("prepare the data again with this plan")
         };
         if plan.perturbs() && gathered.spreads.len() != manifest.width() {
@@ -94,7 +95,7 @@ impl Augmenter {
         if plan.uses_image(messages::plan::ImageMethod::Style) && gathered.styles.is_empty() {
             return Err(lacks("reference images"));
         }
-        let mixed = encoder.text().is_none() && manifest.sequence.is_none();
+        let mixed = encoder.text_column().is_none() && manifest.sequence.is_none();
         let indexed = manifest.features.iter().any(|f| matches!(f.encoding, frame::manifest::Encoding::Index { .. }));
         if plan.mixes() && (!mixed || indexed || manifest.outputs() > 1) {
             return Err(WireError::new(Code::ConfigError, "mixup mixes numbers and pixels of one target only"));
@@ -179,23 +180,17 @@ impl Augmenter {
         Ok(rows)
     }
 
-    fn change_texts(
-        &self,
-        epoch: u32,
-        rows: &mut Encoded,
-        texts: &Texts,
-        picks: &[u32],
-    ) -> Result<(), WireError> {
+    fn change_texts(&self, epoch: u32, rows: &mut Encoded, texts: &Texts, picks: &[u32]) -> Result<(), WireError> {
         let Some(old) = rows.inputs.tokens.take() else { return Ok(()) };
-        let Some((column, tokenizer)) = self.encoder.text() else { return Ok(()) };
         let words = Words { synonyms: &self.gathered.synonyms, translations: &self.gathered.translations };
         let mut new = Packed { ids: Vec::with_capacity(old.ids.len()), offsets: vec![0] };
         for (row, (&pick, &sample)) in picks.iter().zip(&rows.sample_ids).enumerate() {
             let draws = self.draws(epoch, sample);
             match text::augment(texts.get(pick as usize), &self.plan.text, words, draws) {
-                Some(text) => tokenizer.encode(&text, &mut new.ids).map_err(|e| {
-                    WireError::new(Code::InternalError, format!("column {column:?}: {e}"))
-                })?,
+                Some(text) => self
+                    .encoder
+                    .encode_text(&text, &mut new.ids)
+                    .map_err(|e| WireError::new(Code::InternalError, e.to_string()))?,
                 None => new.ids.extend_from_slice(old.row(row)),
             }
             new.offsets.push(new.ids.len() as u32);

@@ -3,8 +3,7 @@
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch};
-use frame::manifest::{Encoding, FittedTransform};
-use frame::Encoder;
+use frame::manifest::Encoding;
 use messages::WireError;
 use messages::error::Code;
 use messages::feed::Split;
@@ -230,12 +229,13 @@ fn text_section(plan: &AugmentationPlan, gathered: &Gathered, texts: &[String], 
             Some(vec![epoch.to_string(), text.clone(), changed])
         })
     });
-    section.table(Table::new(["epoch", "text", "becomes"], rows.collect()).caption("As training sees them").numbers([0]))
+    section
+        .table(Table::new(["epoch", "text", "becomes"], rows.collect()).caption("As training sees them").numbers([0]))
 }
 
 fn number_section(prepared: &Prepared, plan: &AugmentationPlan, batch: &RecordBatch) -> Result<Section, WireError> {
     let failed = |e: frame::Error| WireError::new(Code::InternalError, e.to_string());
-    let encoder = Encoder::of(prepared.features(), FittedTransform::None, false).map_err(failed)?;
+    let encoder = prepared.encoder(prepared.features())?;
     let rows = encoder.encode(batch).map_err(failed)?;
     let spreads = &prepared.gathered().spreads;
     let certain = Chance { prob: 1.0, ..plan.features.perturbation };
@@ -278,9 +278,15 @@ fn mixup_section(plan: &AugmentationPlan, ids: &[u64]) -> Section {
 
 fn synthetic_section(gathered: &Gathered) -> Section {
     let rows = gathered.synthetic.iter().take(SAMPLES).map(|row| {
-        vec![format!("{:x}", row.sample_id), format!("{:x}", row.base), format!("{:x}", row.neighbor), number(row.share)]
+        vec![
+            format!("{:x}", row.sample_id),
+            format!("{:x}", row.base),
+            format!("{:x}", row.neighbor),
+            number(row.share),
+        ]
     });
-    let table = Table::new(["synthetic sample", "of sample", "and sample", "part of the way"], rows.collect()).numbers([3]);
+    let table =
+        Table::new(["synthetic sample", "of sample", "and sample", "part of the way"], rows.collect()).numbers([3]);
     let text = format!("{} rows were made; these are the first.", gathered.synthetic.len());
     Section::new("Synthetic rows").text(text).table(table)
 }

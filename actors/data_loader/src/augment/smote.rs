@@ -19,6 +19,8 @@ const MAX_CLASS_ROWS: usize = 50_000;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Made {
     pub records: Vec<SyntheticRow>,
+    /// The row that each is made of.
+    pub bases: Vec<u32>,
     /// Rows of each class.
     pub class_counts: Vec<u64>,
 }
@@ -174,12 +176,13 @@ fn append(
         let ids = loaded.columns.iter().find_map(|values| if let Values::Id(ids) = values { Some(ids) } else { None });
         ids.map_or(u64::from(row), |ids| ids[row as usize])
     };
-    let mut made = Made { records: Vec::new(), class_counts: vec![0; target.classes.len()] };
+    let mut made = Made { class_counts: vec![0; target.classes.len()], ..Made::default() };
     let has_ids = loaded.columns.iter().any(|values| matches!(values, Values::Id(_)));
     for (number, row) in planned.iter().enumerate() {
         let (base, neighbor) = (id_of_row(loaded, row.base), id_of_row(loaded, row.neighbor));
         let sample_id = if has_ids { synthetic_id(base, number) } else { loaded.rows as u64 + number as u64 };
         made.records.push(SyntheticRow { sample_id, base, neighbor, share: row.share });
+        made.bases.push(row.base);
         made.class_counts[row.class as usize] += 1;
         target.values.push(row.class as f32);
         train.push((loaded.rows + number) as u32);

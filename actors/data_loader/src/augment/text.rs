@@ -246,7 +246,8 @@ mod tests {
 
     #[test]
     fn short_texts_emoji_and_other_scripts() {
-        for text in ["", " ", "one", "🙂", "🙂 👩‍👩‍👧 buy", "שלום עולם buy", "مرحبا بالعالم", "a\u{301}b big\u{200f} x"] {
+        for text in ["", " ", "one", "🙂", "🙂 👩‍👩‍👧 buy", "שלום עולם buy", "مرحبا بالعالم", "a\u{301}b big\u{200f} x"]
+        {
             for method in TextMethod::ALL {
                 for changed in outcomes(method, text, 0.5) {
                     let strip = |text: &str| {

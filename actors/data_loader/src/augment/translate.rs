@@ -147,10 +147,8 @@ impl Apertium {
         }
         let places: Vec<PathBuf> = request.texts.iter().map(|text| self.place(&request.languages, text)).collect();
         let known = places.clone();
-        let mut texts: Vec<Option<String>> = off_runtime(move || {
-            Ok(known.iter().map(|place| std::fs::read_to_string(place).ok()).collect())
-        })
-        .await?;
+        let mut texts: Vec<Option<String>> =
+            off_runtime(move || Ok(known.iter().map(|place| std::fs::read_to_string(place).ok()).collect())).await?;
         let missing: Vec<usize> = (0..texts.len()).filter(|&at| texts[at].is_none()).collect();
         if !missing.is_empty() {
             let lines: Vec<&str> = missing.iter().map(|&at| request.texts[at].as_str()).collect();
@@ -276,14 +274,14 @@ mod tests {
     #[tokio::test]
     async fn a_program_that_fails_or_hangs_is_named() {
         let folder = tempfile::tempdir().expect("a folder");
-        let message = |apertium: Apertium| async move {
-            apertium.translate(request(&["one"])).await.expect_err("fails").message
-        };
+        let message =
+            |apertium: Apertium| async move { apertium.translate(request(&["one"])).await.expect_err("fails").message };
         let failing = message(program(folder.path(), "echo no such pair >&2; exit 3")).await;
         assert!(failing.ends_with("apertium eng-spa: exit status: 3: no such pair"), "{failing}");
         let silent = message(program(folder.path(), "cat > /dev/null")).await;
         assert!(silent.ends_with("answered 1 lines with 0"), "{silent}");
-        let hangs = Apertium { patience: Duration::from_millis(50), ..program(folder.path(), "exec tail -f /dev/null") };
+        let hangs =
+            Apertium { patience: Duration::from_millis(50), ..program(folder.path(), "exec tail -f /dev/null") };
         let hung = message(hangs).await;
         assert!(hung.ends_with("took more than 0.1 s"), "{hung}");
         let error = program(folder.path(), "cat").translate(request(&["a\nb"])).await.expect_err("two lines");

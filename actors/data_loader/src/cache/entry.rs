@@ -59,8 +59,12 @@ pub fn write(
     limit_bytes: u64,
     write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<u64> {
-    let mut counted =
-        Counted { inner: BufWriter::with_capacity(1 << 18, file), hasher: blake3::Hasher::new(), written: 0, limit_bytes };
+    let mut counted = Counted {
+        inner: BufWriter::with_capacity(1 << 18, file),
+        hasher: blake3::Hasher::new(),
+        written: 0,
+        limit_bytes,
+    };
     write(&mut counted)?;
     let label = Label {
         key: key.clone(),

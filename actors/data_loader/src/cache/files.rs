@@ -168,7 +168,8 @@ mod tests {
         let case = Case::new();
         fs::write(case.path(), "before").expect("writes");
         let old = SystemTime::now() - Duration::from_hours(1);
-        let set = |path: &Path| File::options().append(true).open(path).and_then(|f| f.set_modified(old)).expect("sets");
+        let set =
+            |path: &Path| File::options().append(true).open(path).and_then(|f| f.set_modified(old)).expect("sets");
         set(&case.path());
         let later = now() + 2 * MARGIN_MS;
         case.hash(later);

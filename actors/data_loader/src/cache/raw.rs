@@ -147,12 +147,9 @@ mod tests {
     fn values_come_back_with_their_bits() {
         let numbers = vec![0.0, -0.0, f64::NAN, f64::from_bits(0x7ff8_0000_0000_beef), f64::MIN_POSITIVE, 1e300];
         let many: Vec<usize> = (0..super::PIECE + 3).collect();
-        let bytes = rmp_serde::to_vec_named(&Columns {
-            numbers: numbers.clone(),
-            ends: many.clone(),
-            text: "é€".into(),
-        })
-        .expect("packs");
+        let bytes =
+            rmp_serde::to_vec_named(&Columns { numbers: numbers.clone(), ends: many.clone(), text: "é€".into() })
+                .expect("packs");
         assert!(bytes.len() < 8 * (many.len() + numbers.len()) + 100, "{}", bytes.len());
         let back: Columns = rmp_serde::from_slice(&bytes).expect("unpacks");
         let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();

@@ -74,7 +74,10 @@ impl Recipe {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Difference {
     /// An input; where it is a step before, that one knows more.
-    Input { name: String, what: &'static str },
+    Input {
+        name: String,
+        what: &'static str,
+    },
     Other(String),
 }
 

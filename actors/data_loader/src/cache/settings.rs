@@ -26,8 +26,7 @@ pub enum Step {
 
 /// Settings that no prepared data follow from: they are of the feed, or of the cache. (The names of the files are
 /// inputs.)
-const OF_NO_STEP: &[&str] =
-    &[
+const OF_NO_STEP: &[&str] = &[
     "data.path",
     "data.test_path",
     "data.shuffle",

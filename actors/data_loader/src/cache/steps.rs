@@ -294,11 +294,7 @@ impl Known {
     }
 
     /// The outcome from the nearest tier that has it, or what happened to it.
-    fn look_up<T: DeserializeOwned>(
-        &self,
-        step: Step,
-        key: &Key,
-    ) -> (Option<(T, CacheOutcome, u64)>, Option<String>) {
+    fn look_up<T: DeserializeOwned>(&self, step: Step, key: &Key) -> (Option<(T, CacheOutcome, u64)>, Option<String>) {
         let now = self.cache.now();
         let mut why = None;
         for (name, tier) in self.cache.tiers() {

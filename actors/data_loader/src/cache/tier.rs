@@ -45,10 +45,15 @@ pub struct Tier {
 /// What was found under a key.
 #[derive(Debug, PartialEq)]
 pub enum Lookup<T> {
-    Found { value: T, size_bytes: u64 },
+    Found {
+        value: T,
+        size_bytes: u64,
+    },
     Missing,
     /// Older than the lifetime; it is removed.
-    Expired { age_s: u64 },
+    Expired {
+        age_s: u64,
+    },
     /// It is removed.
     Damaged(String),
 }
@@ -176,9 +181,8 @@ impl Tier {
         let mut pruned = Pruned::default();
         for seen in self.files() {
             let label = File::open(&seen.path).map_err(Unusable::from).and_then(|mut file| entry::label(&mut file));
-            let expired = |label: &Label| {
-                self.limits.ttl_ms.is_some_and(|ttl_ms| now.saturating_sub(label.created_at) > ttl_ms)
-            };
+            let expired =
+                |label: &Label| self.limits.ttl_ms.is_some_and(|ttl_ms| now.saturating_sub(label.created_at) > ttl_ms);
             let goes = unused_ms.is_some_and(|unused_ms| now.saturating_sub(seen.used_at) >= unused_ms)
                 || match &label {
                     Ok(label) => expired(label),

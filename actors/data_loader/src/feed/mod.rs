@@ -148,7 +148,7 @@ async fn read(
         }
         let mut texts = Texts::default();
         if keeps_texts {
-            let column = encoder.text().and_then(|(column, _)| table.batch().column_by_name(column));
+            let column = encoder.text_column().and_then(|column| table.batch().column_by_name(column));
             let column = column.and_then(|column| column.as_any().downcast_ref::<StringArray>());
             let Some(column) = column else { return Err(no_texts()) };
             let get = |row: usize| if column.is_null(row) { "" } else { column.value(row) };

@@ -8,6 +8,8 @@ pub mod number;
 mod target;
 mod text;
 
+pub use number::mean_and_std;
+
 use std::collections::BTreeMap;
 
 use frame::derive::Step;

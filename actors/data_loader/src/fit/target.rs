@@ -20,12 +20,11 @@ struct Means {
     prior: f64,
 }
 
+/// Names and values of columns, a value for each row.
+pub type OwnValues = Vec<(String, Vec<f64>)>;
+
 /// The encoding, and the columns of train's own values.
-pub fn fit(
-    plan: &DataPlan,
-    column: &Categories<'_>,
-    inputs: Inputs<'_>,
-) -> Result<(Encoding, Vec<(String, Vec<f64>)>), WireError> {
+pub fn fit(plan: &DataPlan, column: &Categories<'_>, inputs: Inputs<'_>) -> Result<(Encoding, OwnValues), WireError> {
     if plan.sequence.group_column.is_some() {
         let message = format!("not yet supported: data.columns.{}.encoding: target beside data.sequence", column.name);
         return Err(WireError::new(Code::ConfigError, message));

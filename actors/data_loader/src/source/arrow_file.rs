@@ -29,6 +29,8 @@ pub struct ArrowFile {
     path: String,
     stream: Unpacked,
     decoder: StreamDecoder,
+    /// Of the last message, what is not yet decoded.
+    left: Buffer,
     schema: SchemaRef,
     columns: Vec<String>,
     wanted: Vec<(usize, Want)>,
@@ -86,15 +88,15 @@ impl ArrowFile {
             path: file.path.clone(),
             stream,
             decoder: StreamDecoder::new(),
+            left: Buffer::from_vec(Vec::<u8>::new()),
             schema: SchemaRef::new(arrow_schema::Schema::empty()),
             columns: Vec::new(),
             wanted: Vec::new(),
             batch: None,
             rows: 0,
         };
-        // A file has its stream behind eight bytes of magic; a stream begins with its first message.
-        let begun = if head.starts_with(MAGIC) { Vec::new() } else { head[..have].to_vec() };
-        match this.read_schema(begun) {
+        let begun = if head.starts_with(MAGIC) { this.skip_padding() } else { Ok(head[..have].to_vec()) };
+        match begun.and_then(|begun| this.read_schema(begun)) {
             Ok(()) => {}
             Err(why) => {
                 violations.add(broken(&this.path, &this.stream, why));
@@ -110,18 +112,28 @@ impl ArrowFile {
         Ok(Some(this))
     }
 
-    fn read_schema(&mut self, begun: Vec<u8>) -> Result<(), Broken> {
-        let mut begun = begun;
-        loop {
-            let Some(message) = self.message(std::mem::take(&mut begun))? else {
-                return Err("it ends before its schema".to_owned().into());
-            };
-            self.decode(message)?;
-            if let Some(schema) = self.decoder.schema() {
-                self.schema = schema;
-                return Ok(());
+    /// A file has its stream behind its magic, which is padded with zeros. Gives the first bytes that are none.
+    fn skip_padding(&mut self) -> Result<Vec<u8>, Broken> {
+        /// What writers align to, at most.
+        const MAX_PADDING: usize = 512;
+        let mut word = Vec::new();
+        for _ in 0..MAX_PADDING / 8 {
+            word.clear();
+            if !self.fill(&mut word, 8)? || word.iter().any(|byte| *byte != 0) {
+                break;
             }
         }
+        Ok(word)
+    }
+
+    fn read_schema(&mut self, begun: Vec<u8>) -> Result<(), Broken> {
+        let Some(message) = self.message(begun)? else {
+            return Err("it ends before its schema".to_owned().into());
+        };
+        self.left = Buffer::from_vec(message);
+        self.decode()?;
+        self.schema = self.decoder.schema().ok_or_else(|| "it does not begin with its schema".to_owned())?;
+        Ok(())
     }
 
     pub fn columns(&self) -> &[String] {
@@ -132,10 +144,23 @@ impl ArrowFile {
         self.wanted = wanted.to_vec();
     }
 
-    fn decode(&mut self, message: Vec<u8>) -> Result<Option<RecordBatch>, Broken> {
-        let mut buffer = Buffer::from_vec(message);
-        let decoder = &mut self.decoder;
-        guarded(move || decoder.decode(&mut buffer)).map_err(Broken::Because)
+    fn decode(&mut self) -> Result<Option<RecordBatch>, Broken> {
+        let (decoder, left) = (&mut self.decoder, &mut self.left);
+        guarded(move || decoder.decode(left)).map_err(Broken::Because)
+    }
+
+    /// The next batch with rows; none at the end.
+    fn next_batch(&mut self) -> Result<Option<RecordBatch>, Broken> {
+        loop {
+            // A batch without a body is only seen once more comes behind it.
+            if self.left.is_empty() {
+                let Some(message) = self.message(Vec::new())? else { return Ok(None) };
+                self.left = Buffer::from_vec(message);
+            }
+            if let Some(batch) = self.decode()?.filter(|batch| batch.num_rows() > 0) {
+                return Ok(Some(batch));
+            }
+        }
     }
 
     /// The next message with its body, checked; none at the end of the stream.
@@ -201,21 +226,10 @@ impl ArrowFile {
     }
 
     pub fn next_chunk(&mut self, violations: &mut Violations) -> Option<Chunk> {
-        while self.batch.is_none() {
-            let message = match self.message(Vec::new()) {
-                Ok(Some(message)) => message,
-                Ok(None) => return None,
-                Err(why) => {
-                    violations.add(broken(&self.path, &self.stream, why));
-                    return None;
-                }
-            };
-            match self.decode(message) {
-                Ok(batch) => self.batch = batch.filter(|batch| batch.num_rows() > 0).map(|batch| (batch, 0)),
-                Err(why) => {
-                    violations.add(broken(&self.path, &self.stream, why));
-                    return None;
-                }
+        if self.batch.is_none() {
+            match self.next_batch() {
+                Ok(batch) => self.batch = batch.map(|batch| (batch, 0)),
+                Err(why) => violations.add(broken(&self.path, &self.stream, why)),
             }
         }
         let (batch, from) = self.batch.take()?;

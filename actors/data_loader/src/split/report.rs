@@ -98,7 +98,9 @@ pub fn report(
 fn classes(targets: &Targets<'_>, rows: &[u32]) -> Vec<ClassReport> {
     let mut counts = vec![0u64; targets.classes.len()];
     if !counts.is_empty() {
-        rows.iter().for_each(|&row| counts[targets.values[row as usize] as usize] += 1);
+        for &row in rows {
+            counts[targets.values[row as usize] as usize] += 1;
+        }
     }
     let share = |count: u64| count as f64 / rows.len().max(1) as f64;
     let each = targets.classes.iter().zip(counts);

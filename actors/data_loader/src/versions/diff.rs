@@ -244,12 +244,7 @@ fn preprocessing(a: &Manifest, b: &Manifest) -> (Vec<SettingChange>, usize) {
     let all = changes(&a, &b);
     let more = all.len().saturating_sub(MOST_SETTINGS);
     let listed = all.into_iter().take(MOST_SETTINGS);
-    (
-        listed
-            .map(|(path, _)| SettingChange { a: a.get(&path).cloned(), b: b.get(&path).cloned(), path })
-            .collect(),
-        more,
-    )
+    (listed.map(|(path, _)| SettingChange { a: a.get(&path).cloned(), b: b.get(&path).cloned(), path }).collect(), more)
 }
 
 fn common_columns(a: &Manifest, b: &Manifest) -> Vec<String> {

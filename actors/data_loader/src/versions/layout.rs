@@ -73,7 +73,9 @@ impl Layers {
         let places = |layers: &[Vec<usize>]| -> BTreeMap<usize, f64> {
             layers
                 .iter()
-                .flat_map(|layer| layer.iter().enumerate().map(|(place, at)| (*at, place as f64 - layer.len() as f64 / 2.0)))
+                .flat_map(|layer| {
+                    layer.iter().enumerate().map(|(place, at)| (*at, place as f64 - layer.len() as f64 / 2.0))
+                })
                 .collect()
         };
         for index in 0..self.layers.len() {
@@ -129,7 +131,9 @@ pub fn svg(graph: &Graph) -> String {
          <text class=\"title\" x=\"{MARGIN}\" y=\"{TITLE}\">{title}</text>"
     );
     for edge in &graph.edges {
-        let (Some(&(x1, y1)), Some(&(x2, y2))) = (at.get(edge.from.as_str()), at.get(edge.to.as_str())) else { continue };
+        let (Some(&(x1, y1)), Some(&(x2, y2))) = (at.get(edge.from.as_str()), at.get(edge.to.as_str())) else {
+            continue;
+        };
         line(&mut out, (x1 + WIDTH, y1 + HEIGHT / 2.0), (x2, y2 + HEIGHT / 2.0), &edge.by);
     }
     for node in &graph.nodes {

@@ -161,7 +161,8 @@ impl Graph {
         let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
         let mut lines = vec!["digraph lineage {".to_owned(), "  rankdir=LR;".into(), "  node [shape=box];".into()];
         for node in &self.nodes {
-            let label = format!("{}\n{}\n{}", node.kind.as_str(), node.label, &node.blake3[..node.blake3.len().min(12)]);
+            let label =
+                format!("{}\n{}\n{}", node.kind.as_str(), node.label, &node.blake3[..node.blake3.len().min(12)]);
             // A line break is a letter of the language.
             lines.push(format!("  {} [label={}];", quoted(&node.id), quoted(&label).replace('\n', "\\n")));
         }

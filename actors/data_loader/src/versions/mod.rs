@@ -50,10 +50,13 @@ impl Found {
 
     /// The version in the store whose manifest, or whose id, begins with these digits.
     pub async fn by_digits(artifacts: &ArtifactStore, digits: &str) -> Result<Self, WireError> {
-        let not_found = |what: String| WireError::new(Code::DatasetNotFound, format!("dataset version {digits:?}: {what}"));
+        let not_found =
+            |what: String| WireError::new(Code::DatasetNotFound, format!("dataset version {digits:?}: {what}"));
         let is_hex = digits.bytes().all(|b| b.is_ascii_hexdigit());
         if !is_hex || !(FEWEST_DIGITS..=64).contains(&digits.len()) {
-            return Err(not_found(format!("expected a job, the path of a manifest, or {FEWEST_DIGITS} to 64 digits of an id")));
+            return Err(not_found(format!(
+                "expected a job, the path of a manifest, or {FEWEST_DIGITS} to 64 digits of an id"
+            )));
         }
         let digits = digits.to_ascii_lowercase();
         let mut found: Vec<Self> = Vec::new();

@@ -96,10 +96,8 @@ pub fn text(diff: &Diff) -> String {
         }
         section("moves between parts", moves);
     }
-    let mut shifts = vec![format!(
-        "{:<24}{:<12}{:>9}{:>12}{:>9}  {:<18}",
-        "column", "kind", "PSI", "by chance", "KS", "missing"
-    )];
+    let mut shifts =
+        vec![format!("{:<24}{:<12}{:>9}{:>12}{:>9}  {:<18}", "column", "kind", "PSI", "by chance", "KS", "missing")];
     shifts.extend(diff.shift.iter().map(shift_line));
     section("distributions (*: beyond what chance gives in 19 of 20 cases)", shifts);
     lines.join("\n")
@@ -134,9 +132,10 @@ pub fn html(diff: &Diff) -> String {
 
 fn versions(diff: &Diff) -> Section {
     let row = |name: &str, v: &Version| {
-        [name, &v.id, &v.dataset_version, &v.code_version].map(str::to_owned).into_iter().chain(
-            [v.rows_train, v.rows_val, v.rows_test].map(|rows| rows.to_string()),
-        )
+        [name, &v.id, &v.dataset_version, &v.code_version]
+            .map(str::to_owned)
+            .into_iter()
+            .chain([v.rows_train, v.rows_val, v.rows_test].map(|rows| rows.to_string()))
     };
     let table = vec![row("a", &diff.a).collect(), row("b", &diff.b).collect()];
     let columns = ["", "Id", "Label", "Prepared by", "Train", "Val", "Test"];
@@ -175,18 +174,21 @@ fn what_changed(diff: &Diff) -> Section {
 
 fn rows(rows: &RowChanges) -> Section {
     let mut section = Section::new("Rows").text(format!("{}.", rows_line(rows)));
-    let counts = [("added", rows.added), ("removed", rows.removed), ("changed", rows.changed), ("unchanged", rows.unchanged)];
+    let counts =
+        [("added", rows.added), ("removed", rows.removed), ("changed", rows.changed), ("unchanged", rows.unchanged)];
     let bars = counts.map(|(name, count)| (name.to_owned(), count as f64));
     section = section.chart(Bars::new("Rows", bars.to_vec()));
     if rows.moved() > 0 {
         let moves = PARTS.iter().zip(&rows.moves);
-        let moves = moves.map(|(from, to)| std::iter::once((*from).to_owned()).chain(to.map(|n| n.to_string())).collect());
+        let moves =
+            moves.map(|(from, to)| std::iter::once((*from).to_owned()).chain(to.map(|n| n.to_string())).collect());
         let columns = ["In a \\ in b", PARTS[0], PARTS[1], PARTS[2]];
         let table = Table::new(columns, moves.collect()).numbers([1, 2, 3]);
         section = section.warning("Rows have moved between parts: what was learnt from may now be tested on.");
         section = section.table(table.caption("Rows of both versions by their part"));
     }
-    let examples = [("added", &rows.added_examples), ("removed", &rows.removed_examples), ("changed", &rows.changed_examples)];
+    let examples =
+        [("added", &rows.added_examples), ("removed", &rows.removed_examples), ("changed", &rows.changed_examples)];
     let examples = examples.into_iter().filter(|(_, ids)| !ids.is_empty());
     let lines: Vec<Vec<String>> = examples.map(|(what, ids)| vec![what.to_owned(), ids.join(", ")]).collect();
     if lines.is_empty() {

@@ -9,10 +9,10 @@ use frame::Encoded;
 use frame::manifest::Manifest;
 use futures::StreamExt;
 use kernels::nn::PixelValues;
+use messages::WorkerId;
 use messages::error::Code;
 use messages::feed::{OpenFeed, Split};
 use messages::plan::{ColumnType, DataPlan, FeatureMethod, Task, TextMethod};
-use messages::WorkerId;
 use messages::rpc::ReportBody;
 use messages::translate::{Translate, Translated};
 use ractor::{Actor, ActorCell};
@@ -125,7 +125,8 @@ async fn rows_are_the_same_wherever_a_batch_is_cut_and_whoever_serves_it() {
     assert_eq!(alone.iter().map(|row| row.0).collect::<Vec<_>>(), plain.iter().map(|row| row.0).collect::<Vec<_>>());
     assert!(changed > 370 && alone.len() == 384, "{changed} of {}", alone.len());
     assert!(alone.iter().zip(&plain).all(|(a, b)| a.1.3 == b.1.3), "targets stay");
-    let differ = |part: fn(&Sample) -> &[u32]| alone.iter().zip(&plain).filter(|(a, b)| part(&a.1) != part(&b.1)).count();
+    let differ =
+        |part: fn(&Sample) -> &[u32]| alone.iter().zip(&plain).filter(|(a, b)| part(&a.1) != part(&b.1)).count();
     let (texts, numbers) = (differ(|sample| &sample.0), differ(|sample| &sample.1));
     assert!((90..220).contains(&texts) && (150..230).contains(&numbers), "{texts} texts, {numbers} rows of numbers");
 
@@ -148,7 +149,10 @@ async fn rows_are_the_same_wherever_a_batch_is_cut_and_whoever_serves_it() {
 
     let val = OpenFeed { split: Split::Val, ..augmented.clone() };
     let error = world.env.bus.request(OpenFeed { feed: "val".into(), ..val }, None, LONG).await.expect_err("refused");
-    assert_eq!((error.code, error.message.as_str()), (Code::BadMessage, "augmentation is of the train part only, not of val"));
+    assert_eq!(
+        (error.code, error.message.as_str()),
+        (Code::BadMessage, "augmentation is of the train part only, not of val")
+    );
     let plain_plan = DataPlan { augmentation: None, ..plan };
     let bare = world.prepared(&plain_plan, Task::Regression).await;
     let open = OpenFeed { feed: "bare".into(), dataset: bare, ..augmented };
@@ -221,7 +225,13 @@ async fn mixed_rows_keep_their_ids_and_mix_their_targets() {
 fn rare() -> String {
     let mut lines = vec!["id,a,b,c,y".to_owned()];
     for row in 0..400 {
-        let class = if row % 20 == 0 { "rare" } else if row % 7 == 0 { "some" } else { "most" };
+        let class = if row % 20 == 0 {
+            "rare"
+        } else if row % 7 == 0 {
+            "some"
+        } else {
+            "most"
+        };
         let b = if row % 11 == 0 { "NA".to_owned() } else { format!("{}", (row * 29) % 50) };
         lines.push(format!("r{row},{},{b},c{},{class}", row * 7 % 97, row % 3));
     }
@@ -283,7 +293,10 @@ fn a_class_of_one_row_and_missing_synonyms_are_refused() {
         // Where the row is in val or test, train has one class only, which is another mistake.
         let error = root.prepare(&plan, Task::BinaryClassification).expect_err("one row of a class");
         if error.message.contains("SMOTE") {
-            assert!(error.message.ends_with("class \"one\" has 1 row in train, and SMOTE needs two of a class"), "{error}");
+            assert!(
+                error.message.ends_with("class \"one\" has 1 row in train, and SMOTE needs two of a class"),
+                "{error}"
+            );
         }
     }
     let (csv, idx) = ads(50);
@@ -340,7 +353,10 @@ async fn texts_go_through_a_translator_and_without_one_the_task_says_so() {
     let (back, _) = epoch(&world, &open, 1, "back").await;
     for (plain, back) in plain.iter().zip(&back) {
         let (old, new) = (&plain.1.0, &back.1.0);
-        assert!(new.len() == (old.len() + 1).min(8) && new[..old.len().min(7)] == old[..old.len().min(7)], "{old:?} {new:?}");
+        assert!(
+            new.len() == (old.len() + 1).min(8) && new[..old.len().min(7)] == old[..old.len().min(7)],
+            "{old:?} {new:?}"
+        );
     }
 }
 
@@ -348,7 +364,8 @@ async fn texts_go_through_a_translator_and_without_one_the_task_says_so() {
 async fn a_data_loader_with_apertium_translates_itself() {
     let (csv, idx) = ads(20);
     let files = [("a.csv", csv.as_bytes()), ("a.idx", idx.as_slice())];
-    let mut world = World::start_with(&files, bus::remote::Remote::default(), within_data_loader::Config::default()).await;
+    let mut world =
+        World::start_with(&files, bus::remote::Remote::default(), within_data_loader::Config::default()).await;
     let request = Translate { languages: "eng-spa".into(), texts: vec!["a new car".into()] };
     let subject = world.env.bus.subjects().translate();
     let answer: Result<Translated, _> = world.env.bus.request_to(&subject, request, LONG).await;

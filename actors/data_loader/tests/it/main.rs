@@ -11,6 +11,8 @@ mod mutations;
 mod network;
 mod plan;
 mod prepare;
+mod quality;
+mod quality_golden;
 mod real;
 mod sources;
 mod split;

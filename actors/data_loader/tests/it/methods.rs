@@ -1,8 +1,8 @@
 //! A plan of augmentation for the other tests.
 
 use messages::plan::{
-    AugmentationPlan, Chance, Coin, FeatureAugmentation, ImageAugmentation, ImageMethod, MixupPlan, SmotePlan, StylePlan,
-    TextAugmentation, TextMethod, WordRange,
+    AugmentationPlan, Chance, Coin, FeatureAugmentation, ImageAugmentation, ImageMethod, MixupPlan, SmotePlan,
+    StylePlan, TextAugmentation, TextMethod, WordRange,
 };
 
 /// The methods of words and of images at these odds, all switched off.

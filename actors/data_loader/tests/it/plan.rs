@@ -10,8 +10,8 @@ use messages::WireError;
 use messages::feed::Split;
 use messages::plan::{
     CacheMode, CategoryEncoding, ColumnFittingPlan, ColumnPlan, ColumnSourcePlan, ColumnType, CsvPlan, DataFormat,
-    DataPlan, FittingPlan, FoldPlan, Impute, PreprocessingPlan, Scale, SequencePlan, SplitPlan, SplitStrategy,
-    StoragePlan, TargetPlan, TargetTransform, Task, TextEncoding, TextPlan,
+    DataPlan, FittingPlan, FoldPlan, Impute, PreprocessingPlan, QualityPlan, Scale, SequencePlan, SplitPlan,
+    SplitStrategy, StoragePlan, TargetPlan, TargetTransform, Task, TextEncoding, TextPlan,
 };
 use tokio_util::sync::CancellationToken;
 use within_data_loader::prepare::{Prepared, prepare};
@@ -70,6 +70,7 @@ pub fn data_plan(path: &[&str], target: &str) -> DataPlan {
             time_column: None,
             folding: FoldPlan::default(),
         },
+        quality: QualityPlan::default(),
         shuffle: true,
         shuffle_seed: 42,
         shuffle_window_mb: messages::plan::DEFAULT_SHUFFLE_WINDOW_MB,

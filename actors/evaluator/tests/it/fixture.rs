@@ -97,6 +97,7 @@ pub fn manifest(task: Task, parts: [(Split, u64, Vec<ArtifactRef>); 3]) -> Manif
         weighted: false,
         derived: vec![],
         storage: None,
+        inference: vec![],
         split: SplitInfo {
             strategy: SplitStrategy::Random,
             test_size: 0.2,
@@ -111,6 +112,7 @@ pub fn manifest(task: Task, parts: [(Split, u64, Vec<ArtifactRef>); 3]) -> Manif
             left_out: 0,
         },
         parts: parts.into_iter().map(part).collect(),
+        quality: None,
         warnings: vec![],
     }
 }

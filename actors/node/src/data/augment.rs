@@ -35,7 +35,8 @@ pub fn command(config: &Config, args: &AugmentArgs) -> Result<u8, Failure> {
         );
         return Err(Failure::Usage(message));
     };
-    let mut roots = vec![args.job.parent().filter(|p| !p.as_os_str().is_empty()).map_or_else(|| ".".into(), PathBuf::from)];
+    let mut roots =
+        vec![args.job.parent().filter(|p| !p.as_os_str().is_empty()).map_or_else(|| ".".into(), PathBuf::from)];
     roots.extend(config.data_roots.iter().cloned());
     let prepared = prepare(&plan.data, plan.task, &roots, &CancellationToken::new())?;
     let sheet = sheet(&prepared, augmentation, &plan.name)?;

@@ -81,6 +81,7 @@ fn completed() -> Event {
         metrics: MetricSummary { test, ..MetricSummary::default() },
         model: None,
         report: None,
+        data_reports: std::collections::BTreeMap::new(),
     })
 }
 

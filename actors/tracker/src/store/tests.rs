@@ -97,6 +97,7 @@ fn completed() -> Event {
         metrics: summary_of(0.25),
         model: None,
         report: Some(artifact("report.json")),
+        data_reports: std::collections::BTreeMap::new(),
     })
 }
 

@@ -80,6 +80,7 @@ fn completed() -> Event {
         metrics: summary(),
         model: Some(model()),
         report: Some(artifact("report.json")),
+        data_reports: std::collections::BTreeMap::new(),
     })
 }
 

@@ -134,6 +134,22 @@ impl Links {
         Ok(moved)
     }
 
+    /// Moves what can be moved; an error where a rank has left.
+    pub(super) fn watch(&mut self, round: &mut Round<'_, '_>) -> Result<(), Error> {
+        while self.progress(round)? {}
+        let state = self.hub.lock();
+        if state.aborted {
+            return Err(Error::new(ErrorKind::Aborted, "the group was aborted"));
+        }
+        if let Some((by, culprit)) = state.failed.as_ref().filter(|(by, _)| *by != self.rank) {
+            return Err(left(&Self::name(*by), culprit));
+        }
+        match (0..self.world).find(|peer| state.gone[*peer]) {
+            Some(peer) => Err(Error::peer(ErrorKind::PeerClosed, &Self::name(peer), "has left the group")),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn finish(&mut self, round: &mut Round<'_, '_>, timeout: Duration) -> Result<(), Error> {
         self.exchange(round, timeout).inspect_err(|error| {
             let culprit = error.culprit().cloned().unwrap_or_else(|| Self::name(self.rank));

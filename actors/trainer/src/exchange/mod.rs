@@ -2,8 +2,8 @@
 //!
 //! A [`Group`] is one generation: when a member is lost or joins, it is aborted ([`Abort`]) and the ranks
 //! meet again in a new one. A [`Cancel`] ends a group before and after it has met. [`kernels::collective`] says what to send and does the arithmetic; a
-//! [`Transport`] moves it. What a device or another library reduces as a whole (NCCL) is a transport that
-//! takes the operation at [`Group::begin`]; nothing below that knows of the others.
+//! [`Transport`] moves it. Gradients that NCCL sums on devices ([`Devices`]) never come here; the group then carries what is
+//! said beside them.
 //!
 //! Operations run on the caller's thread: a compute thread that waits for a sum has nothing better to do,
 //! and a thread in between would cost two wake-ups a message. [`Exchange::submit`] sends and receives what
@@ -13,6 +13,7 @@
 //! applies nothing, and meets the others in the next generation.
 
 mod cancel;
+mod devices;
 mod handshake;
 mod local;
 mod secure;
@@ -26,6 +27,7 @@ use kernels::shard::Node;
 
 pub use crate::error::{Error, ErrorKind, PeerName};
 pub use cancel::Cancel;
+pub use devices::{Connected, Devices, Failed, NotConnected, Wish, refusal};
 pub use handshake::{Listener, Member, Seat, Token};
 pub use tcp::Traffic;
 
@@ -49,6 +51,20 @@ impl Transport {
         match self {
             Transport::Local(links) => links.finish(round, timeout),
             Transport::Tcp(links) => links.finish(round, timeout),
+        }
+    }
+
+    fn watch(&mut self, round: &mut Round<'_, '_>) -> Result<(), Error> {
+        match self {
+            Transport::Local(links) => links.watch(round),
+            Transport::Tcp(links) => links.watch(round),
+        }
+    }
+
+    fn late(&mut self, round: &Round<'_, '_>, timeout: Duration) -> Option<Error> {
+        match self {
+            Transport::Local(_) => None,
+            Transport::Tcp(links) => links.late(round, timeout),
         }
     }
 }
@@ -207,6 +223,22 @@ impl<'a> Exchange<'_, 'a> {
         submitted.map_err(|error| Error::new(ErrorKind::Diverged, error.to_string()))?;
         while self.transport.progress(&mut self.round)? {}
         Ok(())
+    }
+
+    /// Moves what can be moved, and fails where a rank has left the group: for whoever waits for the ranks by another way,
+    /// before any of them may leave.
+    pub fn watch(&mut self) -> Result<(), Error> {
+        self.transport.watch(&mut self.round)
+    }
+
+    /// That a rank owes what it has had `timeout` for, where one does.
+    pub(crate) fn late(&mut self, timeout: Duration) -> Option<Error> {
+        self.transport.late(&self.round, timeout)
+    }
+
+    /// The longest wait without progress.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Waits until all of them are over here and everything is sent.

@@ -191,14 +191,24 @@ impl Links {
             let takes_no_more = peer.deaf.is_some() || peer.farewell.is_some();
             ((takes_no_more && unsent) || (peer.mute && awaited)).then_some(peer)
         });
-        let Some(peer) = closed else { return Ok(()) };
-        if let Some(blamed) = &peer.farewell {
-            let error = left(&peer.name, blamed);
-            return Err(self.failed(error));
-        }
-        let what = peer.deaf.clone().unwrap_or_else(|| "closed the connection".into());
-        let error = Error::peer(ErrorKind::PeerClosed, &peer.name, what);
+        let Some(error) = closed.map(Peer::closed) else { return Ok(()) };
         Err(self.failed(error))
+    }
+
+    /// Moves what can be moved; an error where a rank has left.
+    pub(super) fn watch(&mut self, round: &mut Round<'_, '_>) -> Result<(), Error> {
+        while self.progress(round)? {}
+        let gone = |peer: &&Peer| peer.deaf.is_some() || peer.mute || peer.farewell.is_some();
+        match self.peers.iter().flatten().find(gone).map(Peer::closed) {
+            Some(error) => Err(self.failed(error)),
+            None => Ok(()),
+        }
+    }
+
+    /// The end of the group where a rank owes something.
+    pub(super) fn late(&mut self, round: &Round<'_, '_>, timeout: Duration) -> Option<Error> {
+        let error = (!round.done()).then(|| self.timed_out(round, timeout))?;
+        Some(self.failed(error))
     }
 
     /// Waits until a connection can be read or written. Whether one can.
@@ -261,6 +271,15 @@ impl Links {
 }
 
 impl Peer {
+    /// What its leaving comes to.
+    fn closed(&self) -> Error {
+        if let Some(blamed) = &self.farewell {
+            return left(&self.name, blamed);
+        }
+        let what = self.deaf.clone().unwrap_or_else(|| "closed the connection".into());
+        Error::peer(ErrorKind::PeerClosed, &self.name, what)
+    }
+
     /// Sends the frame that is on its way, or the next. Whether bytes moved.
     fn write(&mut self, rank: usize, origin: Origin, round: &mut Round<'_, '_>, traffic: &mut Traffic) -> bool {
         if self.deaf.is_some() {

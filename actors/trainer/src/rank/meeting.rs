@@ -34,7 +34,7 @@ pub fn rendezvous(
     let timings = *teller.bus.timings();
     let listener = match plan.resources.max_world_size.max(config.world_size) {
         0 | 1 => None,
-        _ => Some(Listener::bind(SocketAddr::new(own_address(config), 0)).map_err(|e| e.to_wire())?),
+        _ => Some(Listener::bind(SocketAddr::new(own_address(config)?, 0)).map_err(|e| e.to_wire())?),
     };
     let address = match &listener {
         Some(listener) => Some(listener.address().map_err(|e| e.to_wire())?.to_string()),
@@ -109,8 +109,40 @@ async fn meet(
     }
 }
 
+/// The address of this host on the configured interface; else the one that the server, and so the other hosts, are
+/// reached from.
+fn own_address(config: &RankConfig) -> Result<IpAddr, WireError> {
+    match &config.collective_interface {
+        Some(name) => address_of(name),
+        None => Ok(routed_address(config)),
+    }
+}
+
+/// The first address of an interface, of version 4 if it has one.
+fn address_of(name: &str) -> Result<IpAddr, WireError> {
+    let wrong = |what: String| WireError::new(Code::AddressUnavailable, format!("collective_interface: {what}"));
+    let interfaces = nix::ifaddrs::getifaddrs().map_err(|e| wrong(format!("cannot list interfaces: {e}")))?;
+    let (mut found, mut names) = (Vec::new(), Vec::new());
+    for interface in interfaces {
+        let address = interface.address.as_ref().and_then(|address| {
+            let four = address.as_sockaddr_in().map(|four| IpAddr::V4(four.ip()));
+            four.or_else(|| address.as_sockaddr_in6().map(|six| IpAddr::V6(six.ip())))
+        });
+        if interface.interface_name == name {
+            found.extend(address);
+        }
+        names.push(interface.interface_name);
+    }
+    names.sort();
+    names.dedup();
+    let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    first.copied().ok_or_else(|| {
+        wrong(format!("{name} is no interface of this host with an address; there are {}", names.join(", ")))
+    })
+}
+
 /// The address of this host that the server, and so the other hosts, are reached from.
-fn own_address(config: &RankConfig) -> IpAddr {
+fn routed_address(config: &RankConfig) -> IpAddr {
     let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let Some(server) = host_and_port(&config.connection.url) else { return loopback };
     let routed = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
@@ -135,7 +167,15 @@ fn host_and_port(url: &str) -> Option<(&str, u16)> {
 
 #[cfg(test)]
 mod tests {
-    use super::host_and_port;
+    use super::{address_of, host_and_port};
+
+    #[test]
+    fn an_interface_has_an_address_or_the_others_are_named() {
+        assert!(address_of("lo").expect("loopback").is_loopback());
+        let error = address_of("eth99").expect_err("not there");
+        assert!(error.message.starts_with("collective_interface: eth99 is no interface of this host"), "{error:?}");
+        assert!(error.message.contains("lo"), "{error:?}");
+    }
 
     #[test]
     fn a_server_is_found_in_its_url() {

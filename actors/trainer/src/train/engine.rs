@@ -2,6 +2,7 @@
 //! and the update. [`Engine::exchange`] is the one place where ranks meet.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use super::gang::{Gang, Said, Samples};
 use super::mapping::{Recipe, config_error};
 use super::source::SourceBatch;
 use crate::error::Error;
-use crate::exchange::Group;
+use crate::exchange::{Devices, Failed, Group};
 use crate::link::Doing;
 use crate::vitals::Vitals;
 
@@ -30,6 +31,8 @@ use crate::vitals::Vitals;
 const TEXT_ENCODER: &str = "text.";
 /// Numbers of a bucket of gradients, which is summed while those of earlier layers are computed: 1 MiB.
 const BUCKET_ELEMENTS: usize = 1 << 18;
+/// The same where devices sum them: 16 MiB.
+const DEVICE_BUCKET_ELEMENTS: usize = 1 << 22;
 /// The operation that carries what the ranks say to each other; gradients count from 0.
 const SAID: u32 = u32::MAX;
 /// Bytes of what a rank found where a step was not finite.
@@ -170,7 +173,8 @@ impl Engine {
                     let global_rows = micro_batch.global_rows as usize;
                     let batch = self.batch(micro_batch.rows);
                     let own = Said { samples: Samples::of(&batch.sample_ids), ..own };
-                    if let Err(error) = self.exchange(group, seat, &batch, global_rows, own, (&mut computed, vitals)) {
+                    let ways = (&mut *group, gang.devices.as_deref_mut());
+                    if let Err(error) = self.exchange(ways, seat, &batch, global_rows, own, (&mut computed, vitals)) {
                         self.abandon(mark);
                         return Err(match error {
                             Interrupted::Compute(error) => StepError::of(&error, step, at),
@@ -206,7 +210,7 @@ impl Engine {
     /// because the tree is indexed by shard.
     fn exchange(
         &mut self,
-        group: &mut Group,
+        (group, devices): (&mut Group, Option<&mut Devices>),
         seat: usize,
         batch: &Batch,
         global_rows: usize,
@@ -223,8 +227,27 @@ impl Engine {
         exchange
             .submit(SAID, Op::AllGather { values: Values::Bytes(&mut said), bounds })
             .map_err(Interrupted::Submit)?;
-        self.trainer.exchange(&part, world, BUCKET_ELEMENTS, |bucket, op| exchange.submit(bucket, op))?;
-        *computed += begun.elapsed();
+        match devices {
+            None => {
+                self.trainer.exchange(&part, world, BUCKET_ELEMENTS, |bucket, op| exchange.submit(bucket, op))?;
+                *computed += begun.elapsed();
+            }
+            Some(devices) => {
+                let shared = RefCell::new(&mut exchange);
+                let (submitted, summed) = (&shared, &shared);
+                let handed_over = self.trainer.exchange_on_device(
+                    &part,
+                    world,
+                    DEVICE_BUCKET_ELEMENTS,
+                    |bucket, op| Ok(submitted.borrow_mut().submit(bucket, op)?),
+                    |bucket| devices.begin(bucket, &mut summed.borrow_mut()),
+                );
+                *computed += begun.elapsed();
+                handed_over.map_err(of_devices)?;
+                vitals.now(Doing::SummingGradients);
+                devices.finish(&mut exchange).map_err(|failed| of_devices(Interrupted::Submit(failed)))?;
+            }
+        }
         vitals.now(Doing::SummingGradients);
         exchange.finish().map_err(Interrupted::Submit)?;
         vitals.now(Doing::TakingStep);
@@ -265,6 +288,14 @@ impl Engine {
             let text: Vec<u8> = one.iter().copied().take_while(|&byte| byte != 0).collect();
             serde_json::from_slice(&text).ok()
         })
+    }
+}
+
+/// What stopped an exchange of devices, as if it had been one over TCP.
+fn of_devices(stopped: Interrupted<Failed>) -> Interrupted<Error> {
+    match stopped {
+        Interrupted::Compute(error) | Interrupted::Submit(Failed::Device(error)) => Interrupted::Compute(error),
+        Interrupted::Submit(Failed::Exchange(error)) => Interrupted::Submit(error),
     }
 }
 

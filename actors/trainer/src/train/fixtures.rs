@@ -82,7 +82,7 @@ pub fn manifest(task: Task, train: u64, val: u64) -> Manifest {
     let feature = |(first, column): (usize, &String)| Feature {
         column: column.clone(),
         first,
-        encoding: Encoding::Number { impute: 0.0, missing_indicator: false, scale, clip: 0.0 },
+        encoding: Encoding::Number { impute: 0.0, missing_indicator: false, scale: scale.clone(), clip: 0.0 },
     };
     let part = |split, rows| Part { split, rows, class_counts: vec![], shards: vec![] };
     let classes = match task {
@@ -114,6 +114,7 @@ pub fn manifest(task: Task, train: u64, val: u64) -> Manifest {
         weighted: false,
         derived: vec![],
         storage: None,
+        inference: vec![],
         split: SplitInfo {
             strategy: SplitStrategy::Random,
             test_size: 0.2,
@@ -128,6 +129,7 @@ pub fn manifest(task: Task, train: u64, val: u64) -> Manifest {
             left_out: 0,
         },
         parts: vec![part(Split::Train, train), part(Split::Val, val), part(Split::Test, 0)],
+        quality: None,
         warnings: vec![],
     }
 }

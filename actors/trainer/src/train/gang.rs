@@ -7,13 +7,18 @@ use std::time::Duration;
 
 use futures::channel::oneshot;
 use kernels::collective::Tuning;
+use kernels::cuda::Gpu;
 use messages::WireError;
 use messages::error::Code;
 use messages::gang::{Joined, Left, Peer};
+use messages::plan::{Collective, ResourcePlan};
 use tokio::sync::mpsc;
 
 use super::stop::{Stop, StopReason};
-use crate::exchange::{Cancel, Error, Group, Listener, Member, Seat, Token};
+use crate::error::PeerName;
+use crate::exchange::{
+    Cancel, Connected, Devices, Error, Group, Listener, Member, NotConnected, Seat, Token, Wish, refusal,
+};
 
 /// How a rank is called to meet the others again.
 #[derive(Clone, Debug, Default)]
@@ -85,6 +90,12 @@ impl std::fmt::Debug for Rendezvous {
 /// A generation of the gang, as one of its ranks has it.
 pub struct Gang {
     rendezvous: Option<Rendezvous>,
+    /// How its devices are to be connected; none where sums go over TCP in any case.
+    wish: Option<Wish>,
+    /// Why there can be no NCCL, where the job asks for it.
+    refused: Option<&'static str>,
+    /// Before the group, over whose end they are.
+    pub devices: Option<Box<Devices>>,
     pub group: Option<Group>,
     pub generation: u32,
     pub seat: u32,
@@ -105,7 +116,21 @@ pub enum Met {
 impl Gang {
     /// `rendezvous`: none for a rank that is alone and stays so.
     pub fn new(rendezvous: Option<Rendezvous>) -> Self {
-        Self { rendezvous, group: None, generation: 0, seat: 0, peers: Vec::new(), slow: Vec::new() }
+        let (wish, refused, devices) = (None, None, None);
+        let (group, peers, slow) = (None, Vec::new(), Vec::new());
+        Self { rendezvous, wish, refused, devices, group, generation: 0, seat: 0, peers, slow }
+    }
+
+    /// The same with ranks that compute on devices, none: on the CPU, and sum as the job says.
+    pub fn on(self, gpu: Option<&Arc<Gpu>>, resources: &ResourcePlan) -> Self {
+        let (collective, mode) = (resources.collective, resources.collective_mode);
+        let refused = "the ranks compute on the CPU";
+        match gpu {
+            None => Self { refused: (collective == Collective::Nccl).then_some(refused), ..self },
+            // A rank that will always be alone has nothing to sum.
+            Some(_) if collective == Collective::Tcp || resources.max_world_size.max(resources.world_size) < 2 => self,
+            Some(gpu) => Self { wish: Some(Wish::new(collective, mode, gpu.clone())), ..self },
+        }
     }
 
     pub fn world_size(&self) -> u32 {
@@ -115,6 +140,10 @@ impl Gang {
     /// Meets the others in the next generation, and connects to them. `left` says why the last one is over. The
     /// outer error ends this rank, the inner one the generation.
     pub fn meet(&mut self, own: &Own, left: Option<Left>, stop: &Stop) -> Result<Result<Met, Error>, WireError> {
+        if let (Some(wish), Some(devices)) = (&mut self.wish, &self.devices) {
+            wish.distrust(devices);
+        }
+        self.devices = None;
         self.group = None;
         let Some(rendezvous) = &self.rendezvous else { return Ok(Ok(Met::Seated { joined: None })) };
         rendezvous.interrupt.0.regroup.store(false, Ordering::SeqCst);
@@ -158,8 +187,41 @@ impl Gang {
                 }
                 Err(error) => return Ok(Err(error)),
             }
+            if let Err(error) = self.connect_devices()? {
+                return Ok(Err(error));
+            }
         }
         Ok(Ok(Met::Seated { joined: Some(joined) }))
+    }
+
+    /// Settles how the ranks that have met sum their gradients. The outer error ends this rank, the inner one the
+    /// generation.
+    fn connect_devices(&mut self) -> Result<Result<(), Error>, WireError> {
+        if let Some(why) = self.refused {
+            return Err(refusal(why));
+        }
+        let (Some(wish), Some(group), Some(rendezvous)) = (&self.wish, &mut self.group, &self.rendezvous) else {
+            return Ok(Ok(()));
+        };
+        let names = self.peers.iter().map(|peer| PeerName { rank: peer.rank, host: peer.host.clone() });
+        let names: Vec<PeerName> = names.collect();
+        match wish.connect(group, &names, rendezvous.encrypted, rendezvous.step_timeout) {
+            Ok(Connected::Devices(devices)) => {
+                tracing::info!("{}", devices.how());
+                self.devices = Some(devices);
+            }
+            Ok(Connected::OverTcp(why)) => tracing::info!("gradients are summed over TCP: {why}"),
+            Err(NotConnected::Exchange(error)) => return Ok(Err(error)),
+            Err(NotConnected::Refused(error)) => return Err(error),
+        }
+        Ok(Ok(()))
+    }
+
+    /// Ends the devices' connections, when training is over on all ranks.
+    pub fn close(&mut self) {
+        if let Some(devices) = self.devices.take() {
+            devices.close();
+        }
     }
 
     fn at_table(&self, own: &Own, joined: &Joined, encrypted: bool) -> Result<Option<Seat>, WireError> {

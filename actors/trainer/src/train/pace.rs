@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use kernels::train::StepOutcome;
 use messages::TaskId;
-use messages::event::{MetricValue, Progress};
+use messages::event::{MetricValue, Metrics, Progress};
 
 /// Shortest time between two progress events.
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -68,6 +68,28 @@ impl Pace {
         (self.told_at, self.since, self.rows, self.loss) = (Some(now), now, 0, 0.0);
         Some(progress)
     }
+}
+
+/// Progress, for people.
+pub(super) fn log_progress(told: &Progress) {
+    let loss = told.loss.get().map_or_else(|| "undefined".to_owned(), |loss| format!("{loss:.6}"));
+    tracing::info!(
+        "epoch {}/{}, step {}/{}: loss {loss}, {:.0} samples/s, {:.0} s left",
+        told.epoch,
+        told.epochs,
+        told.step,
+        told.steps,
+        told.samples_per_s,
+        told.eta_s
+    );
+}
+
+/// The end, for people.
+pub(super) fn log_end(metrics: &Metrics, epochs: u32, stopped: Option<&str>) {
+    let figures: Vec<String> =
+        metrics.iter().filter_map(|(name, value)| Some(format!("{name} {:.6}", value.get()?))).collect();
+    let why = stopped.map(|why| format!(", stopped early: {why}")).unwrap_or_default();
+    tracing::info!("trained for {epochs} epochs{why}: {}", figures.join(", "));
 }
 
 #[cfg(test)]

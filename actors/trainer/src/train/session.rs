@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bus::now_ms;
 use frame::{Encoded, Manifest, model_file};
-use kernels::cuda::Machine;
+use kernels::cuda::{Gpu, Machine};
 use messages::error::Code;
 use messages::event::{Checkpoint, Event, Metric, MetricValue, Metrics};
 use messages::feed::Split;
@@ -21,7 +21,7 @@ use super::engine::{Engine, StepError};
 use super::gang::{Gang, Met, Own, Rendezvous, Samples};
 use super::mapping;
 use super::outbox::Outbox;
-use super::pace::Pace;
+use super::pace::{self, Pace};
 use super::resume::{self, Identity};
 use super::saver::{At, Moment, Saver};
 use super::selection::Selection;
@@ -54,7 +54,7 @@ pub struct TrainJob {
     /// Compute threads.
     pub threads: u32,
     /// What gradients are computed on; none: the CPU.
-    pub machine: Option<Arc<dyn Machine>>,
+    pub machine: Option<Arc<Gpu>>,
     pub plan: JobPlan,
     pub manifest: Arc<Manifest>,
     /// BLAKE3 of the manifest.
@@ -138,10 +138,11 @@ struct Session {
     job: TrainJob,
     ports: Ports,
     plan_blake3: String,
+    /// Before the engine, whose devices' memory its sums use until they end.
+    gang: Gang,
     engine: Engine,
     selection: Selection,
     saver: Saver,
-    gang: Gang,
     position: Position,
     running: Running,
     samples: Samples,
@@ -212,16 +213,16 @@ impl Session {
         let (epochs, interval) = (job.plan.training.epochs, job.plan.training.log_interval.max(1));
         let pace = Pace::new(steps * u64::from(epochs), u64::from(interval), engine.trainer().global_step());
         let saver = Saver::new(store, &job, &plan_blake3, start.saved);
-        let gang = Gang::new(ports.rendezvous.take());
+        let gang = Gang::new(ports.rendezvous.take()).on(job.machine.as_ref(), &job.plan.resources);
         let Start { position, running, metrics, best_model, should_stop, saved: _ } = start;
         Ok(Self {
             job,
             ports,
             plan_blake3,
+            gang,
             engine,
             selection,
             saver,
-            gang,
             position,
             samples: running.samples(),
             running,
@@ -242,6 +243,7 @@ impl Session {
             Flow::Leaves(reason) => return Ok(Outcome::Left { finished: false, reason }),
             Flow::Stopped | Flow::Regroup(_) => return self.stopped(),
         }
+        self.begun.extend(self.gang.devices.as_ref().map(|devices| devices.how().to_owned()));
         let detail = (!self.begun.is_empty()).then(|| self.begun.join("; "));
         self.hook("on_train_begin", detail);
         self.tell_refused();
@@ -479,7 +481,7 @@ impl Session {
         if self.ports.outbox.leads()
             && let Some(progress) = self.pace.step(&outcome, task, epoch, epochs)
         {
-            log_progress(&progress);
+            pace::log_progress(&progress);
             self.ports.outbox.event(now_ms(), Event::Progress(progress));
         }
         Ok(Flow::On)
@@ -658,6 +660,7 @@ impl Session {
     }
 
     fn finish(mut self) -> Result<Outcome, WireError> {
+        self.gang.close();
         self.ports.vitals.enter(Phase::Saving);
         if self.saver.settle(&mut self.ports.outbox)? == Flow::Stopped {
             return self.stopped();
@@ -681,7 +684,7 @@ impl Session {
             metrics: &self.metrics,
             epoch: self.selection.best_model().map_or(self.position.epoch, |best| best.epoch),
         };
-        log_end(&self.metrics, self.position.epoch, self.should_stop.as_deref());
+        pace::log_end(&self.metrics, self.position.epoch, self.should_stop.as_deref());
         let trained = Trained {
             file: model_file::write(model, &content).map_err(|e| internal(&e))?,
             params_blake3: kernels::weights::params_blake3(model),
@@ -712,26 +715,6 @@ impl Session {
 }
 
 /// Optimizer steps of an epoch; a train part that gives no batch is refused.
-fn log_progress(told: &messages::event::Progress) {
-    let loss = told.loss.get().map_or_else(|| "undefined".to_owned(), |loss| format!("{loss:.6}"));
-    tracing::info!(
-        "epoch {}/{}, step {}/{}: loss {loss}, {:.0} samples/s, {:.0} s left",
-        told.epoch,
-        told.epochs,
-        told.step,
-        told.steps,
-        told.samples_per_s,
-        told.eta_s
-    );
-}
-
-fn log_end(metrics: &Metrics, epochs: u32, stopped: Option<&str>) {
-    let figures: Vec<String> =
-        metrics.iter().filter_map(|(name, value)| Some(format!("{name} {:.6}", value.get()?))).collect();
-    let why = stopped.map(|why| format!(", stopped early: {why}")).unwrap_or_default();
-    tracing::info!("trained for {epochs} epochs{why}: {}", figures.join(", "));
-}
-
 fn steps_per_epoch(job: &TrainJob) -> Result<u64, WireError> {
     let feed = train_feed(job, Position::default());
     if feed.batches_per_epoch() == 0 {
@@ -746,7 +729,8 @@ fn steps_per_epoch(job: &TrainJob) -> Result<u64, WireError> {
 fn fresh(job: &TrainJob, steps_per_epoch: u64) -> Result<(Engine, Selection), WireError> {
     let mut recipe = mapping::recipe(&job.plan, &job.manifest, steps_per_epoch)?;
     recipe.begin_with(&job.manifest, job.pretrained.as_ref())?;
-    let engine = Engine::new(recipe, job.plan.task, job.threads)?.on(job.machine.clone());
+    let engine =
+        Engine::new(recipe, job.plan.task, job.threads)?.on(job.machine.clone().map(|gpu| gpu as Arc<dyn Machine>));
     Ok((engine, Selection::new(&job.plan)?))
 }
 

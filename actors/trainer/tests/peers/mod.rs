@@ -338,6 +338,7 @@ async fn start_worker(
         connection: Connection::of(config),
         threads: 1,
         collective_tls: false,
+        routes: within_trainer::routes::Routes::default(),
     };
     within_trainer::start(env, config, supervisor).await.expect("starts")
 }

@@ -1,6 +1,8 @@
 //! The table on a device that the CPU plays (`cuda/machine.rs`): every kernel of every operation by the path that a GPU
 //! takes, held against PyTorch and against the CPU's operations, in three orders of its threads.
 
+mod tolerance;
+
 use super::{TOLERANCE, Whole, goldens, numbers, offsets, params, singles};
 use crate::coverage::table::{Golden, VARIANTS};
 use crate::cuda::machine::{machine, machines};

@@ -1,6 +1,9 @@
 //! Whole models trained on a device that the CPU plays: the numbers of the CPU, the same bits in any order of threads and
 //! for any number of ranks, no memory asked for in a steady step, failures that name what failed.
 
+mod curves;
+mod png;
+
 use super::machine::{machine, machines};
 use super::simt::kernels_of;
 use crate::models::{batch, configs, fit, model, part, step_together, trainer};

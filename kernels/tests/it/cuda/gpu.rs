@@ -10,13 +10,19 @@ use kernels::weights::params_blake3;
 use kernels::{Error, ErrorKind, Result};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Runs the test `name` of this binary by itself with these settings; it does its work where `WITHIN_PLAYED` is set.
 fn apart(name: &str, settings: &[(&str, &str)]) {
+    alone(&format!("cuda::gpu::{name}"), settings);
+}
+
+/// The same of a test by its whole path.
+pub fn alone(path: &str, settings: &[(&str, &str)]) {
     let (Some(played), Some(_)) = (driver(), compiler()) else { return };
     // The driver's library is found under its bare name by who has not been told of the folder.
     let output = Command::new(std::env::current_exe().expect("this binary"))
-        .args(["--exact", &format!("cuda::gpu::{name}"), "--nocapture"])
+        .args(["--exact", path, "--nocapture"])
         .env("WITHIN_PLAYED", played)
         .envs(settings.iter().copied())
         .output()
@@ -25,7 +31,7 @@ fn apart(name: &str, settings: &[(&str, &str)]) {
     assert!(output.status.success(), "{settings:?}: {}", String::from_utf8_lossy(&said));
 }
 
-fn environment() -> Option<CudaEnvironment> {
+pub fn environment() -> Option<CudaEnvironment> {
     let played = std::env::var("WITHIN_PLAYED").ok()?;
     Some(CudaEnvironment {
         folder: Some(played.into()),
@@ -34,7 +40,7 @@ fn environment() -> Option<CudaEnvironment> {
     })
 }
 
-fn open(environment: &CudaEnvironment) -> Result<Arc<Gpu>> {
+pub fn open(environment: &CudaEnvironment) -> Result<Arc<Gpu>> {
     let cache = Cache::new(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("cubins"));
     Gpu::open(0, environment, cache, |warning| panic!("{warning}")).map(Arc::new)
 }
@@ -139,6 +145,44 @@ fn memory_that_is_not_there_is_told_with_what_would_fit() {
     let Error::DeviceMemory { needed, had, rows: Some([of, fit]), .. } = error else { panic!("{error}") };
     assert!(of == 19 && (1..19).contains(&fit) && needed > had, "{error}");
     assert!(error.to_string().contains("for a part of 19 rows; one of about "), "{error}");
+}
+
+/// Warnings of a test that counts them.
+static WARNED: AtomicUsize = AtomicUsize::new(0);
+
+#[test]
+fn a_cache_that_is_damaged_or_cannot_be_written_to_is_no_obstacle_to_training() {
+    let Some(environment) = environment() else {
+        return apart("a_cache_that_is_damaged_or_cannot_be_written_to_is_no_obstacle_to_training", &[]);
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let (good, file) = (folder.path().join("good"), folder.path().join("file"));
+    std::fs::write(&file, b"no folder").expect("written");
+    let run = |cache: &std::path::Path| {
+        WARNED.store(0, Ordering::Relaxed);
+        let warn = |warning: &str| {
+            assert!(warning.contains("it is made anew") || warning.contains("cannot be written"), "{warning}");
+            WARNED.fetch_add(1, Ordering::Relaxed);
+        };
+        let gpu = Gpu::open(0, &environment, Cache::new(cache), warn).map(Arc::new).expect("opens");
+        gpu.prepare().expect("compiles");
+        (train(gpu).expect("trains"), WARNED.load(Ordering::Relaxed))
+    };
+    let (expected, warnings) = run(&good);
+    assert_eq!(warnings, 0);
+    for (n, entry) in std::fs::read_dir(&good).expect("lists").enumerate() {
+        let path = entry.expect("an entry").path();
+        let mut bytes = std::fs::read(&path).expect("reads");
+        match n % 3 {
+            0 => bytes.truncate(20),
+            1 => bytes.clear(),
+            _ => *bytes.last_mut().expect("some") ^= 1,
+        }
+        std::fs::write(&path, bytes).expect("writes");
+    }
+    assert_eq!(run(&good), (expected.clone(), kernels::cuda::SOURCES.len()), "each is made anew, and says so");
+    assert_eq!(run(&good), (expected.clone(), 0), "and is whole again");
+    assert_eq!(run(&file.join("below")), (expected, kernels::cuda::SOURCES.len()));
 }
 
 #[test]

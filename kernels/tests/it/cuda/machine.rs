@@ -28,17 +28,22 @@ pub fn machines() -> Vec<Arc<dyn Machine>> {
     if std::env::var_os("REQUIRE_CUDA").is_none() {
         return ORDERS.into_iter().filter_map(|order| Some(Played::new(order)? as Arc<dyn Machine>)).collect();
     }
-    let variable = |name: &str| std::env::var(name).ok();
-    let environment = CudaEnvironment {
-        folder: variable("WITHIN_CUDA_LIBRARIES").map(Into::into),
-        library_path: variable("LD_LIBRARY_PATH"),
-        cuda_home: variable("CUDA_HOME").map(Into::into),
-        site_packages: variable("WITHIN_SITE_PACKAGES").map(Into::into).into_iter().collect(),
-    };
+    let environment = environment();
     let cache = std::env::temp_dir().join("within-cubins");
     let gpu = Gpu::open(0, &environment, Cache::new(cache), |warning| eprintln!("{warning}"));
     let gpu: Arc<dyn Machine> = Arc::new(gpu.unwrap_or_else(|error| panic!("REQUIRE_CUDA is set: {error}")));
     vec![gpu.clone(), gpu]
+}
+
+/// Where this machine's own libraries are.
+pub fn environment() -> CudaEnvironment {
+    let variable = |name: &str| std::env::var(name).ok();
+    CudaEnvironment {
+        folder: variable("WITHIN_CUDA_LIBRARIES").map(Into::into),
+        library_path: variable("LD_LIBRARY_PATH"),
+        cuda_home: variable("CUDA_HOME").map(Into::into),
+        site_packages: variable("WITHIN_SITE_PACKAGES").map(Into::into).into_iter().collect(),
+    }
 }
 
 /// The first of them.

@@ -3,10 +3,13 @@
 //! NVRTC is found by `WITHIN_NVRTC`, the folder of its libraries, or in `.tools/nvrtc` of the repository, where
 //! `scripts/provision-nvrtc` puts it. Without it these tests say so and pass, unless `REQUIRE_NVRTC` is set, as `make test` does.
 
+mod bench;
 mod compile;
 mod device;
-mod gpu;
+mod geometry;
+pub mod gpu;
 pub mod machine;
+mod nccl;
 mod ops;
 mod shim;
 pub mod simt;

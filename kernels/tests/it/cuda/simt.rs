@@ -52,8 +52,9 @@ fn made(compiler: &str, name: &str, text: &str, more: &[&str]) -> PathBuf {
     if library.exists() {
         return library;
     }
-    let aside = library.with_extension(format!("{}", std::process::id()));
-    let (code, made) = (aside.with_extension("cpp"), aside.with_extension("made"));
+    // Other processes may make it too, each aside.
+    let aside = |end: &str| target().join(format!("{name}.{}.{end}", std::process::id()));
+    let (code, made) = (aside("cpp"), aside("made"));
     std::fs::write(&code, text).expect("written");
     let output = Command::new(compiler)
         .args(["-std=c++20", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"])
@@ -72,22 +73,38 @@ fn made(compiler: &str, name: &str, text: &str, more: &[&str]) -> PathBuf {
     library
 }
 
-/// A folder with a driver that runs the kernels on the CPU (`driver.cpp`); none where there is no C++ compiler.
+/// A library of this text; none where there is no C++ compiler.
+pub fn library(name: &str, text: &str) -> Option<PathBuf> {
+    Some(made(&compiler()?, name, text, &[]))
+}
+
+/// A folder with a driver that runs the kernels on the CPU (`driver.cpp`), and an NCCL that moves data between processes
+/// (`nccl.cpp`); none where there is no C++ compiler.
 pub fn driver() -> Option<PathBuf> {
     let compiler = compiler()?;
-    let text = std::fs::read_to_string(format!("{SOURCES}/driver.cpp")).expect("the driver");
-    let driver = made(&compiler, "driver", &text, &["-Wl,-soname,libcuda.so.1"]);
+    let library = |name: &str, file: &'static str| {
+        let text = std::fs::read_to_string(format!("{SOURCES}/{name}.cpp")).expect("the library");
+        (made(&compiler, name, &text, &[&format!("-Wl,-soname,{file}")]), file)
+    };
+    let libraries = [
+        library("driver", "libcuda.so.1"),
+        library("cublaslt", "libcublasLt.so.13"),
+        library("nccl", "libnccl.so.2"),
+        library("nvml", "libnvidia-ml.so.1"),
+    ];
     let shims: Vec<PathBuf> =
         kernels::cuda::SOURCES.iter().map(|source| Some(Shim::new(*source)?.path)).collect::<Option<_>>()?;
     let mut hasher = blake3::Hasher::new();
-    for path in shims.iter().chain([&driver]) {
+    for path in shims.iter().chain(libraries.iter().map(|(path, _)| path)) {
         hasher.update(path.as_os_str().as_encoded_bytes());
     }
     let folder = target().join(format!("played-{}", &hasher.finalize().to_hex()[..16]));
     let aside = folder.with_extension(format!("{}-{:?}", std::process::id(), std::thread::current().id()));
     if !folder.exists() {
         std::fs::create_dir_all(aside.join("kernels")).expect("a folder");
-        std::fs::copy(&driver, aside.join("libcuda.so.1")).expect("copied");
+        for (library, file) in &libraries {
+            std::fs::copy(library, aside.join(file)).expect("copied");
+        }
         for shim in &shims {
             std::fs::copy(shim, aside.join("kernels").join(shim.file_name().expect("a name"))).expect("copied");
         }

@@ -3,13 +3,14 @@
 
 use super::machine::{machine, machines};
 use super::simt::{Argument, ORDERS, Shim};
-use crate::models::{batch, configs, fit, model};
-use kernels::cuda::{Machine, PRODUCT, Source, product};
+use crate::models::{batch, configs, fit, model, part, step_together};
+use kernels::cuda::{ATTENTION_TENSOR, Launch, Machine, PRODUCT, Source, product};
 use kernels::dtype::{LossScaleConfig, Precision};
 use kernels::nn::ModelConfig;
 use kernels::philox::{Key, Stream};
 use kernels::pool::Pool;
 use kernels::train::{RankBatch, TrainConfig, Trainer};
+use kernels::weights::params_blake3;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -107,6 +108,118 @@ fn what_is_not_finite_tiny_or_too_large_is_rounded_as_on_the_cpu() {
             );
         }
         assert!(forward(&shims, precision, [1, 1, 1], &[f32::NAN])[0].is_nan());
+    }
+}
+
+/// One head's outputs by the definition, from factors that are rounded as the device rounds them.
+fn attended(
+    qkv: &[f32],
+    rows: std::ops::Range<usize>,
+    [heads, width, head]: [usize; 3],
+    precision: Precision,
+) -> Vec<f64> {
+    let model = heads * width;
+    let at = |item: usize, part: usize, c: usize| {
+        f64::from(precision.round(qkv[item * 3 * model + part * model + head * width + c]))
+    };
+    let mut out = Vec::new();
+    for query in rows.clone() {
+        let score = |key| (0..width).map(|c| at(query, 0, c) * at(key, 1, c)).sum::<f64>() / (width as f64).sqrt();
+        let scores: Vec<f64> = rows.clone().map(score).collect();
+        let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|score| (score - top).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        out.extend((0..width).map(|c| rows.clone().zip(&weights).map(|(key, w)| w * at(key, 2, c)).sum::<f64>() / sum));
+    }
+    out
+}
+
+/// Outputs of samples of these lengths, by a source of kernels in one order.
+fn attention(shim: &Shim, order: super::simt::Order, qkv: &[f32], lengths: &[usize], precision: Precision) -> Vec<f32> {
+    const SHAPE: [usize; 2] = [2, 20];
+    let offsets: Vec<u64> = (0..=lengths.len()).map(|n| lengths[..n].iter().sum::<usize>() as u64).collect();
+    let (items, [heads, width], ids) = (offsets[lengths.len()] as usize, SHAPE, vec![0; lengths.len()]);
+    let (mut qkv, mut y, mut sums) =
+        (qkv.to_vec(), vec![f32::NAN; items * heads * width], vec![f32::NAN; items * heads]);
+    let tiles = lengths.iter().max().expect("some").div_ceil(64) as u32;
+    let launch = Launch {
+        grid: [lengths.len() as u32, heads as u32, tiles],
+        block: [128, 1, 1],
+        shared: (64 + 2 * 32) * 20 * 4,
+    };
+    let mut arguments = [
+        Argument::Floats(&mut qkv),
+        Argument::Floats(&mut y),
+        Argument::Floats(&mut sums),
+        Argument::Words64(&offsets),
+        Argument::Words64(&ids),
+        Argument::Word(heads as u32),
+        Argument::Word(width as u32),
+        Argument::Float(1.0 / (width as f32).sqrt()),
+        Argument::Word64(0),
+        Argument::Word64(0),
+        Argument::Word(0),
+        Argument::Word(0),
+        Argument::Word(0),
+        Argument::Word(0),
+        Argument::Float(1.0),
+    ];
+    let name = format!("attention_forward_32_{}", precision.name().to_lowercase());
+    shim.run(&name, launch, order, &mut arguments).unwrap_or_else(|what| panic!("{name}, {order:?}: {what}"));
+    y
+}
+
+#[test]
+fn attention_of_halves_is_softmax_of_rounded_factors_with_tensor_cores_and_without() {
+    let text = Box::leak(format!("#define WITHOUT_TENSOR_CORES\n{}", ATTENTION_TENSOR.text).into_boxed_str());
+    let Some(shim) = Shim::new(ATTENTION_TENSOR) else { return };
+    let plain = Shim::new(Source { file: "attention_plain.cu", text }).expect("a compiler");
+    // No item, one, and more than the tiles of queries and of keys.
+    let lengths = [3, 0, 70, 1];
+    let qkv = numbers(5, 74 * 3 * 40);
+    for precision in HALVES {
+        let y = attention(&shim, ORDERS[0], &qkv, &lengths, precision);
+        for order in ORDERS {
+            assert_eq!(attention(&shim, order, &qkv, &lengths, precision), y, "{precision:?}: {order:?} changes bits");
+        }
+        assert_eq!(attention(&plain, ORDERS[2], &qkv, &lengths, precision), y, "{precision:?}: a way changes bits");
+        let unit = if precision == Precision::Bf16 { 1.0 / 256.0 } else { 1.0 / 2048.0 };
+        for rows in [0..3, 3..73, 73..74] {
+            let alone = attention(&shim, ORDERS[0], &qkv[rows.start * 120..rows.end * 120], &[rows.len()], precision);
+            assert_eq!(alone, y[rows.start * 40..rows.end * 40], "{precision:?}: a sample's bits depend on it alone");
+            for head in 0..2 {
+                let expected = attended(&qkv, rows.clone(), [2, 20, head], precision);
+                for (at, expected) in expected.into_iter().enumerate() {
+                    let got = f64::from(y[(rows.start + at / 20) * 40 + head * 20 + at % 20]);
+                    // Probabilities are rounded too.
+                    assert!(
+                        (got - expected).abs() <= 2.0 * unit,
+                        "{precision:?} {rows:?} at {at}: {got} for {expected}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn in_two_bytes_a_row_and_a_world_keep_their_bits() {
+    let Some(machine) = machine() else { return };
+    let all = configs();
+    for (config, precision) in [(&all[0], Precision::Bf16), (&all[5], Precision::F16), (&all[5], Precision::Bf16)] {
+        let rows = fit(&model(config), batch(19, 4));
+        let mut one = trainer(config, precision, 1024.0, Some(&machine));
+        let (_, outputs) = one.validate(None, &rows).expect("valid");
+        let (_, first) = one.validate(None, &part(&rows, 0..1)).expect("valid");
+        assert_eq!(first, outputs[..first.len()], "{precision:?}: a row's bits depend on it alone: {config:?}");
+        one.step(&rows).expect("finite");
+        one.settle().expect("works");
+        let mut ranks: Vec<Trainer> = (0..2).map(|_| trainer(config, precision, 1024.0, Some(&machine))).collect();
+        step_together(&mut ranks, &rows, 4);
+        for rank in &mut ranks {
+            rank.settle().expect("works");
+            assert_eq!(params_blake3(rank.model()), params_blake3(one.model()), "{precision:?} {config:?}");
+        }
     }
 }
 

@@ -21,7 +21,8 @@ pub(crate) fn is_on(draft: &Draft<'_>) -> bool {
 pub(super) fn complete(draft: &mut Draft<'_>) {
     let (seed, prob) = (draft.whole("seed"), draft.number("data.augmentation.prob"));
     draft.derive(SEED, seed);
-    let ends_in_prob = |path: &&str| path.starts_with(GROUP) && path.ends_with(".prob") && path.matches('.').count() > 2;
+    let ends_in_prob =
+        |path: &&str| path.starts_with(GROUP) && path.ends_with(".prob") && path.matches('.').count() > 2;
     for path in JOB_KEYS.iter().map(|key| key.path).filter(ends_in_prob) {
         draft.derive(path, prob);
     }
@@ -55,9 +56,10 @@ fn without_effect(draft: &mut Draft<'_>) {
 /// Texts and images can be changed only where the data have some.
 fn sources(draft: &mut Draft<'_>) {
     for (switch, kind) in [(TEXT, "text"), (VISUAL, "image")] {
-        let declared = draft.entries.iter().any(|(path, entry)| {
-            entry.key.path == "data.columns.*.type" && draft.text(path) == Some(kind)
-        });
+        let declared = draft
+            .entries
+            .iter()
+            .any(|(path, entry)| entry.key.path == "data.columns.*.type" && draft.text(path) == Some(kind));
         if draft.flag(switch) == Some(true) && !declared {
             draft.blame(switch, format!("the data have no column of type {kind}: declare one in data.columns"));
         }
@@ -75,15 +77,25 @@ fn mixup(draft: &mut Draft<'_>) {
         return;
     }
     if draft.text("task") == Some("multiclass") {
-        draft.blame(FEATURES, format!("{}: mixup of classes (cross_entropy takes whole classes only)", super::super::NOT_YET));
+        draft.blame(
+            FEATURES,
+            format!("{}: mixup of classes (cross_entropy takes whole classes only)", super::super::NOT_YET),
+        );
     }
-    let words = draft.entries.iter().any(|(path, entry)| {
-        entry.key.path == "data.columns.*.type" && draft.text(path) == Some("text")
-    });
+    let words = draft
+        .entries
+        .iter()
+        .any(|(path, entry)| entry.key.path == "data.columns.*.type" && draft.text(path) == Some("text"));
     let indices = draft.text("data.preprocessing.categories") == Some("embedding");
     let series = draft.text("model.type") == Some("lstm_sequence");
     if words || indices || series {
-        let what = if words { "words" } else if indices { "embedded categories" } else { "series" };
+        let what = if words {
+            "words"
+        } else if indices {
+            "embedded categories"
+        } else {
+            "series"
+        };
         let message = format!("mixup mixes numbers and pixels; this job has {what}, which cannot be mixed");
         draft.blame(FEATURES, message);
     }

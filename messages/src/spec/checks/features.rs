@@ -155,10 +155,8 @@ fn normalize(draft: &mut Draft<'_>, name: &str, kind: &str) {
         draft.blame(&path(lacking), "missing: expected mean and std, one number a channel each");
         return;
     }
-    if mean {
-        if draft.text(&path("normalize")).is_none() {
-            draft.blame(&path("mean"), "without normalize: expected normalize: given beside mean and std");
-        }
+    if mean && draft.text(&path("normalize")).is_none() {
+        draft.blame(&path("mean"), "without normalize: expected normalize: given beside mean and std");
     }
     match draft.text(&path("normalize")) {
         Some("given") if !mean => draft.blame(&path("normalize"), "given, but mean and std are not"),

@@ -1,7 +1,7 @@
 //! The keys of augmentation: what the feed changes in rows of the training part, and which rows are made up.
 
 use super::Fallback::{Absent, Derived};
-use super::Shape::{Bool, Choices, Paths};
+use super::Shape::{Bool, Choices, Texts};
 use super::{Choice, Key, SEED, Shape, above, also, closed, json, key, name, whole};
 
 const TEXT_METHODS: &[Choice] = &[
@@ -95,17 +95,27 @@ pub(super) const KEYS: &[Key] = &[
     prob("data.augmentation.image.saturation.prob"),
     key("data.augmentation.image.saturation.range", PROB, json("0.2"), "The factor is within 1 +- this."),
     prob("data.augmentation.image.hue.prob"),
-    key("data.augmentation.image.hue.range", closed(0.0, 0.5), json("0.05"), "Turns of the color circle to either side."),
+    key(
+        "data.augmentation.image.hue.range",
+        closed(0.0, 0.5),
+        json("0.05"),
+        "Turns of the color circle to either side.",
+    ),
     prob("data.augmentation.image.style.prob"),
     key("data.augmentation.image.style.range", PROB, json("0.5"), "Greatest share of the colors that are transferred."),
     key(
         "data.augmentation.image.style.references",
-        Paths,
+        Texts,
         json("[]"),
         "IDX files (also .gz) in a data root with the images whose colors are transferred.",
     ),
     prob("data.augmentation.image.blur.prob"),
-    key("data.augmentation.image.blur.range", closed(0.0, 100.0), json("1.0"), "Greatest width of the bell, in pixels."),
+    key(
+        "data.augmentation.image.blur.range",
+        closed(0.0, 100.0),
+        json("1.0"),
+        "Greatest width of the bell, in pixels.",
+    ),
     prob("data.augmentation.image.noise.prob"),
     key(
         "data.augmentation.image.noise.range",

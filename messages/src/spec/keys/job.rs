@@ -340,7 +340,6 @@ pub(super) const KEYS: &[Key] = &[
     no_effect("data.batching.worker_init_seed", SEED, "no random choice depends on the process that reads"),
     no_effect("data.batching.pin_memory", Bool, NO_WORKERS).alias(&["data.pin_memory"]),
     not_yet("data.validation", Any, "validation of data against a schema"),
-    not_yet("data.quality", Any, "the quality report"),
     // training
     key("training.epochs", whole(1, 1_000_000), json("20"), "Passes over the training part.")
         .alias(&["training.num_epochs", "training.max_epochs"]),
@@ -690,6 +689,20 @@ pub(super) const KEYS: &[Key] = &[
         Shape::Choice(&[name("warn"), name("evict")]),
         json(r#""warn""#),
         "warn: an event names it; evict: it also leaves the gang at the next step.",
+    ),
+    key(
+        "resources.collective",
+        Shape::Choice(&[name("auto"), name("tcp"), name("nccl")]),
+        json(r#""auto""#),
+        "How ranks on CUDA devices sum their gradients. auto: by NCCL where every rank has a device of its own and the \
+         library, else over TCP. nccl: by NCCL, or the job fails.",
+    ),
+    key(
+        "resources.collective_mode",
+        Shape::Choice(&[name("deterministic"), name("fast")]),
+        json(r#""deterministic""#),
+        "deterministic: the same bits for every number of ranks. fast: NCCL sums in its own order; without NCCL it has no \
+         effect.",
     ),
     key("resources.threads", whole(0, 1024), json("0"), "Compute threads of a rank; 0: what the machine gives."),
     key("limits.deadline_s", whole(1, 2_592_000), json("3600"), "Seconds from acceptance to the end of the job."),

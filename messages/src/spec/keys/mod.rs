@@ -9,6 +9,7 @@ mod index;
 mod job;
 mod kinds;
 mod model;
+mod quality;
 mod source;
 
 pub(crate) use index::{Index, Step, index_of};
@@ -19,7 +20,7 @@ pub(crate) static JOB_KEYS: &[Key] = &joined::<{ count(TABLES) }>(TABLES);
 
 /// The table in its parts.
 const TABLES: &[&[Key]] =
-    &[job::KEYS, features::KEYS, model::KEYS, source::KEYS, augmentation::KEYS, cache::KEYS];
+    &[job::KEYS, features::KEYS, quality::KEYS, model::KEYS, source::KEYS, augmentation::KEYS, cache::KEYS];
 
 const fn count(tables: &[&[Key]]) -> usize {
     let (mut keys, mut at) = (0, 0);

@@ -110,8 +110,7 @@ pub fn blur(pixels: &mut [u8], shape: Shape, sigma: f64) {
     let weight = |d: usize| if sigma > 0.0 { exp_f64(-0.5 * (d as f64 / sigma).powi(2)) } else { 0.0 };
     let half: Vec<f64> = (0..=radius).map(weight).collect();
     let total = half[0] + 2.0 * half[1..].iter().sum::<f64>();
-    let bell: Vec<f32> =
-        (0..=2 * radius).map(|i| (half[i.abs_diff(radius)] / total) as f32).collect();
+    let bell: Vec<f32> = (0..=2 * radius).map(|i| (half[i.abs_diff(radius)] / total) as f32).collect();
     let mut middle = vec![0f32; shape.area()];
     for plane in pixels.chunks_exact_mut(shape.area()) {
         for (line, out) in plane.chunks_exact(shape.width).zip(middle.chunks_exact_mut(shape.width)) {

@@ -8,8 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Shape, byte};
 
 /// RGB to the cones' long, middle and short waves; equation 4 of the paper.
-const LMS: [[f64; 3]; 3] =
-    [[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]];
+const LMS: [[f64; 3]; 3] = [[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]];
 /// Black has no logarithm: the darkest that is told apart.
 const DARKEST: f64 = 1.0 / 255.0;
 
@@ -100,9 +99,8 @@ fn to_rgb([light, alpha, beta]: [f64; 3], back: &[[f64; 3]; 3]) -> [f64; 3] {
 /// The inverse of [`LMS`], by cofactors.
 fn inverse() -> [[f64; 3]; 3] {
     let [a, b, c] = LMS;
-    let cross = |x: [f64; 3], y: [f64; 3]| {
-        [x[1] * y[2] - x[2] * y[1], x[2] * y[0] - x[0] * y[2], x[0] * y[1] - x[1] * y[0]]
-    };
+    let cross =
+        |x: [f64; 3], y: [f64; 3]| [x[1] * y[2] - x[2] * y[1], x[2] * y[0] - x[0] * y[2], x[0] * y[1] - x[1] * y[0]];
     let (bc, ca, ab) = (cross(b, c), cross(c, a), cross(a, b));
     let determinant = a[0] * bc[0] + a[1] * bc[1] + a[2] * bc[2];
     [0, 1, 2].map(|row| [bc[row] / determinant, ca[row] / determinant, ab[row] / determinant])

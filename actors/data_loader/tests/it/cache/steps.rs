@@ -242,8 +242,9 @@ async fn a_cache_that_cannot_be_written_to_fails_nothing() {
 #[tokio::test]
 async fn what_comes_from_the_cache_is_what_would_be_computed() {
     let words = ["shoes", "hats", "sale"];
-    let lines: Vec<String> =
-        (0..60).map(|i| format!("r{i},{} {},{},{},{}", words[i % 3], words[i / 3 % 3], i % 4, i * i % 7, i % 2)).collect();
+    let lines: Vec<String> = (0..60)
+        .map(|i| format!("r{i},{} {},{},{},{}", words[i % 3], words[i / 3 % 3], i % 4, i * i % 7, i % 2))
+        .collect();
     let table = format!("id,text,image,n,y\n{}", lines.join("\n"));
     let mut idx = vec![0, 0, 8, 3];
     idx.extend([4u32, 2, 2].iter().flat_map(|side| side.to_be_bytes()));

@@ -14,8 +14,7 @@ use within_data_loader::cache::{Key, Limits, Recipe, Tier, entry};
 const NOW: u64 = 1_700_000_000_000;
 
 fn key(name: &str) -> Key {
-    let recipe =
-        Recipe { step: name.into(), version: 1, inputs: [].into(), settings: [].into() };
+    let recipe = Recipe { step: name.into(), version: 1, inputs: [].into(), settings: [].into() };
     recipe.key()
 }
 
@@ -102,7 +101,9 @@ fn a_damaged_entry_is_dropped_wherever_it_is_damaged() {
     fs::create_dir_all(path_of(&tier, "b").parent().expect("a folder")).expect("creates");
     fs::copy(path_of(&tier, "a"), path_of(&tier, "b")).expect("copies");
     assert!(matches!(tier.get::<String>(&key("b"), NOW), Lookup::Damaged(why) if why.contains("the entry of")));
-    assert!(matches!(tier.get::<Vec<u64>>(&key("a"), NOW), Lookup::Damaged(why) if why.contains("not what is expected")));
+    assert!(
+        matches!(tier.get::<Vec<u64>>(&key("a"), NOW), Lookup::Damaged(why) if why.contains("not what is expected"))
+    );
 }
 
 #[test]
@@ -246,8 +247,13 @@ fn without_room_nothing_is_kept_and_nothing_is_left() {
     // As on a full disk: a write that finds no room is an error, not a signal.
     let limited = "trap '' XFSZ; ulimit -f 64; exec \"$0\" --exact \"$1\"";
     let me = std::env::current_exe().expect("a program");
-    let status =
-        Command::new("sh").args(["-c", limited]).arg(me).arg(NO_ROOM).env(LIMITED, folder.path()).status().expect("runs");
+    let status = Command::new("sh")
+        .args(["-c", limited])
+        .arg(me)
+        .arg(NO_ROOM)
+        .env(LIMITED, folder.path())
+        .status()
+        .expect("runs");
     assert!(status.success());
     assert_eq!(names(&tier, &["a", "b"]), ["a"]);
     assert_eq!(walk(folder.path()).len(), 1, "{:?}", walk(folder.path()));
