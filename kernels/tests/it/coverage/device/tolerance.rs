@@ -19,7 +19,7 @@ const ORDER: f64 = 1e-5;
 const ROUNDED: [f64; 3] = [ORDER, 16.0 / 256.0, 16.0 / 2048.0];
 
 /// The same before a kink: a number near zero that comes to lie on its other side lets a gradient through, or does not.
-const KINKED: [f64; 3] = [ORDER, 64.0 / 256.0, 64.0 / 2048.0];
+const KINKED: [f64; 3] = [ORDER, 32.0 / 256.0, 32.0 / 2048.0];
 
 /// What is allowed, with factors of f32, bf16 and f16.
 fn allowed(op: &str) -> [f64; 3] {
