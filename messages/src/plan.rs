@@ -217,7 +217,7 @@ pub struct CsvPlan {
     pub decimal: String,
     /// Texts that mean missing.
     pub null_values: Vec<String>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub encoding: TextEncoding,
 }
 

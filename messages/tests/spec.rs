@@ -103,7 +103,7 @@ fn transformer() {
         expect![[r#"
             transformer_classifier.yaml:4: model.name: transformer_classifier reads 1 text column, found none: declare data.columns.<name>.type: text
             transformer_classifier.yaml: task: missing: What is learnt.
-            transformer_classifier.yaml: data.path: missing: Files of one table, in order, relative to a data root.
+            transformer_classifier.yaml: data.path: missing: Files of one table, in order, relative to a data root: names, patterns, or URLs of allowed origins.
             transformer_classifier.yaml: data.target.column: missing: The column to predict.
         "#]],
     );
@@ -114,7 +114,7 @@ fn deterministic_alone_lacks_only_what_it_does_not_speak_of() {
     check(
         "deterministic_config.yaml",
         expect![[r#"
-        deterministic_config.yaml:12: data.path: missing: Files of one table, in order, relative to a data root.
+        deterministic_config.yaml:12: data.path: missing: Files of one table, in order, relative to a data root: names, patterns, or URLs of allowed origins.
         deterministic_config.yaml:12: data.target.column: missing: The column to predict.
         deterministic_config.yaml: task: missing: What is learnt.
     "#]],

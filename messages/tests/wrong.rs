@@ -60,7 +60,7 @@ resources: {world_size: 9, device: cdua}
         expect![[r#"
             job.yaml:1: nmae: unknown key (did you mean name?)
             job.yaml:2: task: expected one of regression, binary_classification, multiclass, found text "regresion" (did you mean regression?)
-            job.yaml:3: data.path: missing: Files of one table, in order, relative to a data root.
+            job.yaml:3: data.path: missing: Files of one table, in order, relative to a data root: names, patterns, or URLs of allowed origins.
             job.yaml:3: data.target.column: missing: The column to predict.
             job.yaml:4: data.paht: unknown key (did you mean data.path?)
             job.yaml:5: data.csv.delimiter: expected one character, found text ";;"
@@ -106,7 +106,7 @@ fn nothing_given() {
         "{}",
         expect![[r#"
         job.yaml: task: missing: What is learnt.
-        job.yaml: data.path: missing: Files of one table, in order, relative to a data root.
+        job.yaml: data.path: missing: Files of one table, in order, relative to a data root: names, patterns, or URLs of allowed origins.
         job.yaml: data.target.column: missing: The column to predict.
     "#]],
     );
@@ -172,7 +172,7 @@ fn not_json() {
         "{\"task\": \"regression\",\n \"training\": {\"epochs\": 0}}",
         expect![[r#"
         job.yaml:2: training.epochs: expected a whole number from 1 to 1000000, found 0
-        job.yaml: data.path: missing: Files of one table, in order, relative to a data root.
+        job.yaml: data.path: missing: Files of one table, in order, relative to a data root: names, patterns, or URLs of allowed origins.
         job.yaml: data.target.column: missing: The column to predict.
     "#]],
     );

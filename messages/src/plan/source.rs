@@ -28,13 +28,22 @@ pub enum TextEncoding {
 #[serde(default)]
 pub struct ColumnSourcePlan {
     /// Of an image column without `images`: height and width that each image is resized to.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<Vec<u32>>,
     /// Of such a column: 3 for color, 1 for gray.
+    #[serde(skip_serializing_if = "is_color")]
     pub channels: u32,
     /// Of a datetime column: how its texts stand (strftime); without it ISO 8601.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub date_format: Option<String>,
     /// Of a datetime column: the IANA zone of texts that name none; without it UTC.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub time_zone: Option<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_color(channels: &u32) -> bool {
+    *channels == 3
 }
 
 impl Default for ColumnSourcePlan {

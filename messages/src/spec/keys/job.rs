@@ -86,7 +86,7 @@ pub(super) const KEYS: &[Key] = &[
     key("task", TASKS, Required, "What is learnt.").alias(&["task_type", "model.task", "training.task"]),
     // data
     key("data.dataset_version", Label, json(r#""""#), "Free label of the data, such as 2023Q1."),
-    key("data.path", Sources, Required, "Files of one table, in order, relative to a data root; patterns such as ads/year=*/*.parquet; allowed URLs (s3, gs, az, http, https).").alias(&[
+    key("data.path", Sources, Required, "Files of one table, in order, relative to a data root: names, patterns, or URLs of allowed origins.").alias(&[
         "data.paths",
         "data.file",
         "data.train_path",
