@@ -198,8 +198,8 @@ async fn moto_is_read_as_s3() {
     let mut server = command.spawn().expect("starts");
     let mut lines = tokio::io::BufReader::new(server.stdout.take().expect("an output")).lines();
     let port: u16 = lines.next_line().await.expect("reads").expect("a port").trim().parse().expect("a number");
-    let (remote, folder) = (remote(port), tempfile::tempdir().expect("a folder"));
-    let big = Remote::new(Limits {
+    let folder = tempfile::tempdir().expect("a folder");
+    let signed = Remote::new(Limits {
         allowed: vec!["s3://ads".into()],
         options: [
             ("aws_endpoint".to_owned(), format!("http://127.0.0.1:{port}")),
@@ -209,13 +209,18 @@ async fn moto_is_read_as_s3() {
         ]
         .into(),
         ..Limits::default()
-    });
-    let files = copied(&big.expect("an origin"), "s3://ads/data/year=2024/a.csv", folder.path()).await;
+    })
+    .expect("an origin");
+    let files = copied(&signed, "s3://ads/data/year=2024/a.csv", folder.path()).await;
     assert_eq!(std::fs::metadata(&files[0]).expect("is there").len(), 4 + 4 * 2024 * 1000);
-    let files = copied(&remote, "s3://ads/many/*.csv", folder.path()).await;
+    let files = copied(&signed, "s3://ads/many/*.csv", folder.path()).await;
     assert_eq!(files.len(), 1200, "more than a page");
-    let error = remote.mirror("s3://ads/none/x.csv", &|_| true, folder.path()).await.expect_err("404").to_wire();
+    let error = signed.mirror("s3://ads/none/x.csv", &|_| true, folder.path()).await.expect_err("404").to_wire();
     assert_eq!(error.code, Code::DatasetNotFound, "{error}");
-    let none = remote.mirror("s3://ads/none/*.csv", &|_| true, folder.path()).await.expect_err("empty").to_wire();
+    let none = signed.mirror("s3://ads/none/*.csv", &|_| true, folder.path()).await.expect_err("empty").to_wire();
     assert_eq!(none.code, Code::DatasetNotFound, "{none}");
+    // Without a signature this bucket says nothing.
+    let file = "s3://ads/many/0000.csv";
+    let error = remote(port).mirror(file, &|_| true, folder.path()).await.expect_err("403").to_wire();
+    assert_eq!(error.code, Code::Forbidden, "{error}");
 }
