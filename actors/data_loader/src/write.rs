@@ -59,7 +59,13 @@ pub async fn write(
 pub async fn find(artifacts: &ArtifactStore, steps: Steps) -> Result<(Steps, Option<TaskOutput>), WireError> {
     let (mut steps, found) = look_up::<Kept>(steps, Step::Prepare, Vec::new()).await?;
     let Some(found) = found else { return Ok((steps, None)) };
-    match check_dataset(artifacts, &found.dataset).await {
+    let mut checked = check_dataset(artifacts, &found.dataset).await;
+    for report in found.reports.values() {
+        if checked.is_ok() && !artifacts.contains(report).await {
+            checked = Err(format!("{} is no longer in the artifact store", report.uri));
+        }
+    }
+    match checked {
         Ok(()) => {
             steps.accept(Step::Prepare);
             let output = found.output(&steps);
