@@ -166,6 +166,8 @@ pub(crate) enum Shape {
     /// `validation loss` or the validation value of a metric.
     Monitor,
     Any,
+    /// A text, or a mapping, which becomes the JSON text of it.
+    Document,
 }
 
 impl Key {
