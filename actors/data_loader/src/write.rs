@@ -59,7 +59,13 @@ pub async fn write(
 pub async fn find(artifacts: &ArtifactStore, steps: Steps) -> Result<(Steps, Option<TaskOutput>), WireError> {
     let (mut steps, found) = look_up::<Kept>(steps, Step::Prepare, Vec::new()).await?;
     let Some(found) = found else { return Ok((steps, None)) };
-    match check_dataset(artifacts, &found.dataset).await {
+    let mut checked = check_dataset(artifacts, &found.dataset).await;
+    for report in found.reports.values() {
+        if checked.is_ok() && !artifacts.contains(report).await {
+            checked = Err(format!("{} is no longer in the artifact store", report.uri));
+        }
+    }
+    match checked {
         Ok(()) => {
             steps.accept(Step::Prepare);
             let output = found.output(&steps);
@@ -98,13 +104,12 @@ pub async fn write_by(
             Err(why) => steps.refuse(Step::Shards, why),
         }
     }
-    let shards = match kept {
-        Some(shards) => shards,
-        None => {
-            let shards = write_shards(&prepared, artifacts, &steps, cancelled).await?;
-            steps = keep(steps, Step::Shards, shards.clone()).await?;
-            shards
-        }
+    let shards = if let Some(shards) = kept {
+        shards
+    } else {
+        let shards = write_shards(&prepared, artifacts, &steps, cancelled).await?;
+        steps = keep(steps, Step::Shards, shards.clone()).await?;
+        shards
     };
     alive(cancelled)?;
     let mut augmentation = None;

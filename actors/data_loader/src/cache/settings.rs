@@ -37,6 +37,8 @@ const OF_NO_STEP: &[&str] = &[
 ];
 /// Rows are augmented in the feed, and synthetic ones are made once everything is fitted.
 const AUGMENTATION: &str = "data.augmentation";
+/// The quality of rows is examined once they are split, and labels are corrected then.
+const QUALITY: &str = "data.quality";
 /// Only stands in the manifest.
 const LABEL: &str = "data.dataset_version";
 /// Settings of what is fitted, which neither reading nor splitting looks at, and which no shard holds: shards hold the
@@ -107,7 +109,8 @@ impl Step {
         let listed = |list: &[&str]| list.iter().any(|pattern| fits(pattern, path));
         let ignored = listed(OF_NO_STEP)
             || (path == LABEL && self != Self::Prepare)
-            || (path.starts_with(AUGMENTATION) && matches!(self, Self::Read | Self::Split | Self::Fit))
+            || (below(AUGMENTATION, path) && matches!(self, Self::Read | Self::Split | Self::Fit))
+            || (below(QUALITY, path) && matches!(self, Self::Read | Self::Split))
             || match self {
                 Self::Read => listed(OF_FIT) || listed(AFTER_READ),
                 Self::Split | Self::Shards => listed(OF_FIT),
@@ -115,6 +118,11 @@ impl Step {
             };
         !ignored
     }
+}
+
+/// Whether a path is the group's, or one of its settings'.
+fn below(group: &str, path: &str) -> bool {
+    path.strip_prefix(group).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// Whether a path is the pattern's; `*` is any one name.

@@ -59,7 +59,60 @@ fn each_setting_reaches_the_steps_that_follow_from_it() {
         }
     }
     let lines: Vec<String> = steps.into_iter().map(|(path, steps)| format!("{path}: {}", steps.join(" "))).collect();
-    expect![[r#""#]].assert_eq(&lines.join("\n"));
+    expect![[r#"
+        data.columns.emp\.age.channels: read split fit shards prepare
+        data.columns.emp\.age.date_format: read split fit shards prepare
+        data.columns.emp\.age.images: read split fit shards prepare
+        data.columns.emp\.age.impute: fit prepare
+        data.columns.emp\.age.impute is refuse: read
+        data.columns.emp\.age.null_values: read split fit shards prepare
+        data.columns.emp\.age.scale: fit prepare
+        data.columns.emp\.age.size: read split fit shards prepare
+        data.columns.emp\.age.time_zone: read split fit shards prepare
+        data.columns.emp\.age.type: read split fit shards prepare
+        data.csv.comment: read split fit shards prepare
+        data.csv.decimal: read split fit shards prepare
+        data.csv.delimiter: read split fit shards prepare
+        data.csv.encoding: read split fit shards prepare
+        data.csv.header: read split fit shards prepare
+        data.csv.null_values: read split fit shards prepare
+        data.csv.quote: read split fit shards prepare
+        data.csv.trim: read split fit shards prepare
+        data.dataset_version: prepare
+        data.exclude: read split fit shards prepare
+        data.format: read split fit shards prepare
+        data.id_column: read split fit shards prepare
+        data.include: read split fit shards prepare
+        data.preprocessing.categories: fit prepare
+        data.preprocessing.clip: fit prepare
+        data.preprocessing.impute: fit prepare
+        data.preprocessing.impute is refuse: read
+        data.preprocessing.max_categories: fit prepare
+        data.preprocessing.min_frequency: fit prepare
+        data.preprocessing.missing_indicator: fit prepare
+        data.preprocessing.scale: fit prepare
+        data.sequence.group_column: read split fit shards prepare
+        data.sequence.order_column: read split fit shards prepare
+        data.split.group_column: read split fit shards prepare
+        data.split.random_state: split fit shards prepare
+        data.split.strategy: read split fit shards prepare
+        data.split.stratify_column: read split fit shards prepare
+        data.split.test_size: split fit shards prepare
+        data.split.time_column: read split fit shards prepare
+        data.split.val_size: split fit shards prepare
+        data.target.column: read split fit shards prepare
+        data.target.positive: split fit shards prepare
+        data.target.strip_suffix: split fit shards prepare
+        data.target.threshold: read split fit shards prepare
+        data.target.transform: fit prepare
+        data.text.max_length: fit prepare
+        data.text.min_frequency: fit prepare
+        data.text.pretrained: fit prepare
+        data.text.tokenizer: fit prepare
+        data.text.vocab_size: fit prepare
+        data.weight_column: read split fit shards prepare
+        task: read split fit shards prepare"#]]
+    .assert_eq(&lines.join("\n"));
 }
 
 type Change = (&'static str, fn(&mut DataPlan), &'static [&'static str]);

@@ -31,7 +31,7 @@ fn losses(
     precision: Precision,
     [steps, rows]: [usize; 2],
 ) -> Vec<f64> {
-    let optimizer = OptimizerConfig::AdamW(AdamWConfig { learning_rate: 1e-2, ..Default::default() });
+    let optimizer = OptimizerConfig::AdamW(AdamWConfig { learning_rate: 2e-2, ..Default::default() });
     let plan = TrainConfig { optimizer, precision, logical_shards: 1, ..TrainConfig::default() };
     let model = Model::new(config, &Init::Default, 5).expect("valid");
     let batches = [1, 2].map(|seed| fit(&model, batch(rows, seed)));
@@ -89,8 +89,8 @@ fn losses_fall_together_in_every_precision() {
         for (precision, curve) in PRECISIONS.into_iter().zip(&curves) {
             let (reached, of_f32) = (end(curve), end(&curves[0]));
             println!("{name} {precision:?}: from {first:.4} to {reached:.4}");
-            assert!(reached < 0.95 * first, "{name} {precision:?} has not learned: from {first} to {reached}");
-            assert!((reached - of_f32).abs() <= 0.15 * first, "{name} {precision:?}: {reached}, in f32 {of_f32}");
+            assert!(reached < 0.85 * first, "{name} {precision:?} has not learned: from {first} to {reached}");
+            assert!((reached - of_f32).abs() <= 0.1 * first, "{name} {precision:?}: {reached}, in f32 {of_f32}");
         }
         draw(&mut picture, 50.0 + 335.0 * n as f64, name, &curves);
     }
