@@ -21,8 +21,9 @@ pub(crate) fn is_on(draft: &Draft<'_>) -> bool {
 pub(super) fn complete(draft: &mut Draft<'_>) {
     let (seed, prob) = (draft.whole("seed"), draft.number("data.augmentation.prob"));
     draft.derive(SEED, seed);
-    let ends_in_prob =
-        |path: &&str| path.starts_with(GROUP) && path.rsplit('.').next() == Some("prob") && path.matches('.').count() > 2;
+    let ends_in_prob = |path: &&str| {
+        path.starts_with(GROUP) && path.rsplit('.').next() == Some("prob") && path.matches('.').count() > 2
+    };
     for path in JOB_KEYS.iter().map(|key| key.path).filter(ends_in_prob) {
         draft.derive(path, prob);
     }

@@ -9,7 +9,9 @@ const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
 /// Times `factor`.
 pub fn brightness(pixels: &mut [u8], factor: f32) {
     let table: [u8; 256] = std::array::from_fn(|value| byte(value as f32 * factor));
-    pixels.iter_mut().for_each(|pixel| *pixel = table[usize::from(*pixel)]);
+    for pixel in pixels {
+        *pixel = table[usize::from(*pixel)];
+    }
 }
 
 /// Away from the mean gray of the image, or towards it.
@@ -22,7 +24,9 @@ pub fn contrast(pixels: &mut [u8], shape: Shape, factor: f32) {
         _ => means.iter().sum::<f32>() / means.len().max(1) as f32,
     };
     let table: [u8; 256] = std::array::from_fn(|value| byte(mean + factor * (value as f32 - mean)));
-    pixels.iter_mut().for_each(|pixel| *pixel = table[usize::from(*pixel)]);
+    for pixel in pixels {
+        *pixel = table[usize::from(*pixel)];
+    }
 }
 
 /// The three planes of a colored image; none of another.

@@ -37,7 +37,9 @@ impl Style {
         for (channel, plane) in planes.iter_mut().enumerate() {
             let (mean, std) = moments(plane);
             let scale = if std > 0.0 { self.std[channel] / std } else { 0.0 };
-            plane.iter_mut().for_each(|value| *value = (*value - mean) * scale + self.mean[channel]);
+            for value in plane.iter_mut() {
+                *value = (*value - mean) * scale + self.mean[channel];
+            }
         }
         let area = shape.area();
         let mixed = |old: u8, new: f64| byte((f64::from(old) + share * (new - f64::from(old))) as f32);
@@ -64,7 +66,7 @@ fn planes(pixels: &[u8], shape: Shape) -> Vec<Vec<f64>> {
     if shape.channels != 3 {
         return pixels.chunks_exact(area).map(|plane| plane.iter().map(|&p| f64::from(p)).collect()).collect();
     }
-    let mut out = vec![Vec::with_capacity(area); 3];
+    let mut out: Vec<Vec<f64>> = (0..3).map(|_| Vec::with_capacity(area)).collect();
     for at in 0..area {
         let rgb = [0, 1, 2].map(|channel| f64::from(pixels[channel * area + at]) / 255.0);
         for (plane, value) in out.iter_mut().zip(to_lab(rgb)) {
