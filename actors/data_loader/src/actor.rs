@@ -303,7 +303,7 @@ impl Running {
             Effect::Load { key, dataset, wanted } => {
                 let (artifacts, pool, me) = (self.env.artifacts.clone(), Arc::clone(&self.pool), me.clone());
                 tokio::spawn(async move {
-                    let result = feed::load(&artifacts, &dataset, wanted, &pool).await.map(Arc::new);
+                    let result = feed::load(&artifacts, &dataset, *wanted, &pool).await.map(Arc::new);
                     me.cast(Msg::Loaded { key, result }).ok();
                 });
             }

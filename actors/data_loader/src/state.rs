@@ -70,7 +70,7 @@ pub enum Effect {
     Load {
         key: Key,
         dataset: ArtifactRef,
-        wanted: Wanted,
+        wanted: Box<Wanted>,
     },
     Answer {
         token: Token,
@@ -184,8 +184,11 @@ impl State {
         }
         let key = Key::of(&open);
         let (name, dataset) = (open.feed.clone(), open.dataset.clone());
-        let wanted =
-            Wanted { split: open.split, window_mb: open.shuffle_window_mb, augmentation: open.augmentation.clone() };
+        let wanted = Box::new(Wanted {
+            split: open.split,
+            window_mb: open.shuffle_window_mb,
+            augmentation: open.augmentation.clone(),
+        });
         let feed = Feed {
             granted: u64::from(open.credits),
             open,
