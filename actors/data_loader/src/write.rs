@@ -104,13 +104,12 @@ pub async fn write_by(
             Err(why) => steps.refuse(Step::Shards, why),
         }
     }
-    let shards = match kept {
-        Some(shards) => shards,
-        None => {
-            let shards = write_shards(&prepared, artifacts, &steps, cancelled).await?;
-            steps = keep(steps, Step::Shards, shards.clone()).await?;
-            shards
-        }
+    let shards = if let Some(shards) = kept {
+        shards
+    } else {
+        let shards = write_shards(&prepared, artifacts, &steps, cancelled).await?;
+        steps = keep(steps, Step::Shards, shards.clone()).await?;
+        shards
     };
     alive(cancelled)?;
     let mut augmentation = None;

@@ -46,7 +46,9 @@ pub fn serialize<T: Raw, S: Serializer>(values: &[T], serializer: S) -> Result<S
     let mut bytes = Vec::new();
     for piece in pieces {
         bytes.clear();
-        piece.iter().for_each(|value| value.put(&mut bytes));
+        for value in piece {
+            value.put(&mut bytes);
+        }
         sequence.serialize_element(&Bytes(&bytes))?;
     }
     sequence.end()

@@ -233,10 +233,11 @@ fn preprocessing(a: &Manifest, b: &Manifest) -> (Vec<SettingChange>, usize) {
         let mut leaves = BTreeMap::new();
         let json = |value: serde_json::Result<Value>| value.unwrap_or_default();
         flatten("split", &json(serde_json::to_value(&manifest.split)), &mut leaves);
-        flatten("target", &json(serde_json::to_value(&manifest.target.transform)), &mut leaves);
+        flatten("target", &json(serde_json::to_value(manifest.target.transform)), &mut leaves);
         for feature in &manifest.features {
             let encoding = json(serde_json::to_value(&feature.encoding));
-            flatten(&format!("features.{}", feature.column), &encoding, &mut leaves);
+            let place = format!("features.{}", feature.column);
+            flatten(&place, &encoding, &mut leaves);
         }
         leaves
     };

@@ -156,7 +156,7 @@ text{fill:var(--ink)}.soft{fill:var(--soft);font-size:11px}.title{font-size:15px
 .model{fill:var(--model)}.report{fill:var(--report)}</style>";
 
 fn line(out: &mut String, (x1, y1): (f64, f64), (x2, y2): (f64, f64), by: &str) {
-    let middle = (x1 + x2) / 2.0;
+    let middle = f64::midpoint(x1, x2);
     let tip = x2 - 7.0;
     let _ = write!(
         out,

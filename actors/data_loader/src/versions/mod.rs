@@ -49,7 +49,7 @@ impl Found {
     }
 
     /// The version in the store whose manifest, or whose id, begins with these digits.
-    pub async fn by_digits(artifacts: &ArtifactStore, digits: &str) -> Result<Self, WireError> {
+    pub fn by_digits(artifacts: &ArtifactStore, digits: &str) -> Result<Self, WireError> {
         let not_found =
             |what: String| WireError::new(Code::DatasetNotFound, format!("dataset version {digits:?}: {what}"));
         let is_hex = digits.bytes().all(|b| b.is_ascii_hexdigit());

@@ -67,7 +67,7 @@ async fn of_model(place: &Place<'_>, path: &Path) -> Result<Graph, Failure> {
         blake3: kernels::weights::params_blake3(&model),
         size_bytes: bytes.len() as u64,
     };
-    let version = Found::by_digits(&place.artifacts, &serving.dataset_blake3).await?;
+    let version = Found::by_digits(&place.artifacts, &serving.dataset_blake3)?;
     let mut graph = Graph::default();
     let dataset = graph.add_version(&place.artifacts, &version).await?;
     graph.add_model(&dataset, &model);

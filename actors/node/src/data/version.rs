@@ -59,15 +59,15 @@ impl<'a> Place<'a> {
         if path.is_file() {
             return Ok(Found::read(&read(path, MAX_MANIFEST_BYTES as u64)?)?);
         }
-        let by_digits = Found::by_digits(&self.artifacts, name).await;
-        if let Ok(found) = by_digits {
-            return Ok(found);
-        }
+        let not_found = match Found::by_digits(&self.artifacts, name) {
+            Ok(found) => return Ok(found),
+            Err(error) => error,
+        };
         if let Some(record) = self.job(name).await? {
             let none = || Failure::Usage(format!("job {name} has prepared no data yet"));
             return self.of_record(&record).await?.ok_or_else(none);
         }
-        by_digits.map_err(|error| Failure::Usage(error.message))
+        Err(Failure::Usage(not_found.message))
     }
 
     pub async fn close(self) {

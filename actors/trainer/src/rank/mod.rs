@@ -103,7 +103,7 @@ async fn serve(configs: &mut Configs) -> u8 {
                 return EXIT_INFRASTRUCTURE;
             }
         };
-        match run(config_now, vitals, &mut link, &mut signals).await {
+        match Box::pin(run(config_now, vitals, &mut link, &mut signals)).await {
             End::Done if task < MOST_TASKS && resident() < MOST_RESIDENT && !crate::device::is_lost() => {
                 configs.idle();
                 eprintln!("{LOG_ENDS}");

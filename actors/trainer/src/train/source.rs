@@ -78,7 +78,7 @@ pub struct OpenRequest {
 #[derive(Debug)]
 pub enum BatchSource {
     Feed { opener: mpsc::Sender<OpenRequest>, arrivals: Option<Arrivals> },
-    Memory { rows: Arc<Encoded>, plan: Option<FeedPlan>, next: Position, order: Option<(u32, Vec<u32>)> },
+    Memory { rows: Arc<Encoded>, plan: Option<Box<FeedPlan>>, next: Position, order: Option<(u32, Vec<u32>)> },
 }
 
 impl BatchSource {
@@ -109,7 +109,7 @@ impl BatchSource {
                     ));
                 }
                 *next = wanted.position;
-                *plan = Some(wanted);
+                *plan = Some(Box::new(wanted));
                 Ok(())
             }
         }
@@ -130,7 +130,7 @@ impl BatchSource {
                 }
             }
             Self::Memory { rows, plan, next, order } => {
-                let plan = plan.as_ref().ok_or_else(feed_gone)?;
+                let plan = plan.as_deref().ok_or_else(feed_gone)?;
                 let batch = from_memory(rows, plan, *next, order);
                 *next = if batch.end_of_epoch {
                     Position { epoch: next.epoch + 1, batch: 0 }

@@ -37,7 +37,7 @@ impl Style {
         for (channel, plane) in planes.iter_mut().enumerate() {
             let (mean, std) = moments(plane);
             let scale = if std > 0.0 { self.std[channel] / std } else { 0.0 };
-            for value in plane.iter_mut() {
+            for value in plane {
                 *value = (*value - mean) * scale + self.mean[channel];
             }
         }

@@ -134,7 +134,7 @@ fn mistakes_are_told_by_their_place() {
             "a in 1",
             "a in (1",
         ],
-        expect![[r#""#]],
+        expect![[r""]],
     );
     let deep = format!("{}a = 1{}", "(".repeat(1000), ")".repeat(1000));
     assert!(Expression::parse(&deep, &types()).expect_err("deep").message.contains("nested deeper"));
