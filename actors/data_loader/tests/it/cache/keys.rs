@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use expect_test::expect;
 use messages::plan::{
-    CacheMode, CategoryEncoding, ColumnType, DataFormat, DataPlan, Impute, Scale, SplitStrategy, TargetTransform, Task,
-    TokenizerType,
+    CacheMode, CategoryEncoding, ColumnSourcePlan, ColumnType, DataFormat, DataPlan, Impute, Scale, SplitStrategy,
+    TargetTransform, Task, TextEncoding, TokenizerType,
 };
 use proptest::prelude::*;
 use within_data_loader::cache::settings::settings_of;
@@ -20,7 +20,10 @@ fn full() -> DataPlan {
     age.impute = Some(Impute::Median);
     age.scale = Some(Scale::MinMax);
     age.images = Some("i.idx".into());
+    let (date_format, time_zone) = (Some("%Y".into()), Some("Europe/Berlin".into()));
+    age.source = ColumnSourcePlan { size: Some(vec![2, 2]), channels: 1, date_format, time_zone };
     plan.columns.insert("emp.age".into(), age);
+    plan.csv.encoding = TextEncoding::Utf16;
     plan.target.threshold = Some(0.5);
     plan.id_column = Some("id".into());
     plan.weight_column = Some("w".into());
