@@ -113,8 +113,8 @@ fn freshness_counts_from_now_or_from_a_date() {
         fail: column "d": the newest date is 2021-01-20, 12.0 days old, expected a newest date at most 10 days old (stale)
     "#]],
     );
-    finds(&schema(r#""max_age_days": 12"#), table, expect![[r#""#]]);
-    finds(&schema(r#""max_age_days": 1, "as_of": "2021-01-21""#), table, expect![[r#""#]]);
+    finds(&schema(r#""max_age_days": 12"#), table, expect![[r""]]);
+    finds(&schema(r#""max_age_days": 1, "as_of": "2021-01-21""#), table, expect![[r""]]);
 }
 
 #[test]
@@ -202,9 +202,9 @@ fn broken_files_are_violations_too() {
     let files = [("a.csv", "a,b\n1,2\n1\n3,4\n"), ("b.csv", "a,c\n1,2\n")];
     let found = checked(schema, &files, |_| ());
     assert!(!found.report.passed);
-    expect![[r#"
+    expect![[r"
         fail: a.csv line 3: 1 fields, expected 2, expected rows that can be read, of the same columns in each file (unreadable; 3 in all)
-    "#]].assert_eq(&told(&found));
+    "]].assert_eq(&told(&found));
 }
 
 const QUARANTINE: &str = r#"{"severity": "quarantine", "column_types": {"x": "number", "y": "number"},
