@@ -127,13 +127,18 @@ fn paths_and_hosts_outside_of_what_is_allowed() {
         ("../secret.csv", &["data.path", "leaves the data roots"][..]),
         ("a/../../secret.csv", &["data.path", "leaves the data roots"]),
         ("~/secret.csv", &["data.path", "leaves the data roots"]),
-        ("http://example.org/a.csv", &["data.path", "scheme", "http"]),
+        ("ftp://example.org/a.csv", &["data.path", "scheme", "ftp"]),
     ] {
         sandbox.write("job.yaml", spec(path, 2, ""));
         let told = refused(&sandbox, &["run", "job.yaml"], 2);
         says(&told, parts);
         is(&told, "spec", "forbidden");
     }
+    // Which origins may be read is the worker's to say.
+    sandbox.write("job.yaml", spec("http://example.org/a.csv", 2, ""));
+    let told = refused(&sandbox, &["run", "job.yaml"], 1);
+    says(&told, &["http://example.org", "remote_sources"]);
+    is(&told, "spec", "forbidden");
     for (url, parts) in [
         ("file:///etc/passwd", &["notifications.webhooks", "scheme", "http"][..]),
         ("http://user:hunter2@localhost/", &["notifications.webhooks", "credentials"]),
