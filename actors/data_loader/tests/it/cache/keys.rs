@@ -63,15 +63,20 @@ fn each_setting_reaches_the_steps_that_follow_from_it() {
     }
     let lines: Vec<String> = steps.into_iter().map(|(path, steps)| format!("{path}: {}", steps.join(" "))).collect();
     expect![[r"
+        data.columns.emp\.age.channels: read split fit shards prepare
+        data.columns.emp\.age.date_format: read split fit shards prepare
         data.columns.emp\.age.images: read split fit shards prepare
         data.columns.emp\.age.impute: fit prepare
         data.columns.emp\.age.impute is refuse: read
         data.columns.emp\.age.null_values: read split fit shards prepare
         data.columns.emp\.age.scale: fit prepare
+        data.columns.emp\.age.size: read split fit shards prepare
+        data.columns.emp\.age.time_zone: read split fit shards prepare
         data.columns.emp\.age.type: read split fit shards prepare
         data.csv.comment: read split fit shards prepare
         data.csv.decimal: read split fit shards prepare
         data.csv.delimiter: read split fit shards prepare
+        data.csv.encoding: read split fit shards prepare
         data.csv.header: read split fit shards prepare
         data.csv.null_values: read split fit shards prepare
         data.csv.quote: read split fit shards prepare
