@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::harness::{Ended, PATIENCE, Running, Sandbox, children, spec, table, text};
+use crate::harness::{Ended, PATIENCE, Running, Sandbox, children, spec, table, text, wait_for};
 
 const ROWS: usize = 300;
 
@@ -150,7 +150,9 @@ fn a_device_that_is_lost_in_the_middle_of_a_step_takes_its_worker_out_of_the_poo
     assert!(failed.to_string().contains("device_error"), "{failed}");
     // The next attempt does not get the device.
     running.line("nobody is left", |line| line.to_string().contains("no trainer is up"));
-    assert!(played.log().contains("could not be taken and is not used any more"), "{}", played.log());
+    wait_for("a device that is given out no more", PATIENCE, || {
+        played.log().contains("could not be taken and is not used any more").then_some(())
+    });
 }
 
 #[test]
