@@ -148,6 +148,7 @@ fn channels_are_the_subjects() {
         svc_data_loader_open_feed within.v1.{tenant}.svc.data_loader.open_feed request
         svc_tracker_run within.v1.{tenant}.svc.tracker.run request
         svc_tracker_runs within.v1.{tenant}.svc.tracker.runs request
+        svc_translator_translate within.v1.{tenant}.svc.translator.translate request
         work within.v1.{tenant}.work.{role}.{job}.{task} durable"#]]
     .assert_eq(&addresses.join("\n"));
 }

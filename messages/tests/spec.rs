@@ -182,7 +182,6 @@ fn deterministic_as_a_base_is_accepted_wholly() {
         training.scheduler.T_max = 20 (base_config configs/deterministic_config.yaml:42)
         training.scheduler.eta_min = 0.00001 (base_config configs/deterministic_config.yaml:43)
         training.scheduler.type = "cosine_annealing" (base_config configs/deterministic_config.yaml:41)
-        warning: data.augmentation_seed (configs/deterministic_config.yaml:16): accepted, no effect because no augmentation is asked for
         warning: data.batching.num_workers (configs/deterministic_config.yaml:20): accepted, no effect because batches are read and encoded ahead by data_loaders, under credits
         warning: data.batching.prefetch_factor (configs/deterministic_config.yaml:21): accepted, no effect because batches are read and encoded ahead by data_loaders, under credits
         warning: data.batching.worker_init_seed (configs/deterministic_config.yaml:22): accepted, no effect because no random choice depends on the process that reads
@@ -193,6 +192,7 @@ fn deterministic_as_a_base_is_accepted_wholly() {
         warning: environment.python_hash_seed (configs/deterministic_config.yaml:9): accepted, no effect because there is no Python, and nothing depends on the order of a hash table
         warning: environment.use_deterministic_algorithms (configs/deterministic_config.yaml:7): accepted, no effect because every kernel of this platform is deterministic, always
         warning: training.batch_order (configs/deterministic_config.yaml:44): beside shuffle: true: batches follow an order that data.shuffle_seed fixes, the same in every run
+        warning: data.augmentation_seed (configs/deterministic_config.yaml:16): accepted, no effect because no augmentation is asked for
     "#]].assert_eq(&written(&plan));
 }
 

@@ -121,52 +121,16 @@ pub fn prepare_without(
         Some(path) => Some(Pretrained::open(path, data.text.max_length, roots)?),
         None => None,
     };
-    let samples = Samples::of(&data.sequence, &loaded)?;
-    let grouped = samples.as_ref().map(|samples| samples.last_rows(&loaded, &split_columns(data)));
-    let by_sample = grouped.as_ref().unwrap_or(&loaded);
-    let target = target::read(&data.target, task, by_sample, &mut violations);
-    let mut weights = weights(by_sample, &mut violations);
-    violations.check()?;
-    let mut target =
-        target.ok_or_else(|| WireError::from(Violation::new("has no values").column(&data.target.column)))?;
-    if data.split.strategy != SplitStrategy::Time {
-        warn_of_small_classes(task, &target, &mut warnings);
-    }
-    let ids = match &samples {
-        Some(samples) => samples.ids.clone(),
-        None => row_ids(&loaded, &(0..loaded.rows as u32).collect::<Vec<_>>()),
-    };
-    let (mut parts, split, of_split) = steps.run(cache::Step::Split, |_| {
-        let mut warnings = Vec::new();
-        let (parts, info) = split(data, by_sample, &target, &ids, &mut violations, &mut warnings)?;
-        Ok((parts, info, warnings))
-    })?;
-    warnings.extend(of_split);
-    target::check_parts(&data.target, &target, &parts.train, &mut violations, &mut warnings);
-    if let Some(weights) = &weights
-        && parts.train.iter().all(|&row| weights[row as usize] == 0.0)
-    {
-        violations.add(Violation::new("the sample weights of all rows of train are 0"));
-    }
-    violations.check()?;
-    let quality = match &samples {
-        None if data.quality.enabled => {
-            let inputs = quality::Inputs { data, task, loaded: &loaded, target: &target, parts: &parts, ids: &ids };
-            let (found, changes) = quality::examine(&inputs, cancelled, &mut warnings)?;
-            quality::apply(&changes, &mut target, &parts.train)?;
-            Some(found)
-        }
-        _ => None,
-    };
-    let rows_of = |part: &[u32]| samples.as_ref().map_or_else(|| part.to_vec(), |samples| samples.rows_of(part));
-    let part_rows = Split::ALL.map(|split| rows_of(parts.rows(split)));
+    let mut assigned = assign(data, task, &loaded, violations, steps, &mut warnings)?;
+    let quality = assigned.examine(data, task, &loaded, cancelled, &mut warnings)?;
+    let part_rows = Split::ALL.map(|split| assigned.rows_of(split));
     let derived = derive::derive(data, &mut loaded, [&part_rows[0], &part_rows[1], &part_rows[2]], cancelled)?;
     let inputs = fit::Inputs {
         loaded: &loaded,
         train: &part_rows[0],
         task,
-        target: &target,
-        train_samples: &parts.train,
+        target: &assigned.target,
+        train_samples: &assigned.parts.train,
         images: &images,
         pretrained: pretrained.as_ref(),
     };
@@ -177,49 +141,23 @@ pub fn prepare_without(
     warnings.extend(of_fit);
     let mut derived = [derive::cleaning(&data.text.clean, &loaded), derived].concat();
     derived.append(&mut fitted.normalized);
-    let samples = samples.map(|samples| {
-        let sequence = Sequence {
-            group_column: data.sequence.group_column.clone().unwrap_or_default(),
-            order_column: data.sequence.order_column.clone(),
-            max_steps: samples.max_steps(),
-        };
-        (samples, sequence)
-    });
-    let mut gathered = Gathered::default();
-    let mut synthetic = None;
-    if let Some(plan) = &data.augmentation {
-        gathered.synonyms = gathered::synonyms(plan, train_texts(&fitted, &loaded, &parts.train), roots)?;
-        let channels = images.values().next().map_or(0, |images| images.channels as usize);
-        let (styles, sources) = gathered::styles(plan, channels, roots)?;
-        gathered.styles = styles;
-        loaded.sources.extend(sources);
-        let whole: Vec<&str> = images.keys().map(String::as_str).collect();
-        if let Some(made) = smote::extend(plan, &whole, &mut loaded, &mut target, weights.as_mut(), &mut parts.train)? {
-            for (_, values) in &mut fitted.out_of_fold {
-                values.extend(made.bases.iter().map(|&base| values[base as usize]).collect::<Vec<_>>());
-            }
-            gathered.synthetic = made.records;
-            synthetic = Some(Synthetic {
-                method: "smote".into(),
-                k_neighbors: plan.smote.k_neighbors,
-                rows: gathered.synthetic.len() as u64,
-                class_counts: made.class_counts,
-            });
-        }
-    }
+    let (gathered, synthetic) = match &data.augmentation {
+        Some(plan) => assigned.augment(plan, roots, &images, &mut loaded, &mut fitted)?,
+        None => (Gathered::default(), None),
+    };
     // After synthetic rows: what lies between two whole numbers is none.
     let stored = Stores::of(data, &loaded, &fitted, &derived);
     let mut prepared = Prepared {
         loaded,
-        samples,
+        samples: assigned.samples.map(|samples| sequence(data, samples)),
         derived,
         stored,
         images,
         pretrained,
-        target,
-        weights,
-        parts,
-        split,
+        target: assigned.target,
+        weights: assigned.weights,
+        parts: assigned.parts,
+        split: assigned.split,
         fitted,
         quality,
         gathered,
@@ -232,6 +170,124 @@ pub fn prepare_without(
         prepared.gathered.spreads = prepared.spreads(cancelled)?;
     }
     Ok(prepared)
+}
+
+/// Samples before anything is fitted: what is learned of them, and which part each is in.
+struct Assigned {
+    /// Set where several rows make one sample.
+    samples: Option<Samples>,
+    ids: Vec<u64>,
+    target: TargetValues,
+    weights: Option<Vec<f32>>,
+    parts: Parts,
+    split: SplitInfo,
+}
+
+fn assign(
+    data: &DataPlan,
+    task: Task,
+    loaded: &Loaded,
+    mut violations: Violations,
+    steps: &mut Steps,
+    warnings: &mut Vec<String>,
+) -> Result<Assigned, WireError> {
+    let samples = Samples::of(&data.sequence, loaded)?;
+    let grouped = samples.as_ref().map(|samples| samples.last_rows(loaded, &split_columns(data)));
+    let by_sample = grouped.as_ref().unwrap_or(loaded);
+    let target = target::read(&data.target, task, by_sample, &mut violations);
+    let weights = weights(by_sample, &mut violations);
+    violations.check()?;
+    let target = target.ok_or_else(|| WireError::from(Violation::new("has no values").column(&data.target.column)))?;
+    if data.split.strategy != SplitStrategy::Time {
+        warn_of_small_classes(task, &target, warnings);
+    }
+    let ids = match &samples {
+        Some(samples) => samples.ids.clone(),
+        None => row_ids(loaded, &(0..loaded.rows as u32).collect::<Vec<_>>()),
+    };
+    let (parts, split, of_split) = steps.run(cache::Step::Split, |_| {
+        let mut warnings = Vec::new();
+        let (parts, info) = split(data, by_sample, &target, &ids, &mut violations, &mut warnings)?;
+        Ok((parts, info, warnings))
+    })?;
+    warnings.extend(of_split);
+    target::check_parts(&data.target, &target, &parts.train, &mut violations, warnings);
+    if let Some(weights) = &weights
+        && parts.train.iter().all(|&row| weights[row as usize] == 0.0)
+    {
+        violations.add(Violation::new("the sample weights of all rows of train are 0"));
+    }
+    violations.check()?;
+    Ok(Assigned { samples, ids, target, weights, parts, split })
+}
+
+impl Assigned {
+    /// The rows of a part.
+    fn rows_of(&self, split: Split) -> Vec<u32> {
+        let part = self.parts.rows(split);
+        self.samples.as_ref().map_or_else(|| part.to_vec(), |samples| samples.rows_of(part))
+    }
+
+    /// What is to be said of the data's quality; corrected labels are the target from here on.
+    fn examine(
+        &mut self,
+        data: &DataPlan,
+        task: Task,
+        loaded: &Loaded,
+        cancelled: &CancellationToken,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<Quality>, WireError> {
+        if self.samples.is_some() || !data.quality.enabled {
+            return Ok(None);
+        }
+        let Self { ids, target, parts, .. } = &*self;
+        let inputs = quality::Inputs { data, task, loaded, target, parts, ids };
+        let (found, changes) = quality::examine(&inputs, cancelled, warnings)?;
+        quality::apply(&changes, &mut self.target, &self.parts.train)?;
+        Ok(Some(found))
+    }
+
+    /// What feeds need to augment rows, and rows that are made up.
+    fn augment(
+        &mut self,
+        plan: &AugmentationPlan,
+        roots: &[PathBuf],
+        images: &BTreeMap<String, Images>,
+        loaded: &mut Loaded,
+        fitted: &mut Fitted,
+    ) -> Result<(Gathered, Option<Synthetic>), WireError> {
+        let Self { target, weights, parts, .. } = self;
+        let mut gathered = Gathered::default();
+        gathered.synonyms = gathered::synonyms(plan, train_texts(fitted, loaded, &parts.train), roots)?;
+        let channels = images.values().next().map_or(0, |images| images.channels as usize);
+        let (styles, sources) = gathered::styles(plan, channels, roots)?;
+        gathered.styles = styles;
+        loaded.sources.extend(sources);
+        let whole: Vec<&str> = images.keys().map(String::as_str).collect();
+        let Some(made) = smote::extend(plan, &whole, loaded, target, weights.as_mut(), &mut parts.train)? else {
+            return Ok((gathered, None));
+        };
+        for (_, values) in &mut fitted.out_of_fold {
+            values.extend(made.bases.iter().map(|&base| values[base as usize]).collect::<Vec<_>>());
+        }
+        gathered.synthetic = made.records;
+        let synthetic = Synthetic {
+            method: "smote".into(),
+            k_neighbors: plan.smote.k_neighbors,
+            rows: gathered.synthetic.len() as u64,
+            class_counts: made.class_counts,
+        };
+        Ok((gathered, Some(synthetic)))
+    }
+}
+
+fn sequence(data: &DataPlan, samples: Samples) -> (Samples, Sequence) {
+    let sequence = Sequence {
+        group_column: data.sequence.group_column.clone().unwrap_or_default(),
+        order_column: data.sequence.order_column.clone(),
+        max_steps: samples.max_steps(),
+    };
+    (samples, sequence)
 }
 
 /// The texts of these rows of the column of words, if there is one.

@@ -21,6 +21,9 @@ const PARTIAL: &str = ".partial-";
 const ABANDONED_MS: u64 = 3_600_000;
 /// Held by whoever makes room.
 const LOCK: &str = ".lock";
+/// How often it is asked for, and how long between.
+const LOCK_TRIES: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(4);
 /// Recipes of the last run, by what they were of.
 const LAST: &str = "last";
 /// Remembered hashes of files.
@@ -209,8 +212,14 @@ impl Tier {
     /// at it already, leaves it to that.
     fn make_room(&self, newest: Option<&Key>, now: UnixMs) -> (u64, u64) {
         let Ok(lock) = File::create(self.folder.join(LOCK)) else { return (0, 0) };
-        if lock.try_lock().is_err() {
-            return (0, 0);
+        // A program that is being started holds a copy of the lock for a moment.
+        let mut tries = 0;
+        while lock.try_lock().is_err() {
+            tries += 1;
+            if tries == LOCK_TRIES {
+                return (0, 0);
+            }
+            std::thread::sleep(LOCK_PAUSE);
         }
         self.sweep(now);
         let Some(limit) = self.limits.size_limit_bytes else { return (0, 0) };

@@ -158,9 +158,16 @@ text{fill:var(--ink)}.soft{fill:var(--soft);font-size:11px}.title{font-size:15px
 fn line(out: &mut String, (x1, y1): (f64, f64), (x2, y2): (f64, f64), by: &str) {
     let middle = f64::midpoint(x1, x2);
     let tip = x2 - 7.0;
+    // Over layers in between, a line goes above their boxes.
+    let way = if x2 - x1 > GAP_X + 1.0 {
+        let top = y1.min(y2) - HEIGHT;
+        format!("C{} {top} {} {top} {tip} {y2}", x1 + GAP_X, x2 - GAP_X)
+    } else {
+        format!("C{middle} {y1} {middle} {y2} {tip} {y2}")
+    };
     let _ = write!(
         out,
-        "<path class=\"edge\" d=\"M{x1} {y1}C{middle} {y1} {middle} {y2} {tip} {y2}\"/>\
+        "<path class=\"edge\" d=\"M{x1} {y1}{way}\"/>\
          <path class=\"arrow\" d=\"M{x2} {y2}l-8 -4v8z\"/>\
          <text class=\"soft\" text-anchor=\"end\" x=\"{}\" y=\"{}\">{}</text>",
         x2 - 12.0,

@@ -424,7 +424,7 @@ fn leaks_of_real_tables_are_suspects() {
     let suspects = |plan: &DataPlan| {
         let cancelled = CancellationToken::new();
         let prepared =
-            within_data_loader::prepare::prepare(plan, Task::BinaryClassification, &[folder.clone()], &cancelled);
+            within_data_loader::prepare::prepare(plan, Task::BinaryClassification, std::slice::from_ref(&folder), &cancelled);
         let prepared = prepared.expect("the data are good");
         let suspects = &report(&prepared).leakage_suspects;
         suspects.iter().map(|suspect| suspect.column.clone()).collect::<Vec<_>>()

@@ -87,7 +87,7 @@ async fn a_changed_setting_runs_only_what_depends_on_it() {
     .await;
 
     // Back again: everything of it is still there.
-    let (plan_before, _) = (data_plan(&["a.csv"], "y"), ());
+    let plan_before = data_plan(&["a.csv"], "y");
     assert_eq!(check(&world, "one", &plan_before, expect!["prepare hit"]).await, first);
 }
 
