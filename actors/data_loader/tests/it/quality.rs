@@ -423,8 +423,12 @@ fn leaks_of_real_tables_are_suspects() {
     let Some(folder) = data() else { return };
     let suspects = |plan: &DataPlan| {
         let cancelled = CancellationToken::new();
-        let prepared =
-            within_data_loader::prepare::prepare(plan, Task::BinaryClassification, std::slice::from_ref(&folder), &cancelled);
+        let prepared = within_data_loader::prepare::prepare(
+            plan,
+            Task::BinaryClassification,
+            std::slice::from_ref(&folder),
+            &cancelled,
+        );
         let prepared = prepared.expect("the data are good");
         let suspects = &report(&prepared).leakage_suspects;
         suspects.iter().map(|suspect| suspect.column.clone()).collect::<Vec<_>>()

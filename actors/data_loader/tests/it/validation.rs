@@ -47,7 +47,12 @@ fn types_are_held() {
     finds(
         r#"{"column_types": {"i": "integer", "n": "number", "b": "boolean", "d": "date", "t": "text"}}"#,
         "i,n,b,d,t\n1,1.5,true,2021-01-25,x\n1.0,-2e3,0,2021-01-25 10:00,\n,,NA,,\n1.5,x,maybe,25.1.2021,1\ny,nan,2,2021-02-30,2\n",
-        expect![[r#""#]],
+        expect![[r#"
+            fail: a.csv line 5, column "i": "1.5", expected a whole number (wrong_type; 2 in all)
+            fail: a.csv line 5, column "n": "x", expected a number (wrong_type; 2 in all)
+            fail: a.csv line 5, column "b": "maybe", expected true or false (wrong_type; 2 in all)
+            fail: a.csv line 5, column "d": "25.1.2021", expected a date such as 2021-01-25, or with a time (wrong_type; 2 in all)
+        "#]],
     );
 }
 
@@ -57,17 +62,30 @@ fn ranges_and_allowed_values_are_held() {
         r#"{"column_types": {"d": "date"}, "value_ranges": {"n": {"min": 0, "exclusive_max": 10}, "d": {"min": "2021-01-01"},
            "c": {"allowed": ["red", "green"]}, "k": {"allowed": [1, 2]}}}"#,
         "n,d,c,k\n0,2021-01-01,red,1\n10,2020-12-31,Red,2.0\n-0.5,2021-01-02,blue,3\n,,,\n9.9,2022-01-01, green ,x\n",
-        expect![[r#""#]],
+        expect![[r#"
+            fail: a.csv line 3, column "n": "10", expected >= 0 and < 10 (out_of_range; 2 in all)
+            fail: a.csv line 3, column "d": "2020-12-31", expected >= 2021-01-01 (out_of_range)
+            fail: a.csv line 3, column "c": "Red", expected one of "red", "green" (not_allowed; 2 in all)
+            fail: a.csv line 4, column "k": "3", expected one of "1", "2" (not_allowed; 2 in all)
+        "#]],
     );
 }
 
 #[test]
 fn presence_patterns_and_uniqueness_are_held() {
     finds(
-        r#"{"required_columns": ["a", "absent"], "not_null": ["a"], "patterns": {"a": "^[a-z]+$"},
+        r#"{"required_columns": ["a", "qqq"], "not_null": ["a"], "patterns": {"a": "^[a-z]+$"},
            "unique": ["a", ["a", "b"]], "null_share": {"b": 0.3}, "row_count": {"min": 10, "severity": "warn"}}"#,
         "a,b\nx,1\nx,1\nX,2\n,3\nx,\ny,\n",
-        expect![[r#""#]],
+        expect![[r#"
+            fail: column "qqq": no column "qqq", expected this column (missing_column)
+            fail: a.csv line 5, column "a": "", expected a value in each row (missing_value)
+            fail: a.csv line 4, column "a": "X", expected a text that matches ^[a-z]+$ (pattern_mismatch)
+            fail: a.csv line 3, column "a": "x", as in row 1 of the table, expected a value of its own in each row (not_unique; 2 in all)
+            fail: a.csv line 3, column "a": a = "x", b = "1", as in row 1 of the table, expected a value of its own in each row (not_unique)
+            fail: column "b": 2 of 6 values are missing (33.3 %), expected at most 30 % missing (too_many_missing)
+            warn: 6 rows, expected at least 10 rows (row_count)
+        "#]],
     );
 }
 
@@ -77,7 +95,10 @@ fn conditions_are_held_and_missing_values_break_none() {
         r#"{"column_types": {"start": "date", "end": "date", "clicks": "integer", "views": "integer"},
            "expressions": ["end >= start", {"expression": "clicks / views <= 0.5 or views = 0", "name": "rate", "severity": "warn"}]}"#,
         "start,end,clicks,views\n2021-01-02,2021-01-01,1,2\n2021-01-02,2021-01-02,1,1\n,2021-01-01,5,0\n2021-01-02,,,1\n",
-        expect![[r#""#]],
+        expect![[r#"
+            fail: a.csv line 2, column "end": end = "2021-01-01", start = "2021-01-02", expected end >= start (condition_false)
+            warn: a.csv line 3, column "clicks": clicks = "1", views = "1", expected clicks / views <= 0.5 or views = 0 (condition_false)
+        "#]],
     );
 }
 
@@ -85,9 +106,15 @@ fn conditions_are_held_and_missing_values_break_none() {
 fn freshness_counts_from_now_or_from_a_date() {
     let table = "d\n2021-01-01\n2021-01-20\n";
     let schema = |more: &str| format!(r#"{{"column_types": {{"d": "date"}}, "freshness": {{"column": "d", {more}}}}}"#);
-    finds(&schema(r#""max_age_days": 10"#), table, expect![[r#""#]]);
-    finds(&schema(r#""max_age_days": 12"#), table, expect![[r#""#]]);
-    finds(&schema(r#""max_age_days": 1, "as_of": "2021-01-21""#), table, expect![[r#""#]]);
+    finds(
+        &schema(r#""max_age_days": 10"#),
+        table,
+        expect![[r#"
+            fail: column "d": the newest date is 2021-01-20, 12.0 days old, expected a newest date at most 10 days old (stale)
+        "#]],
+    );
+    finds(&schema(r#""max_age_days": 12"#), table, expect![[""]]);
+    finds(&schema(r#""max_age_days": 1, "as_of": "2021-01-21""#), table, expect![[""]]);
 }
 
 #[test]
@@ -96,7 +123,11 @@ fn columns_that_no_schema_names() {
         r#"{"allow_extra_columns": false, "severities": {"unexpected_column": "warn"}, "column_types": {"a": "text", "b": "number"},
            "value_ranges": {"bb": {"min": 0}}}"#,
         "a,bbb,c\n1,2,3\n",
-        expect![[r#""#]],
+        expect![[r#"
+            warn: column "bbb", expected no column that the schema does not name (unexpected_column; 2 in all)
+            not checked: b is number: "b" is no such column (did you mean "bbb"?)
+            not checked: bb >= 0: "bb" is no such column (did you mean "bbb"?)
+        "#]],
     );
 }
 
@@ -105,7 +136,15 @@ fn raters_must_agree() {
     let agreeing = "ad_id,rater_id,rating\n1,a,10\n1,b,12\n2,a,80\n2,b,85\n3,a,50\n3,b,45\n";
     assert!(checked("annotated_ads", &[("a.csv", agreeing)], |_| ()).report.passed);
     let not = agreeing.replace("1,b,12", "1,b,90").replace("2,b,85", "2,b,5");
-    finds("annotated_ads", &not, expect![[r#""#]]);
+    finds(
+        "annotated_ads",
+        &not,
+        expect![[r#"
+            fail: column "ad_id": krippendorff_alpha is -0.6507, expected krippendorff_alpha of at least 0.667 (low_agreement)
+            not checked: rated_at is date: "rated_at" is an optional column that is not there
+            not checked: explanation is text: "explanation" is an optional column that is not there
+        "#]],
+    );
 }
 
 #[test]
@@ -118,7 +157,18 @@ fn the_rules_of_the_specification() {
          3,fb,100,-5,1,-0.01,2021-01-03,2021-01-02\n\
          4,,100,5,9,2.5,2021-01-01,2021-01-01\n\
          5,fb,10,50,1,x,,2021-01-02\n",
-        expect![[r#""#]],
+        expect![[r#"
+            fail: a.csv line 6, column "spend": "x", expected a number (wrong_type)
+            fail: a.csv line 5, column "platform": "", expected a value in each row (missing_value)
+            fail: a.csv line 6, column "start_date": "", expected a value in each row (missing_value)
+            fail: a.csv line 3, column "impressions": "-1", expected >= 0 (out_of_range)
+            fail: a.csv line 4, column "clicks": "-5", expected >= 0 (out_of_range)
+            fail: a.csv line 4, column "spend": "-0.01", expected >= 0 (out_of_range)
+            fail: a.csv line 4, column "end_date": end_date = "2021-01-02", start_date = "2021-01-03", expected end_date >= start_date (condition_false)
+            warn: a.csv line 3, column "clicks": clicks = "5", impressions = "-1", expected clicks <= impressions (condition_false; 2 in all)
+            warn: a.csv line 4, column "conversions": conversions = "1", clicks = "-5", expected conversions <= clicks (condition_false; 2 in all)
+            warn: a.csv line 3, column "spend": spend = "2.5", impressions = "-1", expected spend = 0 or impressions > 0 (condition_false)
+        "#]],
     );
 }
 
@@ -152,7 +202,9 @@ fn broken_files_are_violations_too() {
     let files = [("a.csv", "a,b\n1,2\n1\n3,4\n"), ("b.csv", "a,c\n1,2\n")];
     let found = checked(schema, &files, |_| ());
     assert!(!found.report.passed);
-    expect![[r#""#]].assert_eq(&told(&found));
+    expect![[r#"
+            fail: a.csv line 3: 1 fields, expected 2, expected rows that can be read, of the same columns in each file (unreadable; 3 in all)
+        "#]].assert_eq(&told(&found));
 }
 
 const QUARANTINE: &str = r#"{"severity": "quarantine", "column_types": {"x": "number", "y": "number"},
@@ -261,18 +313,45 @@ fn mistakes_in_a_schema_are_told_all_at_once() {
   "column_types": {"a": "intger", "d": "date", "t": "text"},
   "required_columns": "a",
   "value_ranges": {"a": {"min": "x"}, "b": {"minimum": 1}, "c": {"min": 2, "max": 1}, "t": {"min": 1}, "d": {"min": 3}},
-  "patterns": {"a": "("},
   "expressions": ["d >= e", "d > 1", 7],
   "null_share": {"a": 2},
-  "severities": {"row_count": "quarantine", "nonsense": "fail"},
+  "severities": {"row_count": "quarantine", "zzz": "fail"},
   "row_count": {"min": -1},
   "freshness": {"column": "a", "max_age_days": 1},
   "agreement": {"item": "a", "rater": "b", "rating": "c", "measure": "alpha"},
-  "unique": [[]],
   "severity": "eror"
 }"#;
     let error = parse_schema("schema.json", schema).expect_err("wrong");
-    expect![[r#""#]].assert_eq(&error.message);
+    expect![[r#"
+        schema.json: line 11: severity: expected one of warn, quarantine, fail, found "eror"
+        schema.json: line 7: severities.row_count: expected fail or warn: row_count is no row's fault, so none can be left out
+        schema.json: line 7: severities.zzz: expected one of missing_column, unexpected_column, wrong_type, missing_value, out_of_range, not_allowed, pattern_mismatch, not_unique, condition_false, too_many_missing, row_count, stale, low_agreement, unreadable
+        schema.json: line 2: column_types.a: expected one of integer, int, number, numeric, float, text, string, category, boolean, bool, date, datetime, timestamp, found "intger" (did you mean "integer"?)
+        schema.json: line 3: required_columns: expected a list of texts, found "a"
+        schema.json: line 4: value_ranges.a.min: expected a number, found "x"
+        schema.json: line 4: value_ranges.b.minimum: unknown key: expected one of min, max, exclusive_min, exclusive_max, allowed, severity (did you mean "min"?)
+        schema.json: line 4: value_ranges.b: expected at least one of min, max, exclusive_min, exclusive_max, allowed
+        schema.json: line 4: value_ranges.c: the least value is above the greatest
+        schema.json: line 4: value_ranges.t.min: expected no bound: the column is declared to hold no numbers or dates, found 1
+        schema.json: line 4: value_ranges.d.min: expected a date such as "2021-01-25", found 3
+        schema.json: line 5: expressions[0]: character 6 of "d >= e": "e" is no column with a type in column_types
+        schema.json: line 5: expressions[1]: character 5 of "d > 1": is a number, but is compared with a date
+        schema.json: line 5: expressions[2]: expected a text, found 7
+        schema.json: line 6: null_share.a: expected a share from 0 to 1, found 2
+        schema.json: line 8: row_count.min: expected a whole number from 0, found -1
+        schema.json: line 8: row_count: expected min, max or both, min not above max
+        schema.json: line 9: freshness.column: "a" is not declared date in column_types
+        schema.json: line 10: agreement.measure: expected one of krippendorff_alpha, fleiss_kappa, found "alpha"
+        schema.json: line 10: agreement.min: missing: the least agreement, such as 0.667"#]].assert_eq(&error.message);
+}
+
+#[test]
+fn a_pattern_that_is_none_is_told() {
+    let error = parse_schema("schema.json", "{\n\"patterns\": {\"a\": \"(\"}}").expect_err("wrong");
+    assert!(error.message.starts_with("schema.json: line 2: patterns.a: not a pattern:"), "{error}");
+    assert!(error.message.contains("unclosed group"), "{error}");
+    let empty = parse_schema("schema.json", "{\"unique\": [[]]}").expect_err("wrong");
+    assert_eq!(empty.message, "schema.json: line 1: unique: expected at least one column");
 }
 
 /// A schema with every key, to be mutated.

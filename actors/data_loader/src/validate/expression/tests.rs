@@ -134,7 +134,31 @@ fn mistakes_are_told_by_their_place() {
             "a in 1",
             "a in (1",
         ],
-        expect![[r""]],
+        expect![[r#"
+            character 1 of "": expected a column, a number or a text, found the end
+            character 1 of "a": is a number, expected a condition such as a >= b
+            character 5 of "a >=": expected a column, a number or a text, found the end
+            character 8 of "a >= b b": expected the end, found "b"
+            character 8 of "(a >= b": expected ), found the end
+            character 5 of "a > impresions": "impresions" is no column with a type in column_types (did you mean "impressions"?)
+            character 5 of "a > 'x'": is a text, but is compared with a number
+            character 8 of "name > start_date": is a date, but is compared with a text
+            character 14 of "start_date > '2021-02-30'": "2021-02-30" is not a date such as '2021-01-25'
+            character 1 of "start_date + end_date = 1": is a date, and cannot be computed with a date
+            character 1 of "ok < true": conditions have no order: expected = or !=
+            character 1 of "a and b": is a number, expected a condition
+            character 5 of "not a": is a number, expected a condition
+            character 1 of "sum(a) > 1": "sum" is no function: expected one of abs, min, max, round, length, lower
+            character 1 of "abs(a, b) > 1": abs takes one value, found 2
+            character 8 of "length(a) > 1": is a number, expected a text
+            character 5 of "a = 1.2.3": "1.2.3" is not a number
+            character 8 of "name = 'Ann": ' is never closed
+            character 11 of "ü > 1 and €": '€' means nothing here
+            character 6 of "a is 1": expected null, found the number 1
+            character 7 of "a not b": expected in, found "b"
+            character 6 of "a in 1": expected (, found the number 1
+            character 8 of "a in (1": expected , or ), found the end
+        "#]],
     );
     let deep = format!("{}a = 1{}", "(".repeat(1000), ")".repeat(1000));
     assert!(Expression::parse(&deep, &types()).expect_err("deep").message.contains("nested deeper"));
