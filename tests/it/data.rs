@@ -73,14 +73,14 @@ fn a_job_leaves_out_quarantined_rows_and_names_its_reports() {
     let events = sandbox.within(&["run", "job.yaml", "--json"]).expect(0).json();
     let completed = events.iter().find(|event| event["event"] == "completed").expect("completed");
     for report in ["validation_report", "validation_page", "quarantined_rows"] {
-        let uri = text(completed, &format!("/data_reports/{report}/uri"));
+        let uri = text(completed, &format!("/data_reports/{report}"));
         assert!(std::path::Path::new(uri.trim_start_matches("file://")).exists(), "{uri}");
     }
 
     sandbox.write("job.yaml", job("  validation: {schema: schema.json, on_violation: fail}\n"));
     let failed = sandbox.within(&["run", "job.yaml", "--json"]).expect(1).last();
-    assert_eq!(text(&failed, "/error/code"), "dataset_validation_error");
-    let message = text(&failed, "/error/message");
+    assert_eq!(text(&failed, "/code"), "dataset_validation_error");
+    let message = text(&failed, "/message");
     assert!(message.contains("ads.csv line 6, column \"size\"") && message.contains("2 in all"), "{message}");
-    assert!(text(&failed, "/error/hint").contains("validation_report.html"), "{failed:#}");
+    assert!(text(&failed, "/hint").contains("validation_report.html"), "{failed:#}");
 }

@@ -1,5 +1,6 @@
 //! Following a job: its events as they come, live progress on a terminal, and its end.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
@@ -216,6 +217,7 @@ pub fn summary_json(job: &JobId, event: &Event) -> serde_json::Value {
             "metrics": c.metrics,
             "model": c.model,
             "report": c.report.as_ref().map(|r| &r.uri),
+            "data_reports": c.data_reports.iter().map(|(name, r)| (name, &r.uri)).collect::<BTreeMap<_, _>>(),
         }),
         Event::Failed { name, run, duration_s, error } => json!({
             "event": "failed", "job": job, "run": run, "name": name, "duration_s": duration_s,

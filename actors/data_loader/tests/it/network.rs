@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bus::artifact::ArtifactStore;
@@ -49,6 +50,8 @@ pub struct World {
     pub loader: ActorCell,
     reports: mpsc::Receiver<Report>,
     root: Root,
+    /// Tasks so far.
+    submitted: AtomicU32,
     _home: tempfile::TempDir,
     _server: EmbeddedServer,
 }
@@ -111,7 +114,7 @@ impl World {
         answer_claims(&env.bus, to).await;
         let (supervisor, _) = Actor::spawn(None, Supervisor, ()).await.expect("a supervisor");
         let loader = within_data_loader::start(env.clone(), config, supervisor.get_cell()).await.expect("starts");
-        Self { env, loader, reports, root, _home: home, _server: server }
+        Self { env, loader, reports, root, submitted: AtomicU32::new(0), _home: home, _server: server }
     }
 
     /// Puts a prepare task into the queue.
@@ -121,8 +124,10 @@ impl World {
         plan["task"] = serde_json::to_value(task).expect("JSON");
         let plan: JobPlan = serde_json::from_value(plan).expect("a plan");
         let bytes = serde_json::to_vec(&plan).expect("JSON").into();
+        // A job of its own each time: the same one again would not be stored.
+        let number = self.submitted.fetch_add(1, Ordering::Relaxed) + 1;
         let work = Work {
-            job: JobId::new("j1").expect("id"),
+            job: JobId::new(format!("j{number}")).expect("id"),
             task: TaskId::new("prepare").expect("id"),
             attempt: 1,
             name: "test".into(),

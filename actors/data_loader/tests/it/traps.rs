@@ -17,7 +17,9 @@ fn profiled(files: &[&str], change: impl Fn(&mut DataPlan)) -> Option<Report> {
     let checked = check(&plan, None, &[data()?], 0, &CancellationToken::new()).expect("the files are read");
     assert!(checked.report.passed, "{:?}", checked.report.schema_violations);
     let html = checked.page.html();
-    assert!(html.contains("<svg") && html.ends_with("</html>\n"));
+    // Words have no distribution to draw.
+    let only_words = files.iter().all(|file| file.starts_with("clickbait_headlines"));
+    assert!((only_words || html.contains("<svg")) && html.ends_with("</html>\n"));
     Some(checked.report)
 }
 
