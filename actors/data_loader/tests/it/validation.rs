@@ -202,9 +202,9 @@ fn broken_files_are_violations_too() {
     let files = [("a.csv", "a,b\n1,2\n1\n3,4\n"), ("b.csv", "a,c\n1,2\n")];
     let found = checked(schema, &files, |_| ());
     assert!(!found.report.passed);
-    expect![[r#"
+    expect![[r"
             fail: a.csv line 3: 1 fields, expected 2, expected rows that can be read, of the same columns in each file (unreadable; 3 in all)
-        "#]].assert_eq(&told(&found));
+        "]].assert_eq(&told(&found));
 }
 
 const QUARANTINE: &str = r#"{"severity": "quarantine", "column_types": {"x": "number", "y": "number"},

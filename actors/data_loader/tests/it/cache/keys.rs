@@ -62,7 +62,7 @@ fn each_setting_reaches_the_steps_that_follow_from_it() {
         }
     }
     let lines: Vec<String> = steps.into_iter().map(|(path, steps)| format!("{path}: {}", steps.join(" "))).collect();
-    expect![[r#"
+    expect![[r"
         data.columns.emp\.age.images: read split fit shards prepare
         data.columns.emp\.age.impute: fit prepare
         data.columns.emp\.age.impute is refuse: read
@@ -109,7 +109,7 @@ fn each_setting_reaches_the_steps_that_follow_from_it() {
         data.text.tokenizer: fit prepare
         data.text.vocab_size: fit prepare
         data.weight_column: read split fit shards prepare
-        task: read split fit shards prepare"#]]
+        task: read split fit shards prepare"]]
     .assert_eq(&lines.join("\n"));
 }
 

@@ -32,12 +32,12 @@ async fn a_changed_setting_runs_only_what_depends_on_it() {
         &world,
         "one",
         &plan,
-        expect![[r#"
+        expect![[r"
             read miss: nothing is kept of these files
             split miss: nothing is kept of these files
             fit miss: nothing is kept of these files
             shards miss: nothing is kept of these files
-            prepare miss: nothing is kept of these files"#]],
+            prepare miss: nothing is kept of these files"]],
     )
     .await;
     assert_eq!(check(&world, "one", &plan, expect!["prepare hit"]).await, first);
@@ -62,12 +62,12 @@ async fn a_changed_setting_runs_only_what_depends_on_it() {
         &world,
         "one",
         &plan,
-        expect![[r#"
+        expect![[r"
             read hit
             split miss: data.split.val_size: 0.2, now 0.25
             fit miss: data.split.val_size: 0.2, now 0.25
             shards miss: data.split.val_size: 0.2, now 0.25
-            prepare miss: data.split.val_size: 0.2, now 0.25"#]],
+            prepare miss: data.split.val_size: 0.2, now 0.25"]],
     )
     .await;
 
@@ -105,12 +105,12 @@ async fn files_are_known_by_their_content() {
         &world,
         "one",
         &plan,
-        expect![[r#"
+        expect![[r"
             read miss: data.path[0] a.csv has another content
             split miss: data.path[0] a.csv has another content
             fit miss: data.path[0] a.csv has another content
             shards miss: data.path[0] a.csv has another content
-            prepare miss: data.path[0] a.csv has another content"#]],
+            prepare miss: data.path[0] a.csv has another content"]],
     )
     .await;
     fs::write(&path, csv(300, 0)).expect("writes");
@@ -133,12 +133,12 @@ async fn a_forced_run_computes_everything_and_refreshes_what_is_kept() {
         &world,
         "one",
         &plan,
-        expect![[r#"
+        expect![[r"
             read refresh: the job asked for it
             split refresh: the job asked for it
             fit refresh: the job asked for it
             shards refresh: the job asked for it
-            prepare refresh: the job asked for it"#]],
+            prepare refresh: the job asked for it"]],
     )
     .await;
     assert_eq!(forced, first);
@@ -160,12 +160,12 @@ async fn another_host_finds_what_this_one_has_kept() {
         &world,
         "three",
         &plan,
-        expect![[r#"
+        expect![[r"
             read shared_hit
             split shared_hit
             fit miss: nothing is kept of these files
             shards shared_hit
-            prepare miss: nothing is kept of these files"#]],
+            prepare miss: nothing is kept of these files"]],
     )
     .await;
 }
@@ -297,10 +297,10 @@ async fn outcomes_are_those_of_the_version_of_the_step() {
         .collect();
     let id = world.manifest(&dataset).await.id();
     lines.push(format!("manifest {} {}", frame::manifest::MANIFEST_VERSION, &id[..16]));
-    expect![[r#"
+    expect![[r"
         read 1 b8a848f223a14e55
         split 1 83234655c386ee71
         fit 1 726a005d7dceb6de
-        manifest 2 2dc4a823bd2f24cb"#]]
+        manifest 2 2dc4a823bd2f24cb"]]
     .assert_eq(&lines.join("\n"));
 }
