@@ -35,7 +35,7 @@ impl Bars {
             let y = TOP + BAR * index as f64;
             let value = if value.is_finite() { *value } else { 0.0 };
             let (from, to) = (axis.at(0.0).min(axis.at(value)), axis.at(0.0).max(axis.at(value)));
-            drawing.text(LEFT - 8.0, y + 14.0, Anchor::End, "", &cut(name, 32));
+            drawing.text(LEFT - 8.0, y + 14.0, Anchor::End, "", &cut(name, 24));
             let tip = format!("{name}: {}", number(value));
             drawing.rect(from, y + 3.0, (to - from).max(if value == 0.0 { 0.0 } else { 1.0 }), BAR - 6.0, "s0", &tip);
             drawing.text(to + 6.0, y + 14.0, Anchor::Start, "soft", &number(value));

@@ -45,7 +45,7 @@ impl HeatMap {
         let width = ((WIDTH - LEFT - 10.0) / columns.max(1) as f64).min(60.0);
         let height = width.clamp(18.0, 30.0);
         let longest = self.columns[..columns].iter().map(|name| name.chars().count().min(24)).max().unwrap_or(0);
-        let names = 14.0 + 7.0 * longest as f64;
+        let names = 20.0 + 8.2 * longest as f64;
         let mut drawing = Drawing::new(&self.title, TOP + height * rows as f64 + names);
         for (row, name) in self.rows[..rows].iter().enumerate() {
             let y = TOP + height * row as f64;

@@ -100,6 +100,8 @@ struct Bound<'s> {
     severity: Severity,
     /// Index of each column that the rule reads.
     columns: Vec<usize>,
+    /// The rule wants numbers, and no type is declared: what is no number breaks it.
+    undeclared: bool,
     memory: Memory,
     count: u64,
     examples: Vec<Example>,
@@ -133,13 +135,16 @@ impl<'s> Engine<'s> {
     pub fn new(schema: &'s DataSchema, names: &[String], on_violation: OnViolation, reader: ValueReader) -> Self {
         let index = |column: &str| names.iter().position(|name| name == column);
         let (mut bound, mut skipped, mut kinds) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let known = schema.columns();
+        let strangers: Vec<&str> = names.iter().map(String::as_str).filter(|name| !known.contains(name)).collect();
         for rule in &schema.rules {
             let wanted = rule.check.columns();
             let columns: Vec<usize> = wanted.iter().filter_map(|column| index(column)).collect();
             let header = matches!(rule.check, Check::Required { .. });
             if columns.len() < wanted.len() && !header {
                 let absent = wanted.iter().find(|column| index(column).is_none()).copied().unwrap_or_default();
-                let nearest = did_you_mean(absent, names.iter().map(String::as_str));
+                // A column that the schema knows is not the one that was meant.
+                let nearest = did_you_mean(absent, strangers.iter().copied());
                 let optional = schema.kind(absent).is_some() && nearest.is_empty();
                 let why = if optional { "an optional column that is not there" } else { "no such column" };
                 skipped.push(format!("{}: {absent:?} is {why}{nearest}", rule.name));
@@ -152,13 +157,14 @@ impl<'s> Engine<'s> {
                 Check::Agreement { .. } => Memory::Ratings(Ratings::default()),
                 _ => Memory::None,
             };
+            let by_number = matches!(rule.check, Check::Range { .. } | Check::AllowedNumbers { .. });
+            let undeclared = by_number && wanted.iter().all(|name| schema.kind(name).is_none());
             for (&column, name) in columns.iter().zip(&wanted) {
-                let by_number = matches!(rule.check, Check::Range { .. } | Check::AllowedNumbers { .. });
                 let kind = schema.kind(name).or(by_number.then_some(Kind::Number));
                 kinds.extend(kind.map(|kind| (column, kind)));
             }
             let severity = severity(rule, on_violation);
-            bound.push(Bound { rule, severity, columns, memory, count: 0, examples: Vec::new() });
+            bound.push(Bound { rule, severity, columns, undeclared, memory, count: 0, examples: Vec::new() });
         }
         let mut engine = Self { bound, reader, kinds, names: names.to_vec(), rows: 0, skipped };
         engine.check_header(None, names);
@@ -281,16 +287,17 @@ impl Bound<'_> {
             Some(Cells::Numbers(numbers)) => numbers.as_slice(),
             _ => &[],
         };
+        let undeclared = self.undeclared;
+        let no_numbers = || match read.get(&first) {
+            Some(typed) if undeclared => typed.wrong.as_slice(),
+            _ => &[],
+        };
         match (&self.rule.check, &mut self.memory) {
             (Check::Type { .. }, _) => read[&first].wrong.clone(),
             (Check::NotNull { .. }, _) => rows.filter(|row| !there(row)).collect(),
-            (Check::Range { bounds, .. }, _) => {
-                let broken = |(row, value): (usize, &f64)| (!value.is_nan() && !bounds.hold(*value)).then_some(row);
-                numbers().iter().enumerate().filter_map(broken).collect()
-            }
+            (Check::Range { bounds, .. }, _) => unlike(numbers(), no_numbers(), |value| bounds.hold(value)),
             (Check::AllowedNumbers { allowed, .. }, _) => {
-                let broken = |(row, value): (usize, &f64)| (!value.is_nan() && !allowed.contains(value)).then_some(row);
-                numbers().iter().enumerate().filter_map(broken).collect()
+                unlike(numbers(), no_numbers(), |value| allowed.contains(&value))
             }
             (Check::AllowedTexts { allowed, .. }, _) => {
                 rows.filter(there).filter(|&row| !allowed.iter().any(|value| value == text(row))).collect()
@@ -382,6 +389,15 @@ impl Bound<'_> {
             self.examples.insert(0, Example { file: None, line: None, row: None, value });
         }
     }
+}
+
+/// Rows whose number is there and does not hold, and those that hold no number where they must.
+fn unlike(numbers: &[f64], no_numbers: &[usize], holds: impl Fn(f64) -> bool) -> Vec<usize> {
+    let broken = |(row, value): (usize, &f64)| (!value.is_nan() && !holds(*value)).then_some(row);
+    let mut rows: Vec<usize> = numbers.iter().enumerate().filter_map(broken).collect();
+    rows.extend(no_numbers);
+    rows.sort_unstable();
+    rows
 }
 
 /// Rows whose key stood before. A key of which a part is missing is unlike any other, as in SQL.

@@ -124,7 +124,9 @@ impl Parser<'_> {
         let digits = written.trim_start_matches('-');
         let legal = digits.starts_with(|c: char| c.is_ascii_digit())
             && !(digits.len() > 1 && digits.starts_with('0') && !digits[1..].starts_with(['.', 'e', 'E']))
-            && !digits.ends_with('.');
+            && !digits.ends_with('.')
+            && !digits.contains(".e")
+            && !digits.contains(".E");
         match written.parse::<f64>() {
             Ok(number) if legal && number.is_finite() => {
                 self.at += end;
@@ -216,8 +218,10 @@ impl Parser<'_> {
                 let pair = (0xd800..0xdc00).contains(&first) && self.text[self.at..].starts_with("\\u");
                 let code = if pair {
                     self.at += 2;
-                    let second = self.four_digits()?;
-                    0x10000 + ((first - 0xd800) << 10) + (second.wrapping_sub(0xdc00) & 0x3ff)
+                    match self.four_digits()? {
+                        second @ 0xdc00..0xe000 => 0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00),
+                        _ => first,
+                    }
                 } else {
                     first
                 };

@@ -66,7 +66,7 @@ fn ranges_and_allowed_values_are_held() {
             fail: a.csv line 3, column "n": "10", expected >= 0 and < 10 (out_of_range; 2 in all)
             fail: a.csv line 3, column "d": "2020-12-31", expected >= 2021-01-01 (out_of_range)
             fail: a.csv line 3, column "c": "Red", expected one of "red", "green" (not_allowed; 2 in all)
-            fail: a.csv line 4, column "k": "3", expected one of "1", "2" (not_allowed)
+            fail: a.csv line 4, column "k": "3", expected one of "1", "2" (not_allowed; 2 in all)
         "#]],
     );
 }
@@ -74,11 +74,11 @@ fn ranges_and_allowed_values_are_held() {
 #[test]
 fn presence_patterns_and_uniqueness_are_held() {
     finds(
-        r#"{"required_columns": ["a", "absent"], "not_null": ["a"], "patterns": {"a": "^[a-z]+$"},
+        r#"{"required_columns": ["a", "qqq"], "not_null": ["a"], "patterns": {"a": "^[a-z]+$"},
            "unique": ["a", ["a", "b"]], "null_share": {"b": 0.3}, "row_count": {"min": 10, "severity": "warn"}}"#,
         "a,b\nx,1\nx,1\nX,2\n,3\nx,\ny,\n",
         expect![[r#"
-            fail: column "absent": no column "absent" (did you mean "a"?), expected this column (missing_column)
+            fail: column "qqq": no column "qqq", expected this column (missing_column)
             fail: a.csv line 5, column "a": "", expected a value in each row (missing_value)
             fail: a.csv line 4, column "a": "X", expected a text that matches ^[a-z]+$ (pattern_mismatch)
             fail: a.csv line 3, column "a": "x", as in row 1 of the table, expected a value of its own in each row (not_unique; 2 in all)
@@ -110,11 +110,11 @@ fn freshness_counts_from_now_or_from_a_date() {
         &schema(r#""max_age_days": 10"#),
         table,
         expect![[r#"
-        fail: column "d": the newest date is 2021-01-20, 12.0 days old, expected a newest date at most 10 days old (stale)
-    "#]],
+            fail: column "d": the newest date is 2021-01-20, 12.0 days old, expected a newest date at most 10 days old (stale)
+        "#]],
     );
-    finds(&schema(r#""max_age_days": 12"#), table, expect![[r""]]);
-    finds(&schema(r#""max_age_days": 1, "as_of": "2021-01-21""#), table, expect![[r""]]);
+    finds(&schema(r#""max_age_days": 12"#), table, expect![[""]]);
+    finds(&schema(r#""max_age_days": 1, "as_of": "2021-01-21""#), table, expect![[""]]);
 }
 
 #[test]
@@ -140,10 +140,10 @@ fn raters_must_agree() {
         "annotated_ads",
         &not,
         expect![[r#"
-        fail: column "ad_id": krippendorff_alpha is -0.6507, expected krippendorff_alpha of at least 0.667 (low_agreement)
-        not checked: rated_at is date: "rated_at" is no such column (did you mean "rater_id"?)
-        not checked: explanation is text: "explanation" is an optional column that is not there
-    "#]],
+            fail: column "ad_id": krippendorff_alpha is -0.6507, expected krippendorff_alpha of at least 0.667 (low_agreement)
+            not checked: rated_at is date: "rated_at" is an optional column that is not there
+            not checked: explanation is text: "explanation" is an optional column that is not there
+        "#]],
     );
 }
 
@@ -203,8 +203,8 @@ fn broken_files_are_violations_too() {
     let found = checked(schema, &files, |_| ());
     assert!(!found.report.passed);
     expect![[r"
-        fail: a.csv line 3: 1 fields, expected 2, expected rows that can be read, of the same columns in each file (unreadable; 3 in all)
-    "]].assert_eq(&told(&found));
+            fail: a.csv line 3: 1 fields, expected 2, expected rows that can be read, of the same columns in each file (unreadable; 3 in all)
+        "]].assert_eq(&told(&found));
 }
 
 const QUARANTINE: &str = r#"{"severity": "quarantine", "column_types": {"x": "number", "y": "number"},
@@ -313,21 +313,19 @@ fn mistakes_in_a_schema_are_told_all_at_once() {
   "column_types": {"a": "intger", "d": "date", "t": "text"},
   "required_columns": "a",
   "value_ranges": {"a": {"min": "x"}, "b": {"minimum": 1}, "c": {"min": 2, "max": 1}, "t": {"min": 1}, "d": {"min": 3}},
-  "patterns": {"a": "("},
   "expressions": ["d >= e", "d > 1", 7],
   "null_share": {"a": 2},
-  "severities": {"row_count": "quarantine", "nonsense": "fail"},
+  "severities": {"row_count": "quarantine", "zzz": "fail"},
   "row_count": {"min": -1},
   "freshness": {"column": "a", "max_age_days": 1},
   "agreement": {"item": "a", "rater": "b", "rating": "c", "measure": "alpha"},
-  "unique": [[]],
   "severity": "eror"
 }"#;
     let error = parse_schema("schema.json", schema).expect_err("wrong");
     expect![[r#"
-        schema.json: line 13: severity: expected one of warn, quarantine, fail, found "eror"
-        schema.json: line 8: severities.row_count: expected fail or warn: row_count is no row's fault, so none can be left out
-        schema.json: line 8: severities.nonsense: expected one of missing_column, unexpected_column, wrong_type, missing_value, out_of_range, not_allowed, pattern_mismatch, not_unique, condition_false, too_many_missing, row_count, stale, low_agreement, unreadable
+        schema.json: line 11: severity: expected one of warn, quarantine, fail, found "eror"
+        schema.json: line 7: severities.row_count: expected fail or warn: row_count is no row's fault, so none can be left out
+        schema.json: line 7: severities.zzz: expected one of missing_column, unexpected_column, wrong_type, missing_value, out_of_range, not_allowed, pattern_mismatch, not_unique, condition_false, too_many_missing, row_count, stale, low_agreement, unreadable
         schema.json: line 2: column_types.a: expected one of integer, int, number, numeric, float, text, string, category, boolean, bool, date, datetime, timestamp, found "intger" (did you mean "integer"?)
         schema.json: line 3: required_columns: expected a list of texts, found "a"
         schema.json: line 4: value_ranges.a.min: expected a number, found "x"
@@ -336,19 +334,24 @@ fn mistakes_in_a_schema_are_told_all_at_once() {
         schema.json: line 4: value_ranges.c: the least value is above the greatest
         schema.json: line 4: value_ranges.t.min: expected no bound: the column is declared to hold no numbers or dates, found 1
         schema.json: line 4: value_ranges.d.min: expected a date such as "2021-01-25", found 3
-        schema.json: line 5: patterns.a: not a pattern: regex parse error:
-            (
-            ^
-        error: unclosed group
-        schema.json: line 6: expressions[0]: character 6 of "d >= e": "e" is no column with a type in column_types
-        schema.json: line 6: expressions[1]: character 5 of "d > 1": is a number, but is compared with a date
-        schema.json: line 6: expressions[2]: expected a text, found 7
-        schema.json: line 7: null_share.a: expected a share from 0 to 1, found 2
-        schema.json: line 9: row_count.min: expected a whole number from 0, found -1
-        schema.json: line 9: row_count: expected min, max or both, min not above max
-        schema.json: line 10: freshness.column: "a" is not declared date in column_types
-        schema.json: line 11: agreement.measure: expected one of krippendorff_alpha, fleiss_kappa, found "alpha"
-        … and 2 more"#]].assert_eq(&error.message);
+        schema.json: line 5: expressions[0]: character 6 of "d >= e": "e" is no column with a type in column_types
+        schema.json: line 5: expressions[1]: character 5 of "d > 1": is a number, but is compared with a date
+        schema.json: line 5: expressions[2]: expected a text, found 7
+        schema.json: line 6: null_share.a: expected a share from 0 to 1, found 2
+        schema.json: line 8: row_count.min: expected a whole number from 0, found -1
+        schema.json: line 8: row_count: expected min, max or both, min not above max
+        schema.json: line 9: freshness.column: "a" is not declared date in column_types
+        schema.json: line 10: agreement.measure: expected one of krippendorff_alpha, fleiss_kappa, found "alpha"
+        schema.json: line 10: agreement.min: missing: the least agreement, such as 0.667"#]].assert_eq(&error.message);
+}
+
+#[test]
+fn a_pattern_that_is_none_is_told() {
+    let error = parse_schema("schema.json", "{\n\"patterns\": {\"a\": \"(\"}}").expect_err("wrong");
+    assert!(error.message.starts_with("schema.json: line 2: patterns.a: not a pattern:"), "{error}");
+    assert!(error.message.contains("unclosed group"), "{error}");
+    let empty = parse_schema("schema.json", "{\"unique\": [[]]}").expect_err("wrong");
+    assert_eq!(empty.message, "schema.json: line 1: unique: expected at least one column");
 }
 
 /// A schema with every key, to be mutated.

@@ -249,17 +249,20 @@ impl Of<'_> {
         let usual = column.count() as f64 / different.max(1.0);
         let at_top = column.at_greatest;
         if !column.more_values || different > 1000.0 {
-            let capped = column.values.len() > 20 && at_top >= 10 && at_top as f64 >= 3.0 * usual;
+            // A value far from the others is a code, as above.
+            let close = column.greatest[0] - column.greatest[1] <= 0.1 * (column.greatest[1] - column.least[0]);
+            let capped = column.values.len() > 20 && at_top >= 10 && at_top as f64 >= 3.0 * usual && close;
             if capped {
-                let top = number(column.greatest[0]).replace(',', "");
-                let message = format!("{at_top} values are the greatest, {top}: they may be cut off there");
-                let examples = vec![format!("the next value is {}", number(column.greatest[1]))];
+                let message =
+                    format!("{at_top} values are the greatest, {}: they may be cut off there", column.greatest[0]);
+                let examples = vec![format!("the next value is {}", column.greatest[1])];
                 self.add("capped_at_maximum", at_top, message, examples);
             }
         }
         if matches!(stage(&column.name), Some(Stage::Shown | Stage::Clicked))
             && column.zeros > 0
             && column.zeros < self.rows
+            && column.greatest[0] > 1.0
         {
             let message = format!("is 0 in {} rows: rates that divide by it are undefined there", column.zeros);
             self.add("zero_denominator", column.zeros, message, Vec::new());

@@ -178,6 +178,9 @@ impl Profiler {
         for column in &self.columns {
             findings::of_column(column, self.rows, &place, &mut found);
         }
+        for kind in ["blanks_in_name", "surrounding_blanks"] {
+            together(kind, &mut found);
+        }
         relations::between_columns(&self.columns, &self.sample, &self.pairs, &place, &mut found);
         if self.more_columns > 0 {
             let message = format!("{} columns beyond the first {MAX_COLUMNS} are not looked at", self.more_columns);
@@ -191,4 +194,22 @@ impl Profiler {
             findings: found,
         }
     }
+}
+
+/// Makes one finding of those of a kind that say the same of several columns.
+fn together(kind: &str, found: &mut Vec<Finding>) {
+    let of_kind = |finding: &Finding| finding.kind == kind;
+    let Some(first) = found.iter().position(of_kind) else { return };
+    let mut all = found.remove(first);
+    for other in found.iter().filter(|finding| of_kind(finding)) {
+        all.columns.extend(other.columns.clone());
+        all.count += other.count;
+    }
+    if all.columns.len() > 1 {
+        let what = if kind == "blanks_in_name" { "names" } else { "values" };
+        all.message = format!("{} {what} of {} columns have blanks around them", all.count, all.columns.len());
+        all.share = None;
+    }
+    found.retain(|finding| !of_kind(finding));
+    found.insert(first, all);
 }
