@@ -298,19 +298,20 @@ impl Column {
         matches!(self.kept, Kept::Lost)
     }
 
-    /// Bytes that are kept, about.
-    pub fn kept_bytes(&self) -> usize {
+    /// Bytes that are kept in memory, about; of vectors that may lie in files, those that are too small for it.
+    pub fn kept_bytes(&self, files: bool) -> usize {
         /// Of a text in its own allocation, twice: in the list and in the look-up.
         const TEXT_BYTES: usize = 2 * (24 + 16) + 8;
+        let vector = |bytes: usize| if files && bytes >= scratch::LARGE_BYTES { 0 } else { bytes };
         match &self.kept {
             Kept::Nothing(_) | Kept::Lost => 0,
-            Kept::Numbers(numbers) => 8 * numbers.len(),
+            Kept::Numbers(numbers) => vector(8 * numbers.len()),
             Kept::Categories(categories) => {
-                4 * categories.keys.len() + categories.texts.len() * TEXT_BYTES + 2 * categories.text_bytes
+                vector(4 * categories.keys.len()) + categories.texts.len() * TEXT_BYTES + 2 * categories.text_bytes
             }
-            Kept::Ids(ids) => 8 * ids.len(),
-            Kept::Texts(texts) => texts.bytes(),
-            Kept::Pictures(gallery) => gallery.bytes(),
+            Kept::Ids(ids) => vector(8 * ids.len()),
+            Kept::Texts(texts) => vector(texts.bytes()),
+            Kept::Pictures(gallery) => vector(gallery.bytes()),
         }
     }
 

@@ -1,7 +1,8 @@
 //! Files to typed columns in memory, in one pass: each column decides its type as it passes by and keeps its values in
 //! the form of that type, on threads of their own beside the one that reads. So no column is ever held as text and as
 //! numbers at once: a number costs 8 bytes a row, a category 4 and its distinct texts. Columns of numbers in which a
-//! text turns up late are read a second time. What is kept is measured against the memory that the worker may use.
+//! text turns up late are read a second time. What is kept beyond the memory that the worker may use lies in files, if
+//! the preparation has a scope (`memory`); else it is an error, as distinct texts beyond it are.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use frame::manifest::{Inference, Source};
 use messages::WireError;
 use messages::error::Code;
 use messages::plan::{DataPlan, Task};
+use scratch::Scope;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -165,7 +167,7 @@ pub fn alive(cancelled: &CancellationToken) -> Result<(), WireError> {
     Ok(())
 }
 
-/// Reads the files. `memory_limit_bytes` is what columns may take.
+/// Reads the files. `memory_limit_bytes` is what columns may take of memory.
 pub fn load(
     plan: &DataPlan,
     task: Task,
@@ -191,7 +193,8 @@ pub fn load_without(
     let mut warnings = Vec::new();
     let joins = Arc::new(Joins::read(plan, roots, &mut violations)?);
     violations.check()?;
-    let input = Input { plan, task, files, roots, joins, memory_limit_bytes, dropped, cancelled };
+    let scope = Scope::current().filter(Scope::works);
+    let input = Input { plan, task, files, roots, joins, memory_limit_bytes, scope, dropped, cancelled };
     let Some(mut table) = input.read(None, &mut violations)? else {
         violations.check()?;
         return Err(WireError::new(Code::InternalError, "the data could not be read, and nothing says why"));
@@ -250,6 +253,8 @@ struct Input<'a> {
     roots: &'a [PathBuf],
     joins: Arc<Joins>,
     memory_limit_bytes: usize,
+    /// Where large columns may lie in files.
+    scope: Option<Scope>,
     /// Rows of all files that are left out.
     dropped: &'a Dropped,
     cancelled: &'a CancellationToken,
@@ -302,8 +307,8 @@ impl Input<'_> {
             let (mut senders, mut joined) = (Vec::new(), Vec::new());
             for columns in hands {
                 let (sender, receiver) = sync_channel(CHUNKS_AHEAD);
-                let kept = &kept;
-                joined.push(scope.spawn(move || take_in(columns, &receiver, kept)));
+                let (kept, files) = (&kept, self.scope.clone());
+                joined.push(scope.spawn(move || take_in(columns, &receiver, kept, files)));
                 senders.push(sender);
             }
             let passed = self.pass(&layout, begin, Some(reader), &senders, &kept, violations);
@@ -388,16 +393,28 @@ impl Input<'_> {
     }
 
     fn check_memory(&self, kept: &AtomicUsize, path: &str) -> Result<(), WireError> {
-        let (kept, limit) = (kept.load(Ordering::Relaxed), self.memory_limit_bytes);
-        if kept <= limit {
+        let limit = self.memory_limit_bytes;
+        let in_scope = self.scope.as_ref().map_or(0, Scope::memory_bytes);
+        let failure = self.scope.as_ref().and_then(|scope| scope.failure().map(|failure| (scope.folder(), failure)));
+        let hint = "exclude columns that are no features, read fewer files, or raise memory_limit_bytes in within.yaml";
+        let more = format!("more than the {limit} bytes of memory that a preparation may use");
+        if let Some((folder, failure)) = failure {
+            let folder = folder.display();
+            let message =
+                format!("{path}: the columns that are read take {more}, and {folder} cannot take the rest: {failure}");
+            let hint = format!("make room there, or {hint}");
+            return Err(WireError::new(Code::OutOfMemory, message).with_hint(hint));
+        }
+        if kept.load(Ordering::Relaxed) + in_scope <= limit {
             return Ok(());
         }
-        let message = format!(
-            "{path}: the columns that are read take more than the {limit} bytes of memory that a preparation may use"
-        );
-        Err(WireError::new(Code::OutOfMemory, message).with_hint(
-            "exclude columns that are no features, read fewer files, or raise memory_limit_bytes in within.yaml",
-        ))
+        let message = match self.scope {
+            Some(_) => format!(
+                "{path}: what cannot lie in files of the columns that are read, such as different texts of categories, takes {more}"
+            ),
+            None => format!("{path}: the columns that are read take {more}"),
+        };
+        Err(WireError::new(Code::OutOfMemory, message).with_hint(hint))
     }
 
     /// Reads the columns once more whose values could not be kept, as what they turned out to be.
@@ -450,13 +467,20 @@ struct Handed {
 }
 
 /// Takes chunks into columns until there are no more.
-fn take_in(mut columns: Vec<(usize, Column)>, chunks: &Receiver<Handed>, kept: &AtomicUsize) -> Vec<(usize, Column)> {
+fn take_in(
+    mut columns: Vec<(usize, Column)>,
+    chunks: &Receiver<Handed>,
+    kept: &AtomicUsize,
+    scope: Option<Scope>,
+) -> Vec<(usize, Column)> {
+    let files = scope.is_some();
+    let _inside = scope.as_ref().map(Scope::enter);
     let mut before = 0;
     while let Ok(handed) = chunks.recv() {
         for (index, column) in &mut columns {
             column.observe(handed.file, &handed.chunk, &handed.chunk.columns[*index]);
         }
-        let now: usize = columns.iter().map(|(_, column)| column.kept_bytes()).sum();
+        let now: usize = columns.iter().map(|(_, column)| column.kept_bytes(files)).sum();
         kept.fetch_add(now, Ordering::Relaxed);
         kept.fetch_sub(before, Ordering::Relaxed);
         before = now;

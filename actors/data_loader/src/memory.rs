@@ -1,6 +1,14 @@
-//! How much memory a preparation may use for what it keeps of the files.
+//! How much memory a preparation may use for what it keeps of the files; what is more lies in files of the home.
 
+use std::path::Path;
 use std::sync::OnceLock;
+
+use scratch::Scope;
+
+/// The folder of the home in which files without a name lie while a preparation runs.
+pub const FOLDER: &str = "scratch";
+/// Share of the limit that large vectors may take before they lie in files; the rest is for what cannot.
+const SHARE_OF_LARGE: usize = 2;
 
 /// Set once, as the role starts.
 static LIMIT: OnceLock<usize> = OnceLock::new();
@@ -22,6 +30,14 @@ pub fn limit_bytes() -> usize {
         let least = [group, machine].into_iter().flatten().fold(f64::INFINITY, f64::min);
         if least.is_finite() { (least * SHARE) as usize } else { usize::MAX }
     })
+}
+
+/// The scope of a preparation: what its large vectors take beyond their share of the limit lies below the home.
+pub fn scope(home: &Path) -> Scope {
+    let folder = home.join(FOLDER);
+    // Where that fails, so does the first file, which is told then.
+    std::fs::create_dir_all(&folder).ok();
+    Scope::new(folder, limit_bytes() / SHARE_OF_LARGE)
 }
 
 /// `MemTotal` in bytes.

@@ -11,9 +11,9 @@ use messages::error::Code;
 use messages::plan::DataPlan;
 use tempfile::TempDir;
 
+use crate::memory::FOLDER;
 use crate::source::glob;
 
-const FOLDER: &str = "scratch";
 const PREFIX: &str = "mirror-";
 
 /// What was copied; removed when this is dropped.

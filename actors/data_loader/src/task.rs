@@ -15,12 +15,14 @@ use messages::plan::{JobPlan, TextMethod};
 use messages::step::StepReport;
 use messages::work::{TaskOutput, WorkInput};
 use messages::{ArtifactRef, WireError};
+use scratch::Scope;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::augment::translate::back_translations;
 use crate::cache::settings::settings_blake3;
 use crate::cache::{Step, StepCache, Steps};
+use crate::memory;
 use crate::mirror::Mirror;
 use crate::prepare::prepare_without;
 use crate::validate::{self, Dropped};
@@ -106,9 +108,11 @@ async fn once(
     if let Some(output) = found {
         return Ok(output);
     }
-    let (reports, dropped, told) = validated(env, plan, &roots, cancelled).await?;
+    let scope = memory::scope(&env.home);
+    let (reports, dropped, told) = validated(env, plan, &roots, &scope, cancelled).await?;
     let (token, of) = (cancelled.clone(), Arc::clone(plan));
     let (prepared, steps) = off_runtime(move || {
+        let _inside = scope.enter();
         let prepared = prepare_without(&of.data, of.task, &roots, &dropped, &mut steps, &token);
         Ok((prepared, steps))
     })
@@ -138,13 +142,19 @@ async fn validated(
     env: &RoleEnv,
     plan: &Arc<JobPlan>,
     roots: &Arc<Vec<PathBuf>>,
+    scope: &Scope,
     cancelled: &CancellationToken,
 ) -> Result<Validated, WireError> {
     if plan.data.validation.schema.is_none() {
         return Ok(Validated::default());
     }
     let (of, roots, token, now) = (Arc::clone(plan), Arc::clone(roots), cancelled.clone(), now_ms());
-    let checked = off_runtime(move || validate::of_plan(&of.data, &roots, now, &token)).await?;
+    let scope = scope.clone();
+    let checked = off_runtime(move || {
+        let _inside = scope.enter();
+        validate::of_plan(&of.data, &roots, now, &token)
+    })
+    .await?;
     let Some(checked) = checked else { return Ok(Validated::default()) };
     let mut reports = BTreeMap::new();
     let files = [

@@ -31,6 +31,10 @@ use crate::cli::{Cli, Command};
 use crate::config::Config;
 use crate::exit::Failure;
 
+/// Preparations of data that are larger than memory lie in files.
+#[global_allocator]
+static ALLOCATOR: scratch::Scratch = scratch::Scratch;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match &cli.command {

@@ -1,11 +1,15 @@
 //! The data_loader from outside: files in, dataset versions and feeds out.
 
+#[global_allocator]
+static ALLOCATOR: scratch::Scratch = scratch::Scratch;
+
 mod augment;
 mod bad_input;
 mod cache;
 mod features;
 mod feed;
 mod inputs;
+mod larger;
 mod methods;
 mod mutations;
 mod network;

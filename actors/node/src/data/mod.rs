@@ -34,12 +34,20 @@ pub enum DataCommand {
 }
 
 pub async fn command(config: &Config, command: &DataCommand) -> Result<u8, Failure> {
+    if let Some(limit) = config.memory_limit_bytes {
+        data_loader::memory::set_limit_bytes(limit);
+    }
+    // What is larger than memory lies in files while a command of files runs.
+    let scoped = |run: &dyn Fn() -> Result<u8, Failure>| {
+        let _inside = data_loader::memory::scope(&config.home).enter();
+        run()
+    };
     match command {
-        DataCommand::Validate(args) => validate::command(config, args),
-        DataCommand::Profile(args) => profile::command(config, args),
+        DataCommand::Validate(args) => scoped(&|| validate::command(config, args)),
+        DataCommand::Profile(args) => scoped(&|| profile::command(config, args)),
+        DataCommand::Split(args) => scoped(&|| split::command(config, args)),
+        DataCommand::Augment(args) => scoped(&|| augment::command(config, args)),
         DataCommand::Diff(args) => diff::command(config, args).await,
         DataCommand::Lineage(args) => lineage::command(config, args).await,
-        DataCommand::Split(args) => split::command(config, args),
-        DataCommand::Augment(args) => augment::command(config, args),
     }
 }
