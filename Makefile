@@ -19,7 +19,8 @@ python := WITHIN_PYTHON="$$(scripts/provision-python)" && export WITHIN_PYTHON
 nvrtc := WITHIN_NVRTC="$$(scripts/provision-nvrtc)" && export WITHIN_NVRTC && export REQUIRE_NVRTC=1
 nccl := WITHIN_NCCL="$$(scripts/provision-nccl)" && export WITHIN_NCCL && export REQUIRE_NCCL=1
 # A CUDA driver that runs kernels on the CPU, and an NCCL for it, for tests of the platform with devices.
-played := WITHIN_PLAYED_CUDA="$$(cargo run -q -p within-kernels --example played_driver -- "$(target)/played")" && export WITHIN_PLAYED_CUDA
+played := cargo build -q --workspace --example played_driver && \
+	WITHIN_PLAYED_CUDA="$$("$(target)/debug/examples/played_driver" "$(target)/played")" && export WITHIN_PLAYED_CUDA
 minilm := WITHIN_MINILM="$$(scripts/provision-minilm)" && export WITHIN_MINILM
 # The binary is built with the features of the whole workspace, so that the tests reuse its parts.
 binary := cargo build --workspace --bin within && export WITHIN_BIN="$(target)/debug/within"

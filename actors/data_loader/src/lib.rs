@@ -7,8 +7,8 @@
 //! alone; nothing of val or test moves a fitted value; no file outside the data roots is opened.
 //! A crash loses nothing: the task is done again with the same result, a feed is opened elsewhere at its position.
 //!
-//! Memory: the used columns of a table are held once while it is prepared (about twice the size of a text file);
-//! an encoded part stays in memory while a feed uses it, and in a cache of [`state::CACHE_BYTES`] after.
+//! Memory: the used columns of a table are held once while it is prepared (about twice the size of a text file), those
+//! beyond the memory limit in files; an encoded part stays in memory while a feed uses it, and in a cache of [`state::CACHE_BYTES`] after.
 
 mod actor;
 pub mod augment;
@@ -24,6 +24,7 @@ pub mod load;
 pub mod memory;
 mod mirror;
 pub mod nearest;
+pub mod parallel;
 mod pictures;
 pub mod prepare;
 mod pretrained;

@@ -8,6 +8,7 @@ use bus::artifact::ArtifactStore;
 use bytes::Bytes;
 use frame::manifest::{self, ARTIFACT_KIND, ARTIFACT_NAME, Lineage, Pretrained, Shard};
 use frame::{Manifest, write_shard_as};
+use futures::{StreamExt, TryStreamExt, stream};
 use messages::error::Code;
 use messages::feed::Split;
 use messages::work::TaskOutput;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::augment::gathered;
 use crate::cache::{Step, Steps};
 use crate::load::alive;
+use crate::parallel;
 use crate::prepare::Prepared;
 use crate::quality::page::page;
 use crate::quality::{Quality, report};
@@ -172,21 +174,28 @@ async fn write_shards(
     steps: &Steps,
     cancelled: &CancellationToken,
 ) -> Result<[Vec<Shard>; 3], WireError> {
+    let pieces = Split::ALL.into_iter().flat_map(|split| {
+        prepared.shards(split).into_iter().enumerate().map(move |(index, range)| (split, index, range))
+    });
+    let made = pieces.map(|(split, index, range)| async move {
+        alive(cancelled)?;
+        let (rows, prepared) = (range.len() as u64, Arc::clone(prepared));
+        let bytes = off_runtime(move || {
+            let table = prepared.table(split, range)?;
+            write_shard_as(&table, prepared.stored_types())
+                .map_err(|e| WireError::new(Code::InternalError, e.to_string()))
+        })
+        .await?;
+        let name = format!("{}-{index:05}.arrow", split.as_str());
+        let artifact = put(artifacts, steps, ARTIFACT_KIND, &name, bytes).await?;
+        Ok((split, Shard { artifact, rows }))
+    });
+    // Each takes a thread; the results come in the order of the pieces.
+    let made: Vec<(Split, Shard)> = stream::iter(made).buffered(parallel::threads()).try_collect().await?;
     let mut shards: [Vec<Shard>; 3] = Default::default();
-    for (split, shards) in Split::ALL.into_iter().zip(&mut shards) {
-        for (index, range) in prepared.shards(split).into_iter().enumerate() {
-            alive(cancelled)?;
-            let (rows, prepared) = (range.len() as u64, Arc::clone(prepared));
-            let bytes = off_runtime(move || {
-                let table = prepared.table(split, range)?;
-                write_shard_as(&table, prepared.stored_types())
-                    .map_err(|e| WireError::new(Code::InternalError, e.to_string()))
-            })
-            .await?;
-            let name = format!("{}-{index:05}.arrow", split.as_str());
-            let artifact = put(artifacts, steps, ARTIFACT_KIND, &name, bytes).await?;
-            shards.push(Shard { artifact, rows });
-        }
+    for (split, shard) in made {
+        let at = Split::ALL.iter().position(|other| *other == split).unwrap_or_default();
+        shards[at].push(shard);
     }
     Ok(shards)
 }

@@ -13,7 +13,7 @@ pub use number::mean_and_std;
 use std::collections::BTreeMap;
 
 use frame::derive::Step;
-use frame::manifest::{Column, ColumnKind, ColumnRole, Feature, FittedTransform, MAX_FEATURES, Statistics, Target};
+use frame::manifest::{Column, ColumnKind, ColumnRole, Encoding, Feature, FittedTransform, MAX_FEATURES, Statistics, Target};
 use messages::WireError;
 use messages::plan::{CategoryEncoding, ColumnType, DataPlan, TargetTransform, Task};
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,7 @@ use crate::check::target::TargetValues;
 use crate::check::{Violation, names::Use};
 use crate::derive::is_part_of_date;
 use crate::load::{Loaded, Values, alive};
+use crate::parallel;
 use crate::pretrained::Pretrained;
 use crate::source::idx::Images;
 
@@ -62,25 +63,27 @@ pub fn fit(
     cancelled: &CancellationToken,
     warnings: &mut Vec<String>,
 ) -> Result<Fitted, WireError> {
-    let Inputs { loaded, train, .. } = inputs;
+    let loaded = inputs.loaded;
+    let of_column = |name: &String| {
+        alive(cancelled)?;
+        loaded.column(name).map(|(usage, values)| fit_column(plan, usage, values, inputs)).transpose()
+    };
     let (mut columns, mut features, mut feature_names) = (Vec::new(), Vec::new(), Vec::new());
     let (mut out_of_fold, mut normalized) = (Vec::new(), Vec::new());
-    for name in &loaded.layout.names {
-        alive(cancelled)?;
-        let Some((usage, values)) = loaded.column(name) else {
+    for (name, fitted) in loaded.layout.names.iter().zip(parallel::map(&loaded.layout.names, of_column)) {
+        let Some(fitted) = fitted? else {
             columns.push(unused(name, ColumnRole::None));
             continue;
         };
-        let described = describe(usage, values, train);
-        if usage.is_feature()
-            && let Some(encoding) = encode(plan, usage, values, inputs, &described, &mut out_of_fold, warnings)?
-        {
+        warnings.extend(fitted.warnings);
+        out_of_fold.extend(fitted.out_of_fold);
+        normalized.extend(fitted.normalized);
+        if let Some(encoding) = fitted.encoding {
             let feature = Feature { column: name.clone(), first: feature_names.len(), encoding };
             feature_names.extend(feature.encoding.names(name));
-            normalized.extend(image::normalization(plan, name, values, inputs)?);
             features.push(feature);
         }
-        columns.push(described);
+        columns.push(fitted.column);
     }
     if features.is_empty() || feature_names.len() > MAX_FEATURES {
         let message = format!("{} features after encoding, expected 1 to {MAX_FEATURES}", feature_names.len());
@@ -88,6 +91,30 @@ pub fn fit(
     }
     let target = fit_target(plan, task, inputs.target, inputs.train_samples);
     Ok(Fitted { columns, features, feature_names, target, out_of_fold, normalized })
+}
+
+/// What one column came to.
+struct FittedColumn {
+    column: Column,
+    /// None where the column is no feature, or has nothing to say.
+    encoding: Option<Encoding>,
+    out_of_fold: Vec<(String, Vec<f64>)>,
+    normalized: Option<Step>,
+    warnings: Vec<String>,
+}
+
+fn fit_column(plan: &DataPlan, usage: &Use, values: &Values, inputs: Inputs<'_>) -> Result<FittedColumn, WireError> {
+    let (mut out_of_fold, mut warnings) = (Vec::new(), Vec::new());
+    let column = describe(usage, values, inputs.train);
+    let mut encoding = None;
+    if usage.is_feature() {
+        encoding = encode(plan, usage, values, inputs, &column, &mut out_of_fold, &mut warnings)?;
+    }
+    let normalized = match encoding {
+        Some(_) => image::normalization(plan, &usage.name, values, inputs)?,
+        None => None,
+    };
+    Ok(FittedColumn { column, encoding, out_of_fold, normalized, warnings })
 }
 
 fn unused(name: &str, role: ColumnRole) -> Column {
@@ -142,7 +169,7 @@ fn encode(
     described: &Column,
     out_of_fold: &mut Vec<(String, Vec<f64>)>,
     warnings: &mut Vec<String>,
-) -> Result<Option<frame::manifest::Encoding>, WireError> {
+) -> Result<Option<Encoding>, WireError> {
     let train = inputs.train;
     let statistics = described.statistics.clone().unwrap_or_default();
     if statistics.distinct <= 1 && statistics.missing == 0 && described.r#type != ColumnKind::Dropped {
@@ -157,7 +184,7 @@ fn encode(
     }
     if plan.columns.get(&usage.name).is_some_and(|column| column.r#type == ColumnType::Image) {
         let images = inputs.images.get(&usage.name);
-        return Ok(images.map(|images| frame::manifest::Encoding::Image {
+        return Ok(images.map(|images| Encoding::Image {
             channels: images.channels,
             height: images.height,
             width: images.width,
@@ -190,7 +217,7 @@ fn encode(
                 }
                 other => category::fit(plan, other, &column, warnings)?,
             };
-            let says = encoding.width() > 0 || matches!(encoding, frame::manifest::Encoding::Index { .. });
+            let says = encoding.width() > 0 || matches!(encoding, Encoding::Index { .. });
             says.then_some(encoding)
         }
         Values::Text(texts) if !plan.text.clean.is_empty() => {
