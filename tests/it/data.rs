@@ -84,3 +84,26 @@ fn a_job_leaves_out_quarantined_rows_and_names_its_reports() {
     assert!(message.contains("ads.csv line 6, column \"size\"") && message.contains("2 in all"), "{message}");
     assert!(text(&failed, "/hint").contains("validation_report.html"), "{failed:#}");
 }
+
+#[test]
+fn a_table_beyond_the_memory_limit_is_prepared_all_the_same() {
+    let sandbox = Sandbox::new();
+    sandbox.write("ads.csv", table(200_000));
+    sandbox.write("job.yaml", spec("ads.csv", 1, ""));
+    let parts = |name: &str| {
+        sandbox.within(&["data", "split", "job.yaml", "--write", name]).expect(0);
+        std::fs::read_to_string(sandbox.path(name)).expect("parts")
+    };
+    let with_all_memory = parts("all.csv");
+    assert_eq!(with_all_memory.lines().count(), 200_001);
+    // Half of it is for large vectors, of which there are four of 1.6 MB, and room to grow.
+    sandbox.write("within.yaml", "memory_limit_bytes: 8388608\n");
+    assert!(parts("little.csv") == with_all_memory, "other parts");
+
+    std::fs::remove_dir_all(sandbox.home().join("scratch")).expect("was made");
+    std::fs::write(sandbox.home().join("scratch"), "no folder").expect("written");
+    let failed = sandbox.within(&["data", "split", "job.yaml"]).expect(2);
+    for part in ["ads.csv: the columns that are read take more than the 8388608 bytes", "cannot take the rest"] {
+        assert!(failed.stderr.contains(part), "{}", failed.stderr);
+    }
+}

@@ -23,6 +23,7 @@ use crate::check::names::{Layout, Need, Use};
 use crate::check::scan::Kind;
 use crate::check::{At, MAX_ROWS, Violation, Violations, inference};
 use crate::column::Column;
+use crate::parallel;
 use crate::pictures::{Gallery, Places};
 use crate::source::{Chunk, File, Joins, Reader};
 use crate::validate::Dropped;
@@ -272,8 +273,6 @@ struct Pass {
 
 /// Chunks that wait for a thread, at most.
 const CHUNKS_AHEAD: usize = 2;
-/// Threads that take in columns, at most.
-const MOST_THREADS: usize = 8;
 
 impl Input<'_> {
     /// One pass over the files, of the columns of `layout` or of those that the plan wants. `None` when the first file
@@ -296,8 +295,8 @@ impl Input<'_> {
             .iter()
             .map(|usage| Column::new(usage.clone(), |shape| Gallery::new(shape, places.clone())))
             .collect();
-        let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1));
-        let threads = threads.clamp(1, MOST_THREADS).min(columns.len().max(1));
+        // Reading takes half a core, so that all of them are busy.
+        let threads = parallel::threads().min(columns.len().max(1));
         let kept = AtomicUsize::new(0);
         let mut hands: Vec<Vec<(usize, Column)>> = (0..threads).map(|_| Vec::new()).collect();
         for (index, column) in columns.into_iter().enumerate() {

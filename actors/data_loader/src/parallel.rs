@@ -2,6 +2,7 @@
 //! who computes it, and the results stand in the order of the pieces.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use scratch::Scope;
 
@@ -40,6 +41,16 @@ pub fn map<T: Sync, R: Send>(pieces: &[T], of: impl Fn(&T) -> R + Sync) -> Vec<R
     made.into_iter().map(|(_, result)| result).collect()
 }
 
+/// The same of pieces that are given away.
+pub fn each<T: Send, R: Send>(pieces: Vec<T>, of: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let pieces: Vec<Mutex<Option<T>>> = pieces.into_iter().map(|piece| Mutex::new(Some(piece))).collect();
+    let made = map(&pieces, |piece| {
+        let piece = piece.lock().unwrap_or_else(PoisonError::into_inner).take();
+        piece.map(&of)
+    });
+    made.into_iter().flatten().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,5 +60,14 @@ mod tests {
         let pieces: Vec<usize> = (0..1000).collect();
         assert_eq!(map(&pieces, |piece| piece * 2), (0..1000).map(|piece| piece * 2).collect::<Vec<_>>());
         assert!(map(&Vec::<usize>::new(), |piece| *piece).is_empty());
+        let mut sums = vec![0; 100];
+        assert_eq!(
+            each(sums.iter_mut().zip(0..).collect(), |(sum, i)| {
+                *sum += i;
+                i
+            }),
+            (0..100).collect::<Vec<_>>()
+        );
+        assert_eq!(sums, (0..100).collect::<Vec<_>>());
     }
 }

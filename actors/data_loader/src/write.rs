@@ -188,7 +188,7 @@ async fn write_shards(
         .await?;
         let name = format!("{}-{index:05}.arrow", split.as_str());
         let artifact = put(artifacts, steps, ARTIFACT_KIND, &name, bytes).await?;
-        Ok((split, Shard { artifact, rows }))
+        Ok::<_, WireError>((split, Shard { artifact, rows }))
     });
     // Each takes a thread; the results come in the order of the pieces.
     let made: Vec<(Split, Shard)> = stream::iter(made).buffered(parallel::threads()).try_collect().await?;

@@ -27,11 +27,14 @@ impl ValueReader {
 
     /// An empty text is missing, and so is each of the null values; blanks around them do not matter.
     pub fn is_missing(&self, text: &str) -> bool {
+        if !self.null_numbers && text.bytes().next().is_some_and(begins_number) {
+            return false;
+        }
         let is_null = |text: &str| text.is_empty() || self.null_values.iter().any(|null| null == text);
         if is_null(text) {
             return true;
         }
-        let blank = text.trim();
+        let blank = trimmed(text);
         blank.len() < text.len() && is_null(blank)
     }
 
@@ -46,7 +49,7 @@ impl ValueReader {
         if self.is_missing(text) {
             return Value::Missing;
         }
-        let blank = text.trim();
+        let blank = trimmed(text);
         let parsed = if self.decimal_comma {
             if blank.contains('.') {
                 return Value::Text(text);
@@ -65,9 +68,17 @@ impl ValueReader {
     /// The same where nobody said what the column holds: a code that looks like a number is a text.
     pub fn infer<'a>(&self, text: &'a str) -> Value<'a> {
         match self.read(text) {
-            Value::Number(_) | Value::Unusable(_) if is_code(text.trim().as_bytes()) => Value::Text(text),
+            Value::Number(_) | Value::Unusable(_) if is_code(trimmed(text).as_bytes()) => Value::Text(text),
             value => value,
         }
+    }
+}
+
+/// The text without the blanks around it; nearly all have none, and begin and end with ASCII.
+pub fn trimmed(text: &str) -> &str {
+    match text.as_bytes() {
+        [first, .., last] if first.is_ascii_graphic() && last.is_ascii_graphic() => text,
+        _ => text.trim(),
     }
 }
 

@@ -13,7 +13,9 @@ pub use number::mean_and_std;
 use std::collections::BTreeMap;
 
 use frame::derive::Step;
-use frame::manifest::{Column, ColumnKind, ColumnRole, Encoding, Feature, FittedTransform, MAX_FEATURES, Statistics, Target};
+use frame::manifest::{
+    Column, ColumnKind, ColumnRole, Encoding, Feature, FittedTransform, MAX_FEATURES, Statistics, Target,
+};
 use messages::WireError;
 use messages::plan::{CategoryEncoding, ColumnType, DataPlan, TargetTransform, Task};
 use serde::{Deserialize, Serialize};

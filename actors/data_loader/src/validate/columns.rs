@@ -30,12 +30,6 @@ pub struct Typed<'a> {
     pub wrong: Vec<usize>,
 }
 
-/// Whether a text means that there is no value.
-pub fn is_missing(reader: &ValueReader, text: &str) -> bool {
-    let trimmed = text.trim();
-    trimmed.is_empty() || reader.is_missing(text) || reader.is_missing(trimmed)
-}
-
 /// Reads a column; `missing` says where there is no value.
 pub fn typed<'a>(kind: Kind, texts: &'a StringArray, missing: &[bool], reader: &ValueReader) -> Typed<'a> {
     let mut wrong = Vec::new();

@@ -7,7 +7,7 @@ use messages::plan::OnViolation;
 use serde::Serialize;
 
 use super::agreement::Ratings;
-use super::columns::{Typed, is_missing, key_of, typed};
+use super::columns::{Typed, key_of, typed};
 use super::date;
 use super::expression::{Cells, Truth};
 use super::schema::{Broken, Check, DataSchema, Kind, Rule, Severity};
@@ -171,6 +171,11 @@ impl<'s> Engine<'s> {
         engine
     }
 
+    /// Whether there is anything to hold rows against.
+    pub fn has_rules(&self) -> bool {
+        !self.bound.is_empty()
+    }
+
     /// The columns of one file: what must be there, and what may be.
     pub fn check_header(&mut self, file: Option<&str>, names: &[String]) {
         for bound in &mut self.bound {
@@ -263,7 +268,7 @@ impl<'s> Engine<'s> {
 }
 
 fn missing_of(texts: &StringArray, reader: &ValueReader) -> Vec<bool> {
-    (0..texts.len()).map(|row| texts.is_null(row) || is_missing(reader, texts.value(row))).collect()
+    (0..texts.len()).map(|row| texts.is_null(row) || reader.is_missing(texts.value(row))).collect()
 }
 
 fn text_of(column: &StringArray, row: usize) -> &str {

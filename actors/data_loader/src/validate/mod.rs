@@ -19,6 +19,8 @@ pub mod sniff;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread::ScopedJoinHandle;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, StringArray};
@@ -32,7 +34,7 @@ use crate::check::value::ValueReader;
 use crate::check::{Violation, Violations};
 use crate::load::alive;
 use crate::nearest::did_you_mean;
-use crate::source::{self, File, Format, Joins, Packing, Reader, Want, path};
+use crate::source::{self, Chunk, File, Format, Joins, Packing, Reader, Want, path};
 
 use engine::{Engine, Example, Found, Place};
 use outcome::{FileRead, REPORT_VERSION, Report, SchemaUsed};
@@ -40,6 +42,8 @@ use profile::Profiler;
 pub use quarantine::{Dropped, QuarantineFile};
 use schema::{Broken, DataSchema, Mistake, Severity};
 
+/// Chunks that are read ahead, at most.
+const CHUNKS_AHEAD: usize = 2;
 /// Largest schema file, in bytes.
 const MAX_SCHEMA_BYTES: u64 = 1 << 20;
 
@@ -226,21 +230,7 @@ impl<'a> Pass<'a> {
         let wanted: Vec<(usize, Want)> =
             places.iter().flatten().map(|&index| (index, self.want(&names[index]))).collect();
         reader.want(&wanted)?;
-        while let Some(chunk) = reader.next_chunk(violations)? {
-            alive(self.cancelled)?;
-            let mut given = chunk.columns.iter();
-            let texts: Vec<StringArray> =
-                places.iter().map(|place| texts(place.and_then(|_| given.next()), chunk.rows)).collect();
-            let columns: Vec<&StringArray> = texts.iter().collect();
-            let place = Place { file: &file.path, chunk: &chunk, rows_before: read.rows_before };
-            if let Some(profiler) = &mut read.profiler {
-                profiler.observe(&chunk, &columns);
-            }
-            if let Some(engine) = &mut read.engine {
-                let rows = engine.observe(&place, &columns);
-                read.quarantine.add(&place, &read.names, &columns, &rows, |rule| engine.rule_name(rule).to_owned())?;
-            }
-        }
+        let reader = self.look(file, reader, &places, read, violations)?;
         let summary = reader.finish()?;
         read.rows_before += summary.rows;
         read.files.push(FileRead {
@@ -250,6 +240,59 @@ impl<'a> Pass<'a> {
             size_bytes: summary.size_bytes,
         });
         Ok(())
+    }
+
+    /// Looks at the chunks of a file; `places` says where the columns of the table stand in it. Four at once: what reads,
+    /// a chunk or two ahead; what holds rules against a chunk, beside what looks at its columns; and what looks at rows
+    /// and between columns, behind that.
+    fn look(
+        &self,
+        file: &File,
+        mut reader: Reader,
+        places: &[Option<usize>],
+        read: &mut Read<'a>,
+        violations: &mut Violations,
+    ) -> Result<Reader, WireError> {
+        let Read { engine, profiler: Some(profiler), quarantine, names, rows_before, .. } = read else {
+            return Ok(reader);
+        };
+        let (number, by_column, across) = profiler.parts();
+        std::thread::scope(|scope| {
+            let (sender, chunks) = sync_channel::<Chunk>(CHUNKS_AHEAD);
+            let (seen_by_column, seen) = sync_channel(CHUNKS_AHEAD);
+            let ahead = scope.spawn(move || {
+                while let Some(chunk) = reader.next_chunk(violations)? {
+                    if sender.send(chunk).is_err() {
+                        break;
+                    }
+                }
+                Ok::<_, WireError>(reader)
+            });
+            let behind = scope.spawn(move || seen.into_iter().for_each(|seen| across.observe(seen)));
+            let looked = chunks.iter().try_for_each(|chunk| {
+                alive(self.cancelled)?;
+                let chunk = Arc::new(chunk);
+                let mut given = chunk.columns.iter();
+                let texts: Vec<StringArray> =
+                    places.iter().map(|place| texts(place.and_then(|_| given.next()), chunk.rows)).collect();
+                let columns: Vec<&StringArray> = texts.iter().collect();
+                let place = Place { file: &file.path, chunk: &chunk, rows_before: *rows_before };
+                let rows = std::thread::scope(|scope| {
+                    let held = engine.as_mut().filter(|engine| engine.has_rules());
+                    let held = held.map(|engine| scope.spawn(|| engine.observe(&place, &columns)));
+                    // Who is behind has panicked if it is gone, which is seen where it is joined.
+                    seen_by_column.send(by_column.observe(number, &chunk, &columns)).ok();
+                    held.map(joined)
+                });
+                if let (Some(engine), Some(rows)) = (&engine, rows) {
+                    quarantine.add(&place, names, &columns, &rows, |rule| engine.rule_name(rule).to_owned())?;
+                }
+                Ok(())
+            });
+            drop((chunks, seen_by_column));
+            joined(behind);
+            looked.and(joined(ahead))
+        })
     }
 
     fn begin(&self, file: &File, names: &[String], read: &mut Read<'a>) {
@@ -280,6 +323,11 @@ impl<'a> Pass<'a> {
         let declared = self.data.columns.get(name).map(|column| column.r#type);
         if declared == Some(ColumnType::Image) { Want::Bytes } else { Want::Text }
     }
+}
+
+/// What a thread gave.
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// A column as texts. One that the file lacks is missing in each row; bytes are shown by their number.

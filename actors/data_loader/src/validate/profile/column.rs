@@ -1,14 +1,14 @@
 //! Everything that is counted of one column.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use arrow_array::{Array, StringArray};
 use twox_hash::XxHash3_64;
 
 use super::Spot;
 use super::steps::Steps;
-use crate::check::value::{Value, ValueReader};
-use crate::validate::columns::is_missing;
+use crate::check::value::{Value, ValueReader, trimmed};
 use crate::validate::date;
 
 /// Different values of all columns together that are kept with their counts.
@@ -82,6 +82,36 @@ pub fn mix(row: &mut u64, cell: u64) {
     *row ^= *row >> 29;
 }
 
+/// A column's part of a chunk.
+pub struct Cells {
+    /// NaN where there is none.
+    pub numbers: Vec<f64>,
+    /// Keys of its values.
+    pub keys: Vec<u32>,
+    pub hashes: Vec<u64>,
+}
+
+/// Of keys that are hashes already.
+pub type Hashed = BuildHasherDefault<Itself>;
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Itself(u64);
+
+impl Hasher for Itself {
+    /// Of sampled rows the low bits are alike.
+    fn finish(&self) -> u64 {
+        self.0.rotate_left(32)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = XxHash3_64::oneshot(bytes);
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct Column {
@@ -109,7 +139,7 @@ pub struct Column {
     /// Minutes, up to a handful of different ones.
     pub offsets: Vec<i32>,
     pub steps: Steps,
-    places: HashMap<u64, u32>,
+    places: HashMap<u64, u32, Hashed>,
     pub values: Vec<Counted>,
     /// Whether there are more values than `values`.
     pub more_values: bool,
@@ -147,7 +177,7 @@ impl Column {
             with_offset: 0,
             offsets: Vec::new(),
             steps: Steps::default(),
-            places: HashMap::new(),
+            places: HashMap::default(),
             values: Vec::new(),
             more_values: false,
             max_distinct: (ALL_DISTINCT / columns.max(1)).clamp(64, MAX_DISTINCT),
@@ -182,22 +212,23 @@ impl Column {
         matches!(self.r#type(), Type::Integer | Type::Number)
     }
 
-    /// Looks at the column's part of a chunk; returns its numbers (NaN where there is none) and the keys of its values.
+    /// Looks at the column's part of a chunk.
     pub fn observe(
         &mut self,
         texts: &StringArray,
         first_row: u64,
         reader: &ValueReader,
-        spot: &dyn Fn(usize) -> Spot,
-        hashes: &mut [u64],
-    ) -> (Vec<f64>, Vec<u32>) {
-        let (mut numbers, mut keys) = (Vec::with_capacity(texts.len()), Vec::with_capacity(texts.len()));
+        spot: impl Fn(usize) -> Spot,
+    ) -> Cells {
+        let room = texts.len();
+        let (mut numbers, mut keys) = (Vec::with_capacity(room), Vec::with_capacity(room));
+        let mut hashes = Vec::with_capacity(room);
         for row in 0..texts.len() {
             let text = if texts.is_null(row) { "" } else { texts.value(row) };
             let hash = hash(text);
-            mix(&mut hashes[row], hash);
+            hashes.push(hash);
             self.rows += 1;
-            if is_missing(reader, text) {
+            if reader.is_missing(text) {
                 self.missing.add(|| spot(row), text);
                 numbers.push(f64::NAN);
                 keys.push(MISSING);
@@ -210,7 +241,7 @@ impl Column {
                 self.previous.0 = hash;
             }
         }
-        (numbers, keys)
+        Cells { numbers, keys, hashes }
     }
 
     fn value(&mut self, hash: u64, text: &str, spot: impl Fn() -> Spot) -> u32 {
@@ -229,7 +260,7 @@ impl Column {
     }
 
     fn parsed(&mut self, text: &str, row: u64, reader: &ValueReader, spot: &dyn Fn() -> Spot) -> f64 {
-        let trimmed = text.trim();
+        let trimmed = trimmed(text);
         if trimmed.len() != text.len() {
             self.blanks.add(spot, text);
         }

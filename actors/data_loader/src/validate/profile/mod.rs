@@ -9,6 +9,7 @@ mod sample;
 mod steps;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use arrow_array::{Array, StringArray};
 use serde::Serialize;
@@ -16,8 +17,11 @@ use serde::Serialize;
 pub use column::{Column, Type};
 pub use sample::Sample;
 
+use pairs::Pairs;
+
 use crate::check::At;
 use crate::check::value::ValueReader;
+use crate::parallel;
 use crate::source::Chunk;
 
 /// Most columns that are looked at one by one.
@@ -74,16 +78,38 @@ impl Finding {
 /// See the module.
 pub struct Profiler {
     files: Vec<String>,
-    columns: Vec<Column>,
+    by_column: ByColumn,
+    across: Across,
     more_columns: usize,
+}
+
+/// What is seen of each column for itself: chunk by chunk, on all cores.
+pub struct ByColumn {
+    columns: Vec<Column>,
     rows: u64,
+    reader: ValueReader,
+}
+
+/// What is seen of a chunk when its columns have been looked at.
+pub struct Seen {
+    chunk: Arc<Chunk>,
+    file: u32,
+    first_row: u64,
+    numbers: Vec<Vec<f64>>,
+    keys: Vec<Vec<u32>>,
+    hashes: Vec<Vec<u64>>,
+    /// The pairs of columns that are compared, with the first chunk.
+    pairs: Option<Pairs>,
+}
+
+/// What is seen of rows and between columns: a chunk at a time, beside the columns of the next one.
+pub struct Across {
     sample: Sample,
-    pairs: pairs::Pairs,
+    pairs: Pairs,
     /// Repetitions of each row by its hash, of the hashes that end with `level` zero bits.
-    row_hashes: HashMap<u64, u32>,
+    row_hashes: HashMap<u64, u32, column::Hashed>,
     level: u32,
     repeated: Vec<Spot>,
-    reader: ValueReader,
 }
 
 /// What is known in the end.
@@ -98,17 +124,18 @@ pub struct Profile {
 impl Profiler {
     pub fn new(names: &[String], reader: ValueReader) -> Self {
         let shown = names.len().min(MAX_COLUMNS);
+        let columns = names[..shown].iter().map(|name| Column::new(name, shown)).collect();
         Self {
             files: Vec::new(),
-            columns: names[..shown].iter().map(|name| Column::new(name, shown)).collect(),
+            by_column: ByColumn { columns, rows: 0, reader },
+            across: Across {
+                sample: Sample::new(shown),
+                pairs: Pairs::default(),
+                row_hashes: HashMap::default(),
+                level: 0,
+                repeated: Vec::new(),
+            },
             more_columns: names.len() - shown,
-            rows: 0,
-            sample: Sample::new(shown),
-            pairs: pairs::Pairs::default(),
-            row_hashes: HashMap::new(),
-            level: 0,
-            repeated: Vec::new(),
-            reader,
         }
     }
 
@@ -116,44 +143,77 @@ impl Profiler {
         self.files.push(path.to_owned());
     }
 
-    /// Looks at a chunk; `columns` are all columns as texts.
-    pub fn observe(&mut self, chunk: &Chunk, columns: &[&StringArray]) {
-        let file = self.files.len().saturating_sub(1) as u32;
+    /// The number of the file that was begun last, and the two who look at its chunks.
+    pub fn parts(&mut self) -> (u32, &mut ByColumn, &mut Across) {
+        (self.files.len().saturating_sub(1) as u32, &mut self.by_column, &mut self.across)
+    }
+}
+
+impl ByColumn {
+    /// Looks at the columns of a chunk; `columns` are all of them as texts.
+    pub fn observe(&mut self, file: u32, chunk: &Arc<Chunk>, columns: &[&StringArray]) -> Seen {
         let spot = |row: usize| Spot { file, at: chunk.at(row) };
-        let mut hashes = vec![0u64; chunk.rows];
-        let first_row = self.rows;
-        let mut numbers = Vec::with_capacity(self.columns.len());
-        let mut keys = Vec::with_capacity(self.columns.len());
-        for (column, texts) in self.columns.iter_mut().zip(columns) {
-            let (of_numbers, of_keys) = column.observe(texts, first_row, &self.reader, &spot, &mut hashes);
-            numbers.push(of_numbers);
-            keys.push(of_keys);
+        let (first_row, reader, shown) = (self.rows, &self.reader, self.columns.len());
+        let pieces = self.columns.iter_mut().zip(columns).collect();
+        let cells = parallel::each(pieces, |(column, texts): (&mut Column, &&StringArray)| {
+            column.observe(texts, first_row, reader, spot)
+        });
+        let mut seen = Seen {
+            chunk: Arc::clone(chunk),
+            file,
+            first_row,
+            numbers: Vec::with_capacity(cells.len()),
+            keys: Vec::with_capacity(cells.len()),
+            hashes: Vec::with_capacity(cells.len() + 1),
+            pairs: (first_row == 0).then(|| Pairs::new(&self.columns)),
+        };
+        for cells in cells {
+            seen.numbers.push(cells.numbers);
+            seen.keys.push(cells.keys);
+            seen.hashes.push(cells.hashes);
         }
-        for texts in columns.iter().skip(self.columns.len()) {
-            for (row, hash) in hashes.iter_mut().enumerate() {
-                let text = if texts.is_null(row) { "" } else { texts.value(row) };
-                column::mix(hash, column::hash(text));
+        if columns.len() > shown {
+            let mut more = vec![0; chunk.rows];
+            for texts in &columns[shown..] {
+                for (row, hash) in more.iter_mut().enumerate() {
+                    let text = if texts.is_null(row) { "" } else { texts.value(row) };
+                    column::mix(hash, column::hash(text));
+                }
             }
-        }
-        if first_row == 0 {
-            self.pairs = pairs::Pairs::new(&self.columns);
-        }
-        self.pairs.observe(&numbers, chunk.rows, &spot);
-        self.sample.observe(first_row, chunk.rows, &numbers, &keys);
-        for (row, hash) in hashes.into_iter().enumerate() {
-            self.row(hash, spot(row));
+            seen.hashes.push(more);
         }
         self.rows += chunk.rows as u64;
+        seen
+    }
+}
+
+impl Across {
+    /// Looks at what the columns of a chunk have in common.
+    pub fn observe(&mut self, seen: Seen) {
+        let Seen { chunk, file, first_row, numbers, keys, hashes, pairs } = seen;
+        let spot = |row: usize| Spot { file, at: chunk.at(row) };
+        self.pairs = pairs.unwrap_or_else(|| std::mem::take(&mut self.pairs));
+        self.pairs.observe(&numbers, chunk.rows, &spot);
+        self.sample.observe(first_row, chunk.rows, &numbers, &keys);
+        let mut rows = vec![0u64; chunk.rows];
+        for cells in &hashes {
+            for (row, cell) in rows.iter_mut().zip(cells) {
+                column::mix(row, *cell);
+            }
+        }
+        for (row, hash) in rows.into_iter().enumerate() {
+            self.row(hash, || spot(row));
+        }
     }
 
-    fn row(&mut self, hash: u64, spot: Spot) {
+    fn row(&mut self, hash: u64, spot: impl Fn() -> Spot) {
         if hash & ((1 << self.level) - 1) != 0 {
             return;
         }
         let count = self.row_hashes.entry(hash).or_insert(0);
         *count += 1;
         if *count > 1 && self.repeated.len() < 3 {
-            self.repeated.push(spot);
+            self.repeated.push(spot());
         }
         if self.row_hashes.len() > MAX_ROW_HASHES {
             self.level += 1;
@@ -161,38 +221,37 @@ impl Profiler {
             self.row_hashes.retain(|hash, _| hash & mask == 0);
         }
     }
+}
 
+impl Profiler {
     pub fn finish(self) -> Profile {
+        let Self { files, by_column: ByColumn { columns, rows, .. }, across, more_columns } = self;
+
         let place = |spot: &Spot| {
-            let file = self.files.get(spot.file as usize).map_or("", String::as_str);
+            let file = files.get(spot.file as usize).map_or("", String::as_str);
             format!("{file} {}", spot.at)
         };
         let mut found = Vec::new();
-        let repetitions: u64 = self.row_hashes.values().map(|count| u64::from(*count) - 1).sum::<u64>() << self.level;
+        let repetitions: u64 =
+            across.row_hashes.values().map(|count| u64::from(*count) - 1).sum::<u64>() << across.level;
         if repetitions > 0 {
-            let about = if self.level > 0 { "about " } else { "" };
+            let about = if across.level > 0 { "about " } else { "" };
             let message = format!("{about}{repetitions} rows repeat an earlier row in every column");
-            let examples = self.repeated.iter().map(place).collect();
-            found.push(Finding::new("duplicate_rows", &[], repetitions, message).of(self.rows).examples(examples));
+            let examples = across.repeated.iter().map(place).collect();
+            found.push(Finding::new("duplicate_rows", &[], repetitions, message).of(rows).examples(examples));
         }
-        for column in &self.columns {
-            findings::of_column(column, self.rows, &place, &mut found);
+        for column in &columns {
+            findings::of_column(column, rows, &place, &mut found);
         }
         for kind in ["blanks_in_name", "surrounding_blanks"] {
             together(kind, &mut found);
         }
-        relations::between_columns(&self.columns, &self.sample, &self.pairs, &place, &mut found);
-        if self.more_columns > 0 {
-            let message = format!("{} columns beyond the first {MAX_COLUMNS} are not looked at", self.more_columns);
-            found.push(Finding::new("columns_not_profiled", &[], self.more_columns as u64, message));
+        relations::between_columns(&columns, &across.sample, &across.pairs, &place, &mut found);
+        if more_columns > 0 {
+            let message = format!("{} columns beyond the first {MAX_COLUMNS} are not looked at", more_columns);
+            found.push(Finding::new("columns_not_profiled", &[], more_columns as u64, message));
         }
-        Profile {
-            rows: self.rows,
-            columns: self.columns,
-            more_columns: self.more_columns,
-            sample: self.sample,
-            findings: found,
-        }
+        Profile { rows, columns, more_columns, sample: across.sample, findings: found }
     }
 }
 
