@@ -87,6 +87,7 @@ fn losses_fall_together_in_every_precision() {
         let curves = PRECISIONS.map(|precision| losses(&machine, &config, precision, sizes));
         let first = (curves[0][0] + curves[0][1]) / 2.0;
         for (precision, curve) in PRECISIONS.into_iter().zip(&curves) {
+            println!("{name} {precision:?}: begins with {:.4?}", &curve[..8]);
             let (reached, of_f32) = (end(curve), end(&curves[0]));
             println!("{name} {precision:?}: from {first:.4} to {reached:.4}");
             assert!(reached < 0.85 * first, "{name} {precision:?} has not learned: from {first} to {reached}");
