@@ -201,7 +201,7 @@ impl Engine {
                         });
                     }
                     self.said.iter().for_each(|said| samples.add(said.samples));
-                    last = Some((batch, global_rows, before));
+                    last = Some((&**batch, global_rows, before));
                 }
                 match self.trainer.apply() {
                     Err(kernels::Error::Numeric { op, step, samples }) => {

@@ -441,7 +441,7 @@ impl Session {
             while group.len() < accumulation && self.position.batch + (group.len() as u64) < batches {
                 self.ports.vitals.now(Doing::WaitingForBatch);
                 let Some(batch) = self.next()? else { return Ok(Flow::Stopped) };
-                self.expect(&batch, self.position.batch + group.len() as u64)?;
+                self.expect((batch.epoch, batch.batch), self.position.batch + group.len() as u64)?;
                 self.ports.vitals.progress();
                 group.push(batch);
             }
@@ -546,14 +546,12 @@ impl Session {
         Flow::On
     }
 
-    fn expect(&self, batch: &Fed, wanted: u64) -> Result<(), WireError> {
-        if (batch.epoch, batch.batch) == (self.position.epoch, wanted) {
+    fn expect(&self, (epoch, batch): (u32, u64), wanted: u64) -> Result<(), WireError> {
+        if (epoch, batch) == (self.position.epoch, wanted) {
             return Ok(());
         }
-        let message = format!(
-            "the feed sent epoch {} batch {}, expected epoch {} batch {wanted}",
-            batch.epoch, batch.batch, self.position.epoch
-        );
+        let message =
+            format!("the feed sent epoch {epoch} batch {batch}, expected epoch {} batch {wanted}", self.position.epoch);
         Err(WireError::new(Code::InternalError, message))
     }
 
@@ -575,7 +573,7 @@ impl Session {
         let own = Validation::share(self.gang.seat as usize, self.gang.world_size() as usize, batches);
         for wanted in 0..batches {
             let Some(batch) = self.ports.val.next(&self.ports.stop)? else { return Ok(Err(Flow::Stopped)) };
-            self.expect(&batch, wanted)?;
+            self.expect((batch.epoch, batch.batch), wanted)?;
             self.ports.vitals.progress();
             if keep {
                 let failed = |e: frame::Error| WireError::new(Code::InternalError, format!("validation part: {e}"));
