@@ -234,5 +234,5 @@ fn nothing_is_started_for_no_rows() {
     });
     // A sum of no rows is still a gradient, of zeros.
     let found = found.expect("nothing to do");
-    assert!(found.iter().all(|name| ["linear_weight", "join_shards", "scale"].contains(name)), "{found:?}");
+    assert!(found.iter().all(|name| ["linear_weight", "join_shards", "rescale"].contains(name)), "{found:?}");
 }
