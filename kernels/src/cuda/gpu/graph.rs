@@ -1,7 +1,6 @@
 //! Work that comes again and again becomes a graph of the driver's, which is started by one call instead of one for each
 //! kernel. A graph is used for the very list that it was captured from, to the last argument and address: so it cannot
-//! compute anything else than that list would, and whoever collects work says what changes from step to step through
-//! memory if he wants it replayed.
+//! compute anything else than that list would. What changes from step to step lies in memory, or the list is another one.
 //!
 //! Work is captured on a stream that nobody else uses, so nothing else can get into a graph. Where that does not go, kernels
 //! are started one by one as before, and a line says why.
