@@ -91,12 +91,13 @@ gpu-sanitize: ## The same under compute-sanitizer: memcheck, then racecheck of e
 gpu-bench: ## Bandwidth, FLOP/s and steps of this machine's GPU, appended to kernels/benches/RESULTS.md
 	@scripts/gpu-binary bench "$(target)/gpu-bench" && "$(target)/gpu-bench" --results kernels/benches/RESULTS.md
 
-# What would run on a GPU, in an empty folder and with nothing but a driver that runs kernels on the CPU, and NVRTC.
-gpu-check: ## Both binaries on the played driver, at small sizes
-	@$(nvrtc) && $(played) && set -x && \
-	scripts/gpu-binary test "$(target)/gpu-test" && scripts/gpu-binary bench "$(target)/gpu-bench" && \
-	scripts/check-gpu-binary "$(target)/gpu-test" "$$WITHIN_PLAYED_CUDA" "$$WITHIN_NVRTC" ::device:: && \
-	scripts/check-gpu-binary "$(target)/gpu-bench" "$$WITHIN_PLAYED_CUDA" "$$WITHIN_NVRTC" --quick
+# What would run on a GPU, in an empty folder and with nothing but a driver that runs kernels on the CPU, and NVRTC. Built as
+# the tests are, since nothing is measured.
+gpu-check: ## Both binaries on the played driver, at small sizes (some minutes)
+	@$(nvrtc) && $(played) && export PROFILE=dev && set -x && \
+	scripts/gpu-binary test "$(target)/gpu-check-test" && scripts/gpu-binary bench "$(target)/gpu-check-bench" && \
+	scripts/check-gpu-binary "$(target)/gpu-check-test" "$$WITHIN_PLAYED_CUDA" "$$WITHIN_NVRTC" ::device:: && \
+	scripts/check-gpu-binary "$(target)/gpu-check-bench" "$$WITHIN_PLAYED_CUDA" "$$WITHIN_NVRTC" --quick
 
 clean: ## Remove builds and provisioned tools; models and runs in .within stay
 	cargo clean

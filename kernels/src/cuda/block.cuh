@@ -43,3 +43,13 @@ __device__ __forceinline__ uint4 philox(uint4 counter, uint2 key) {
   }
   return counter;
 }
+
+// What addresses the random numbers of a step: seed, epoch, step. They lie in memory, so that the kernels of each step are
+// started alike. The key of a stream's lane: `Key::words` of `philox.rs`.
+__device__ __forceinline__ uint2 random_key(const u64* random, u32 stream, u32 lane) {
+  const u64 seed = random[0], epoch = random[1];
+  const uint4 words = philox(uint4{stream, lane, static_cast<u32>(epoch), static_cast<u32>(epoch >> 32)},
+                             uint2{static_cast<u32>(seed), static_cast<u32>(seed >> 32)});
+  return uint2{words.x, words.y};
+}
+__device__ __forceinline__ u32 random_step(const u64* random) { return static_cast<u32>(random[2]); }

@@ -6,13 +6,14 @@
 // words; `blockIdx.y` takes samples in turns.
 extern "C" __global__ void __launch_bounds__(256)
     dropout(const float* __restrict__ x, float* __restrict__ out, const u64* __restrict__ offsets, const u64* __restrict__ ids,
-            u64 samples, u32 columns, u32 key_low, u32 key_high, u32 step, u32 below, float scale, u32 add) {
+            u64 samples, u32 columns, const u64* __restrict__ random, u32 stream, u32 lane, u32 below, float scale, u32 add) {
+  const uint2 key = random_key(random, stream, lane);
+  const u32 step = random_step(random);
   const u64 threads = static_cast<u64>(gridDim.x) * blockDim.x;
   for (u64 sample = blockIdx.y; sample < samples; sample += gridDim.y) {
     const u64 begin = offsets[sample] * columns, count = offsets[sample + 1] * columns - begin, id = ids[sample];
     for (u64 block = blockIdx.x * static_cast<u64>(blockDim.x) + threadIdx.x; block < (count + 3) / 4; block += threads) {
-      const uint4 words = philox(uint4{static_cast<u32>(block), step, static_cast<u32>(id), static_cast<u32>(id >> 32)},
-                                 uint2{key_low, key_high});
+      const uint4 words = philox(uint4{static_cast<u32>(block), step, static_cast<u32>(id), static_cast<u32>(id >> 32)}, key);
       const u32 word[4] = {words.x, words.y, words.z, words.w};
       for (u32 i = 0; i < 4 && block * 4 + i < count; i++) {
         const u64 at = begin + block * 4 + i;

@@ -21,6 +21,13 @@ extern "C" __global__ void __launch_bounds__(256)
   EACH(i, count) out[i] = add ? out[i] + factor * x[i] : factor * x[i];
 }
 
+// x *= factor, which changes from step to step and so lies in memory.
+extern "C" __global__ void __launch_bounds__(256)
+    rescale(float* __restrict__ x, u64 count, const float* __restrict__ factor) {
+  const float by = *factor;
+  EACH(i, count) x[i] *= by;
+}
+
 enum Arithmetic : u32 { ADD, SUBTRACT, MULTIPLY, DIVIDE };
 
 extern "C" __global__ void __launch_bounds__(256)

@@ -23,14 +23,23 @@ extern "C" __global__ void __launch_bounds__(256)
   }
 }
 
-// out[id] (+)= the sum of the gradients of the items of one id: items[starts[run] .. starts[run + 1]], which rise. Shards,
-// which end at `bounds`, meet in the order of the tree; those without the id are left out, as they add +0.
+// out[id] (+)= the sum of the gradients of the items of one id: items[starts[run] .. starts[run + 1]], which rise, from
+// `bounds[0]` on. `runs`: how many there are, then their ids. Shards, which end at `bounds`, meet in the order of the tree;
+// those without the id are left out, as they add +0, and so is an id that no item has.
 extern "C" __global__ void __launch_bounds__(256)
     embedding_backward(const float* __restrict__ grad, const u32* __restrict__ items, const u32* __restrict__ starts,
-                       const u32* __restrict__ ids, const u64* __restrict__ bounds, float* __restrict__ out, u32 runs, u32 width,
+                       const u32* __restrict__ runs, const u64* __restrict__ bounds, float* __restrict__ out, u32 width,
                        u32 shards, u32 add) {
-  for (u32 run = blockIdx.x; run < runs; run += gridDim.x) {
-    const u32 begin = starts[run], end = starts[run + 1];
+  const u32 count = runs[0];
+  for (u32 run = blockIdx.x; run < count; run += gridDim.x) {
+    const u32 end = starts[run + 1];
+    u32 begin = starts[run];
+    for (u32 past = end; begin < past;) {
+      const u32 middle = begin + (past - begin) / 2;
+      if (items[middle] < bounds[0]) begin = middle + 1;
+      else past = middle;
+    }
+    if (begin == end || items[begin] >= bounds[shards]) continue;
     for (u32 c = threadIdx.x; c < width; c += blockDim.x) {
       float open[16];
       u32 depth = 0, item = begin;
@@ -41,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(256)
         for (u32 taken = shard + 1; taken % 2 == 0; taken /= 2, depth--) open[depth - 2] += open[depth - 1];
       }
       for (; depth > 1; depth--) open[depth - 2] += open[depth - 1];
-      float* to = out + static_cast<u64>(ids[run]) * width + c;
+      float* to = out + static_cast<u64>(runs[run + 1]) * width + c;
       *to = add ? *to + open[0] : open[0];
     }
   }

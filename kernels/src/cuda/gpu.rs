@@ -1,13 +1,18 @@
-//! A GPU through the CUDA driver: one stream on which everything happens in order, memory from the driver's pool, copies
-//! through page-locked memory that do not wait for one another, kernels compiled when they are first started.
+//! A GPU through the CUDA driver: one stream on which everything happens in order, and a second one for copies beside it;
+//! memory from the driver's pool, copies through page-locked memory that do not wait for one another, kernels compiled when
+//! they are first started, work that comes again and again as a graph.
 //!
 //! A failure on the device is told by the driver only later, and of no kernel in particular. So after each kernel the
 //! device writes its number into memory of the host; where something has failed, the first number that is missing names
 //! the operation.
 
+mod aside;
+mod graph;
 mod measure;
 mod side;
+mod stages;
 
+pub use graph::Graphs;
 pub use side::SideStream;
 
 use super::cache::Cache;
@@ -15,19 +20,21 @@ use super::compile::{Arch, Compiler, Source};
 use super::launch::Launch;
 use super::machine::{Argument, Kernel, Machine};
 use super::probe::{self, CudaEnvironment};
+use super::work::Work;
 use crate::error::{Error, Result};
+use aside::Aside;
 use cudarc::driver::sys as cu;
+use graph::Kept;
+use stages::Stages;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{CStr, CString, c_void};
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The oldest kind of device that kernels are written for, and the oldest that the newest compilers still know.
 const OLDEST: Arch = Arch::new(7, 0);
-/// Page-locked memory of one half of the copies' buffer, in bytes.
-const STAGE: usize = 8 << 20;
 /// Most threads that compile at once.
 const COMPILERS: usize = 8;
 /// Operations whose names are kept until the device has done them.
@@ -52,6 +59,9 @@ pub struct Gpu {
     warn: fn(&str),
     functions: Mutex<HashMap<&'static str, HashMap<&'static str, Function>>>,
     stages: Mutex<Stages>,
+    aside: Mutex<Aside>,
+    graphs: Graphs,
+    kept: Mutex<Kept>,
     progress: Mutex<Progress>,
     /// The first failure, which all that follows gets again.
     failed: Mutex<Option<Error>>,
@@ -65,26 +75,23 @@ unsafe impl Sync for Gpu {}
 #[derive(Clone, Copy)]
 struct Function(cu::CUfunction);
 
-/// Two halves of page-locked memory: one is filled while the device reads the other.
-struct Stages {
-    halves: [Stage; 2],
-    now: usize,
-    filled: usize,
-}
-
-struct Stage {
-    memory: NonNull<u8>,
-    /// The device has read it.
-    done: cu::CUevent,
-}
-
 /// What the device has done, by number.
 struct Progress {
-    /// Where the device writes the number of the last kernel that it has finished.
-    finished: NonNull<AtomicU32>,
+    /// Where the device writes the number of the last kernel or graph that it has finished, and behind it how far it is in
+    /// the graph that it has begun last.
+    finished: NonNull<[AtomicU32; 2]>,
     address: u64,
     started: u32,
-    names: VecDeque<(u32, &'static str, &'static str)>,
+    names: VecDeque<(u32, Started)>,
+}
+
+/// An operation and a kernel.
+type Name = (&'static str, &'static str);
+
+enum Started {
+    Kernel(Name),
+    /// All in its order; none: nobody tells how far a graph is.
+    Graph(Arc<[Name]>),
 }
 
 impl fmt::Debug for Gpu {
@@ -256,10 +263,7 @@ impl Gpu {
         check(ordinal, "cuDevicePrimaryCtxRetain", retained)?;
         // SAFETY: the context was retained above.
         check(ordinal, "cuCtxSetCurrent", unsafe { cu::cuCtxSetCurrent(context) })?;
-        let mut stream = std::ptr::null_mut();
-        const NON_BLOCKING: u32 = 1;
-        // SAFETY: the pointer is valid for the call, and the context is current.
-        check(ordinal, "cuStreamCreate", unsafe { cu::cuStreamCreate(&raw mut stream, NON_BLOCKING) })?;
+        let stream = new_stream(ordinal)?;
         if pooled {
             keep_memory(ordinal, device)?;
         }
@@ -285,9 +289,23 @@ impl Gpu {
             warn,
             functions: Mutex::default(),
             stages: Mutex::new(stages),
+            aside: Mutex::new(Aside::new(ordinal)?),
+            graphs: Graphs::Auto,
+            kept: Mutex::new(Kept::new(ordinal)?),
             progress: Mutex::new(progress),
             failed: Mutex::default(),
         })
+    }
+
+    /// Whether work that comes again is kept as graphs, from now on.
+    pub fn with_graphs(mut self, graphs: Graphs) -> Gpu {
+        self.graphs = graphs;
+        self
+    }
+
+    /// How often work was started as a graph.
+    pub fn replays(&self) -> u64 {
+        lock(&self.kept).replays()
     }
 
     /// Its kind.
@@ -381,38 +399,7 @@ impl Gpu {
         Ok(found)
     }
 
-    /// Copies through page-locked memory: `act` fills or has filled a part of it.
-    fn in_stages(
-        &self,
-        op: &'static str,
-        bytes: usize,
-        mut act: impl FnMut(std::ops::Range<usize>, NonNull<u8>) -> Result<()>,
-    ) -> Result<()> {
-        let mut stages = lock(&self.stages);
-        let mut from = 0;
-        while from < bytes {
-            if stages.filled == STAGE {
-                let left = &stages.halves[stages.now];
-                // SAFETY: the event and the stream live as long as this.
-                self.done(op, "cuEventRecord", unsafe { cu::cuEventRecord(left.done, self.stream) })?;
-                stages.now ^= 1;
-                stages.filled = 0;
-                let next = &stages.halves[stages.now];
-                // SAFETY: as above.
-                self.done(op, "cuEventSynchronize", unsafe { cu::cuEventSynchronize(next.done) })?;
-            }
-            let take = (bytes - from).min(STAGE - stages.filled);
-            // SAFETY: within the half.
-            let at = unsafe { stages.halves[stages.now].memory.add(stages.filled) };
-            act(from..from + take, at)?;
-            // Kept aligned for the device's copies.
-            stages.filled = (stages.filled + take).next_multiple_of(256).min(STAGE);
-            from += take;
-        }
-        Ok(())
-    }
-
-    /// The same, of a kernel that must be there.
+    /// The function of a kernel that must be there.
     fn kernel(&self, op: &'static str, kernel: Kernel) -> Result<Function> {
         let found = self.function(op, kernel.source, kernel.name)?;
         found.ok_or_else(|| Error::value("cuda", format!("a kernel of {}", kernel.source.file), kernel.name))
@@ -423,29 +410,63 @@ impl Gpu {
         &self,
         stream: cu::CUstream,
         op: &'static str,
-        Function(function): Function,
+        function: Function,
         launch: Launch,
         arguments: &[Argument],
     ) -> Result<()> {
-        let mut places = [[0u64; 5]; MOST_ARGUMENTS];
         if arguments.len() > MOST_ARGUMENTS {
             return Err(Error::value("cuda", format!("at most {MOST_ARGUMENTS} arguments"), arguments.len()));
         }
-        places.iter_mut().zip(arguments).for_each(|(place, argument)| argument.write(place));
-        let mut pointers = places.each_mut().map(|place| place.as_mut_ptr().cast::<c_void>());
-        let ([gx, gy, gz], [bx, by, bz]) = (launch.grid, launch.block);
-        // SAFETY: the arguments are of the kernel's types, which the tests see to; they are read before the call returns.
-        let status = unsafe {
-            let (shared, none) = (launch.shared, std::ptr::null_mut());
-            cu::cuLaunchKernel(function, gx, gy, gz, bx, by, bz, shared, stream, pointers.as_mut_ptr(), none)
-        };
-        self.done(op, "cuLaunchKernel", status)
+        self.done(op, "cuLaunchKernel", function.launch(stream, launch, arguments))
+    }
+
+    /// Has the device write a number where it tells how far it is.
+    fn tell(&self, op: &'static str, address: u64, number: u32) -> Result<()> {
+        if !self.tells {
+            return Ok(());
+        }
+        // SAFETY: page-locked memory that the device may write.
+        let status = unsafe { cu::cuStreamWriteValue32_v2(self.stream, address, number, 0) };
+        self.done(op, "cuStreamWriteValue32", status)
     }
 
     fn wait(&self, op: &'static str) -> Result<()> {
         // SAFETY: the stream lives as long as this.
         self.done(op, "cuStreamSynchronize", unsafe { cu::cuStreamSynchronize(self.stream) })
     }
+}
+
+impl Function {
+    /// Puts it on a stream, with at most [`MOST_ARGUMENTS`].
+    fn launch(self, stream: cu::CUstream, launch: Launch, arguments: &[Argument]) -> cu::CUresult {
+        let mut places = [[0u64; 5]; MOST_ARGUMENTS];
+        places.iter_mut().zip(arguments).for_each(|(place, argument)| argument.write(place));
+        let mut pointers = places.each_mut().map(|place| place.as_mut_ptr().cast::<c_void>());
+        let ([gx, gy, gz], [bx, by, bz]) = (launch.grid, launch.block);
+        // SAFETY: the arguments are of the kernel's types, which the tests see to; they are read before the call returns.
+        unsafe {
+            let (shared, none) = (launch.shared, std::ptr::null_mut());
+            cu::cuLaunchKernel(self.0, gx, gy, gz, bx, by, bz, shared, stream, pointers.as_mut_ptr(), none)
+        }
+    }
+}
+
+/// A stream that waits for no other by itself. The context is current.
+fn new_stream(ordinal: u32) -> Result<cu::CUstream> {
+    const NON_BLOCKING: u32 = 1;
+    let mut stream = std::ptr::null_mut();
+    // SAFETY: the pointer is valid for the call.
+    check(ordinal, "cuStreamCreate", unsafe { cu::cuStreamCreate(&raw mut stream, NON_BLOCKING) })?;
+    Ok(stream)
+}
+
+/// An event, which has happened as long as it was never recorded.
+fn new_event(ordinal: u32) -> Result<cu::CUevent> {
+    const NO_TIMING: u32 = 2;
+    let mut event = std::ptr::null_mut();
+    // SAFETY: the pointer is valid for the call, and the context is current.
+    check(ordinal, "cuEventCreate", unsafe { cu::cuEventCreate(&raw mut event, NO_TIMING) })?;
+    Ok(event)
 }
 
 /// Freed memory stays with the process, for the next step.
@@ -471,23 +492,9 @@ fn page_locked(ordinal: u32, bytes: usize) -> Result<NonNull<u8>> {
     Ok(memory)
 }
 
-impl Stages {
-    fn new(ordinal: u32) -> Result<Stages> {
-        let half = || -> Result<Stage> {
-            const NO_TIMING: u32 = 2;
-            let memory = page_locked(ordinal, STAGE)?;
-            let mut done = std::ptr::null_mut();
-            // SAFETY: the pointer is valid for the call. An event that was never recorded has happened.
-            check(ordinal, "cuEventCreate", unsafe { cu::cuEventCreate(&raw mut done, NO_TIMING) })?;
-            Ok(Stage { memory, done })
-        };
-        Ok(Stages { halves: [half()?, half()?], now: 0, filled: 0 })
-    }
-}
-
 impl Progress {
     fn new(ordinal: u32) -> Result<Progress> {
-        let memory = page_locked(ordinal, size_of::<AtomicU32>())?;
+        let memory = page_locked(ordinal, size_of::<[AtomicU32; 2]>())?;
         let mut address = 0;
         // SAFETY: page-locked memory that the device may see.
         let status = unsafe { cu::cuMemHostGetDevicePointer_v2(&raw mut address, memory.as_ptr().cast(), 0) };
@@ -495,22 +502,30 @@ impl Progress {
         Ok(Progress { finished: memory.cast(), address, started: 0, names: VecDeque::new() })
     }
 
-    /// The next kernel's number.
-    fn start(&mut self, op: &'static str, kernel: &'static str) -> u32 {
+    /// The next one's number.
+    fn start(&mut self, what: Started) -> u32 {
         self.started = self.started.wrapping_add(1);
         if self.names.len() == NAMES {
             self.names.pop_front();
         }
-        self.names.push_back((self.started, op, kernel));
+        self.names.push_back((self.started, what));
         self.started
     }
 
+    /// Where the device writes how far it is in a graph.
+    fn within_graph(&self) -> u64 {
+        self.address + size_of::<AtomicU32>() as u64
+    }
+
     /// The operation and the kernel that the device has begun, or would have, when it failed.
-    fn first_unfinished(&self) -> Option<(&'static str, &'static str)> {
+    fn first_unfinished(&self) -> Option<Name> {
         // SAFETY: the memory lives as long as the process.
-        let finished = unsafe { self.finished.as_ref() }.load(Ordering::Acquire);
+        let [finished, within] = unsafe { self.finished.as_ref() }.each_ref().map(|word| word.load(Ordering::Acquire));
         let unfinished = |number: u32| (number.wrapping_sub(finished) as i32) > 0;
-        self.names.iter().find(|(number, ..)| unfinished(*number)).map(|(_, op, kernel)| (*op, *kernel))
+        match &self.names.iter().find(|(number, _)| unfinished(*number))?.1 {
+            Started::Kernel(name) => Some(*name),
+            Started::Graph(names) => names.get(within as usize).copied(),
+        }
     }
 }
 
@@ -537,6 +552,10 @@ impl Machine for Gpu {
             return Err(Error::DeviceMemory { device: self.describe(), needed: bytes, had: free, rows: None });
         }
         self.done("allocate", "cuMemAlloc", status)?;
+        if self.pooled {
+            // It is there when the stream comes to it; copies beside it have to know.
+            lock(&self.aside).may_be_written(self)?;
+        }
         Ok(address)
     }
 
@@ -545,6 +564,8 @@ impl Machine for Gpu {
         if self.enter("release").is_ok() {
             // SAFETY: allocated above, and nobody uses it after what was asked for before.
             unsafe {
+                // Copies beside it may still be on their way there.
+                cu::cuStreamWaitEvent(self.stream, lock(&self.aside).written, 0);
                 if self.pooled {
                     cu::cuMemFreeAsync(address, self.stream);
                 } else {
@@ -556,30 +577,28 @@ impl Machine for Gpu {
 
     fn upload(&self, from: &[u8], to: u64) -> Result<()> {
         self.enter("upload")?;
-        self.in_stages("upload", from.len(), |range, at| {
-            // SAFETY: the part of the page-locked memory is as long as the range and read by the device only until the
-            // event of its half, for which `in_stages` waits before it gives it out again.
-            let status = unsafe {
-                std::ptr::copy_nonoverlapping(from[range.clone()].as_ptr(), at.as_ptr(), range.len());
-                cu::cuMemcpyHtoDAsync_v2(to + range.start as u64, at.as_ptr().cast(), range.len(), self.stream)
-            };
-            self.done("upload", "cuMemcpyHtoDAsync", status)
-        })
+        lock(&self.stages).upload(self, self.stream, from, to)
     }
 
     fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
         self.enter("download")?;
-        self.in_stages("download", to.len(), |range, at| {
-            // SAFETY: as in `upload`.
-            let copied = unsafe {
-                cu::cuMemcpyDtoHAsync_v2(at.as_ptr().cast(), from + range.start as u64, range.len(), self.stream)
-            };
-            self.done("download", "cuMemcpyDtoHAsync", copied)?;
-            self.wait("download")?;
-            // SAFETY: the device has written it.
-            unsafe { std::ptr::copy_nonoverlapping(at.as_ptr(), to[range.clone()].as_mut_ptr(), range.len()) };
-            Ok(())
-        })
+        lock(&self.stages).download(self, self.stream, from, to)
+    }
+
+    fn upload_aside(&self, parts: &[(usize, &[u8])], to: u64) -> Result<()> {
+        self.enter("upload aside")?;
+        lock(&self.aside).upload(self, parts, to)
+    }
+
+    fn take_aside(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        self.enter("take aside")?;
+        lock(&self.aside).take(self, from, to, bytes)
+    }
+
+    fn run(&self, work: &Work) -> Result<()> {
+        self.enter("run")?;
+        let replayed = lock(&self.kept).replay(self, work)?;
+        if replayed { Ok(()) } else { work.run_on(self) }
     }
 
     fn clear(&self, at: u64, bytes: usize) -> Result<()> {
@@ -592,16 +611,11 @@ impl Machine for Gpu {
         self.enter(op)?;
         let function = self.kernel(op, kernel)?;
         let mut progress = lock(&self.progress);
-        let number = progress.start(op, kernel.name);
+        let number = progress.start(Started::Kernel((op, kernel.name)));
         let address = progress.address;
         drop(progress);
         self.launch(self.stream, op, function, launch, arguments)?;
-        if !self.tells {
-            return Ok(());
-        }
-        // SAFETY: page-locked memory that the device may write.
-        let status = unsafe { cu::cuStreamWriteValue32_v2(self.stream, address, number, 0) };
-        self.done(op, "cuStreamWriteValue32", status)
+        self.tell(op, address, number)
     }
 }
 
@@ -614,10 +628,9 @@ impl Drop for Gpu {
         unsafe {
             if cu::cuCtxSetCurrent(self.context) == cu::CUresult::CUDA_SUCCESS {
                 cu::cuStreamSynchronize(self.stream);
-                for stage in &lock(&self.stages).halves {
-                    cu::cuEventDestroy_v2(stage.done);
-                    cu::cuMemFreeHost(stage.memory.as_ptr().cast());
-                }
+                lock(&self.aside).free();
+                lock(&self.kept).free();
+                lock(&self.stages).free();
                 cu::cuMemFreeHost(lock(&self.progress).finished.as_ptr().cast());
                 cu::cuStreamDestroy_v2(self.stream);
             }

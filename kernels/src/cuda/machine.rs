@@ -2,15 +2,23 @@
 
 use super::compile::Source;
 use super::launch::Launch;
+use super::work::Work;
 use crate::error::{Error, Result};
 use std::fmt;
 use std::sync::Arc;
 
 /// A kernel: its file and its name there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Kernel {
     pub source: Source,
     pub name: &'static str,
+}
+
+/// Files are told apart by their names: their texts are long.
+impl PartialEq for Kernel {
+    fn eq(&self, other: &Kernel) -> bool {
+        self.name == other.name && self.source.file == other.source.file
+    }
 }
 
 /// What a kernel is given.
@@ -78,6 +86,30 @@ pub trait Machine: Send + Sync + fmt::Debug {
     /// # Errors
     /// As [`Machine::upload`]; [`Error::Compile`] where its source does not compile.
     fn start(&self, op: &'static str, kernel: Kernel, launch: Launch, arguments: &[Argument]) -> Result<()>;
+
+    /// Does what was collected, in order. A machine may keep it whole, for when the same work comes again.
+    ///
+    /// # Errors
+    /// As [`Machine::start`].
+    fn run(&self, work: &Work) -> Result<()> {
+        work.run_on(self)
+    }
+
+    /// Copies to the machine, each part to its place behind `to`, beside what it was asked for before and without waiting
+    /// for that: `to` is memory that only [`Machine::take_aside`] reads. The parts are free again at the return.
+    ///
+    /// # Errors
+    /// As [`Machine::upload`].
+    fn upload_aside(&self, parts: &[(usize, &[u8])], to: u64) -> Result<()> {
+        parts.iter().try_for_each(|(at, part)| self.upload(part, to + *at as u64))
+    }
+
+    /// Copies within the machine what the last [`Machine::upload_aside`] has brought, when it is there and after all that
+    /// was asked for before.
+    ///
+    /// # Errors
+    /// As [`Machine::upload`].
+    fn take_aside(&self, from: u64, to: u64, bytes: usize) -> Result<()>;
 }
 
 /// Memory of a machine that grows to the largest size it ever needed.
@@ -165,6 +197,7 @@ pub(crate) trait Plain: Copy {}
 impl Plain for u8 {}
 impl Plain for u32 {}
 impl Plain for u64 {}
+impl Plain for [u64; 4] {}
 impl Plain for f32 {}
 impl Plain for [f64; 2] {}
 

@@ -14,15 +14,17 @@ pub mod nvml;
 pub mod optimizer;
 mod probe;
 pub mod product;
+mod work;
 
 pub use cache::{Cache, Loaded};
 pub use compile::{Arch, Compiled, Compiler, Resources, Source};
 pub use cublaslt::CublasLt;
-pub use gpu::{Gpu, SideStream, compile_all};
+pub use gpu::{Gpu, Graphs, SideStream, compile_all};
 pub use launch::Launch;
 pub use machine::{Argument, Kernel, Machine};
 pub use nvml::Nvml;
 pub use probe::{CudaDevice, CudaEnvironment, CudaReport, LibraryReport, probe};
+pub use work::{Item, Work};
 
 /// A file of kernels with what it shares with others before it; lines are counted from its own beginning.
 macro_rules! source {

@@ -256,8 +256,7 @@ impl Attention {
     }
 
     /// What all kernels are told of the shape and the dropout: `SHAPE` of `attention.cu`.
-    fn shape(&self, env: &DeviceEnv<'_>) -> Result<[Argument; 12]> {
-        let random = env.randomness;
+    fn shape(&self, env: &DeviceEnv<'_>) -> Result<[Argument; 10]> {
         let (below, up) = if self.rate > 0.0 { self.dropped() } else { (0, 1.0) };
         Ok([
             env.offsets(self.input),
@@ -265,11 +264,9 @@ impl Attention {
             Argument::Word(word(OP, self.heads)?),
             Argument::Word(word(OP, self.width)?),
             Argument::Float(self.scale()),
-            Argument::Word64(random.seed),
-            Argument::Word64(random.epoch),
+            env.random(),
             Argument::Word(Stream::Dropout as u32),
             Argument::Word(self.lane),
-            Argument::Word(random.step),
             Argument::Word(below),
             Argument::Float(up),
         ])

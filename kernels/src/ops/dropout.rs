@@ -75,8 +75,7 @@ impl Dropout {
 
     /// The words are asked for again on the way back; the mask stays unused.
     fn start(&self, env: &mut DeviceEnv<'_>, from: Argument, to: Argument, add: Argument) -> Result<()> {
-        let (random, columns) = (env.randomness, env.columns(self.output));
-        let [low, high] = Key::new(random.seed, Stream::Dropout).lane(self.lane).epoch(random.epoch).words();
+        let columns = env.columns(self.output);
         let (below, scale) = cuda::dropout::threshold(self.rate);
         let arguments = [
             from,
@@ -85,9 +84,9 @@ impl Dropout {
             env.sample_ids(),
             Argument::Word64(env.samples as u64),
             Argument::Word(word("dropout", columns)?),
-            Argument::Word(low),
-            Argument::Word(high),
-            Argument::Word(random.step),
+            env.random(),
+            Argument::Word(Stream::Dropout as u32),
+            Argument::Word(self.lane),
             Argument::Word(below),
             Argument::Float(scale),
             add,

@@ -14,7 +14,7 @@ use crate::cuda::machine::word;
 use crate::cuda::{Argument, EMBEDDING, Launch};
 use crate::error::{Error, Result};
 use crate::params::ParamId;
-use crate::tape::{Scratch as DeviceScratch, Space, Tape};
+use crate::tape::{Items, Space, Tape};
 use std::ops::Range;
 
 const OP: &str = "embedding";
@@ -134,7 +134,7 @@ impl<'a> Tape<'a> {
 }
 
 impl Embedding {
-    pub(super) fn params(&self) -> [Option<ParamId>; MAX_PARAMS] {
+    pub(crate) fn params(&self) -> [Option<ParamId>; MAX_PARAMS] {
         let [a, b, c] = self.tables.map(|t| t.map(|(_, id)| id));
         [a, b, c, None, None]
     }
@@ -264,57 +264,75 @@ impl Embedding {
         Ok(())
     }
 
-    /// Items sorted by (id, item) go up; each id's run of them is summed by one block.
-    pub(super) fn param_gradient_on(&self, env: &mut DeviceEnv<'_>, task: &DeviceTask) -> Result<()> {
-        let (source, _) = self.tables[task.which].expect("invariant: planned for a table");
-        let (first, last) = (env.shard_start(task.node.first), env.shard_start(task.node.end));
-        let items = env.items(self.output);
-        word(OP, items.at(last))?;
-        let mut pairs = Vec::with_capacity(items.at(last) - items.at(first));
-        for sample in first..last {
+    /// The items sorted by (id, item), for the gradient of table `which`: they go up with the batch.
+    pub(crate) fn sorted(&self, which: usize, raws: &[Raw<'_>], items: &Items, samples: usize) -> Result<Sorted> {
+        let (source, _) = self.tables[which].expect("invariant: a table");
+        let count = items.at(samples);
+        word(OP, count)?;
+        let mut pairs = Vec::with_capacity(count);
+        for sample in 0..samples {
             let begin = items.at(sample);
             for row in begin..items.at(sample + 1) {
-                let id = match (source, source.ids(env)) {
-                    (Source::Ids { columns, at, .. }, Some(ids)) => u64::from(ids[row * columns + at]),
-                    (Source::Position, _) => (row - begin) as u64,
-                    _ => 0,
+                let id = match source {
+                    Source::Ids { raw, columns, at } => u64::from(ids_of(&raws[raw.0])[row * columns + at]),
+                    Source::Position => (row - begin) as u64,
+                    Source::Zero => 0,
                 };
                 pairs.push(id << 32 | row as u64);
             }
         }
         pairs.sort_unstable();
-        let (mut rows, mut starts, mut ids) = (Vec::with_capacity(pairs.len()), vec![], vec![]);
+        let (mut rows, mut starts, mut runs) = (Vec::with_capacity(count), Vec::new(), vec![0]);
         for run in pairs.chunk_by(|a, b| a >> 32 == b >> 32) {
             starts.push(rows.len() as u32);
-            ids.push((run[0] >> 32) as u32);
+            runs.push((run[0] >> 32) as u32);
             rows.extend(run.iter().map(|pair| *pair as u32));
         }
         starts.push(rows.len() as u32);
-        let runs = ids.len();
+        runs[0] = runs.len() as u32 - 1;
+        Ok(Sorted { rows, starts, runs })
+    }
+
+    /// Each id's run of items is summed by one block.
+    pub(super) fn param_gradient_on(&self, env: &mut DeviceEnv<'_>, task: &DeviceTask) -> Result<()> {
+        let (source, id) = self.tables[task.which].expect("invariant: planned for a table");
+        let items = env.items(self.output).at(env.samples);
+        // As many blocks as there may be ids, so that the launch does not depend on which ones a batch has.
+        let most = match source {
+            Source::Ids { .. } => items.min(env.params.param(id).shape[0]),
+            Source::Position => env.longest(self.output),
+            Source::Zero => items.min(1),
+        };
+        let [rows, starts, runs] = env.sorted(task);
         let arguments = [
             env.grad(self.output),
-            env.scratch_of(DeviceScratch::First, &rows)?,
-            env.scratch_of(DeviceScratch::Second, &starts)?,
-            env.scratch_of(DeviceScratch::Third, &ids)?,
+            rows,
+            starts,
+            runs,
             env.bounds_of(self.output, task),
             env.out(task),
-            Argument::Word(word(OP, runs)?),
             Argument::Word(word(OP, self.columns)?),
             Argument::Word(word(OP, task.node.span())?),
             Argument::Word(u32::from(task.add)),
         ];
         let threads = (self.columns as u32).clamp(1, 256).next_multiple_of(WARP);
-        let launch = Launch::new(OP, [(runs as u64).min(MANY_BLOCKS), 1, 1], [threads, 1, 1], 0);
+        let launch = Launch::new(OP, [(most as u64).min(MANY_BLOCKS), 1, 1], [threads, 1, 1], 0);
         env.start(OP, EMBEDDING, "embedding_backward", launch, &arguments)
     }
 }
 
-impl Source {
-    fn ids<'e>(self, env: &'e DeviceEnv<'_>) -> Option<&'e [u32]> {
-        let Source::Ids { raw, .. } = self else { return None };
-        match env.host_raw(raw) {
-            Raw::Ids(ids) => Some(ids),
-            _ => unreachable!("invariant: held as ids"),
-        }
+/// Items by the ids that they pick.
+pub(crate) struct Sorted {
+    pub rows: Vec<u32>,
+    /// Where each id's run of items begins, and the end of the last.
+    pub starts: Vec<u32>,
+    /// How many there are, then their ids.
+    pub runs: Vec<u32>,
+}
+
+fn ids_of<'r>(raw: &Raw<'r>) -> &'r [u32] {
+    match raw {
+        Raw::Ids(ids) => ids,
+        _ => unreachable!("invariant: held as ids"),
     }
 }

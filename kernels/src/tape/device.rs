@@ -5,9 +5,10 @@
 //! shard in the order of the tree, as on the CPU: a device's bits do not depend on the number of ranks either. They are not
 //! the CPU's bits, as sums of columns and products have another order.
 
+use super::freight::Layout;
 use super::{Items, Tape, Workspace};
 use crate::cuda::machine::{Memory, bytes_of, bytes_of_mut, word};
-use crate::cuda::{Argument, ELEMENTWISE, Kernel, Launch, Machine, SHARDS, Source};
+use crate::cuda::{Argument, ELEMENTWISE, Kernel, Launch, Machine, SHARDS, Source, Work};
 use crate::dtype::Precision;
 use crate::error::{Error, Result};
 use crate::ops::loss::Loss;
@@ -33,24 +34,29 @@ pub(super) struct OnDevice {
     version: Option<u64>,
     /// Parameters that somebody else keeps on the machine: their state and where they are.
     lent: Option<(u64, u64)>,
-    raws: Vec<Memory>,
-    /// First row of each sample, by space.
-    offsets: Vec<Memory>,
-    /// First row of each shard, by space.
-    bounds: Vec<Memory>,
-    sample_ids: Memory,
-    targets: Memory,
-    row_weights: Memory,
-    class_weights: Memory,
+    /// What has gone up for this run, and where in it things are.
+    freight: Memory,
+    layout: Layout,
+    /// The same of this tape, which has been brought beside the device: where, and how it lies there.
+    ahead: Option<(u64, Layout)>,
+    numbers: Memory,
     sums: Memory,
     gradients: Vec<Memory>,
     scratch: [Memory; SCRATCHES],
-    words: Vec<u64>,
+    /// What is to be done and was not begun.
+    work: Work,
     allocations: u64,
 }
 
+/// What differs from step to step, as kernels read it: what addresses random numbers, then the loss scale and its inverse.
+type Numbers = [u64; 4];
+
+/// Where in [`Numbers`] the two are, in bytes.
+const LOSS_SCALE: u64 = 24;
+const LOSS_UNSCALE: u64 = 28;
+
 /// Kinds of scratch, of which an operation may use each at the same time.
-const SCRATCHES: usize = 4;
+const SCRATCHES: usize = 2;
 
 /// What an operation uses scratch for.
 #[derive(Clone, Copy, Debug)]
@@ -58,8 +64,6 @@ pub(crate) enum Scratch {
     /// Sums of shards that the tree has yet to join.
     Partial,
     First,
-    Second,
-    Third,
 }
 
 /// Where one value is.
@@ -81,8 +85,6 @@ pub(crate) struct DeviceEnv<'a> {
     raws: &'a [Raw<'a>],
     pub samples: usize,
     pub shards: usize,
-    shard_starts: &'a [usize],
-    pub randomness: Randomness,
 }
 
 /// A range of every held node's gradient that a device computes, in the order in which it was asked to.
@@ -112,6 +114,8 @@ impl<'b> DeviceBucket<'b> {
 
 /// One parameter's gradient to compute, for one node.
 pub(crate) struct DeviceTask {
+    /// The operation's number on the tape.
+    op: usize,
     /// Which of [`crate::ops::Op::params`].
     pub which: usize,
     /// First and last shard of the node, among the held ones.
@@ -131,17 +135,14 @@ impl OnDevice {
             weights: one(),
             version: None,
             lent: None,
-            raws: Vec::new(),
-            offsets: Vec::new(),
-            bounds: Vec::new(),
-            sample_ids: one(),
-            targets: one(),
-            row_weights: one(),
-            class_weights: one(),
+            freight: one(),
+            layout: Layout::default(),
+            ahead: None,
+            numbers: one(),
             sums: one(),
             gradients: Vec::new(),
             scratch: std::array::from_fn(|_| one()),
-            words: Vec::new(),
+            work: Work::default(),
             allocations: 0,
             machine,
         }
@@ -155,6 +156,26 @@ impl OnDevice {
         while list.len() < count {
             list.push(Memory::new(machine));
         }
+    }
+
+    /// What lies beside the device is of another tape.
+    pub(super) fn forget_ahead(&mut self) {
+        self.ahead = None;
+    }
+
+    /// Begins what was collected.
+    fn begin(&mut self) -> Result<()> {
+        if self.work.is_empty() {
+            return Ok(());
+        }
+        let outcome = self.machine.run(&self.work);
+        self.work.reset();
+        outcome
+    }
+
+    /// Where a part of the freight is.
+    fn at(&self, place: usize) -> u64 {
+        self.freight.address() + place as u64
     }
 }
 
@@ -202,18 +223,22 @@ impl Tape<'_> {
         while device.values.len() < ws.live {
             device.values.push([Memory::new(&device.machine), Memory::new(&device.machine)]);
         }
-        for (value, [data, grad]) in ws.values().iter().zip(&mut device.values) {
-            let bytes = value.shape.elements() * 4;
-            device.allocations += u64::from(data.renew(bytes).map_err(|error| self.explain(error, held))?);
+        let held_by = |memories: [&Memory; 2]| memories.iter().map(|memory| memory.capacity()).sum::<usize>();
+        for (at, value) in ws.values().iter().enumerate() {
+            let (bytes, input) = (value.shape.elements() * 4, device.layout.inputs.get(at).copied().flatten());
+            let [data, grad] = &mut device.values[at];
+            if input.is_none() {
+                device.allocations += u64::from(data.renew(bytes).map_err(|error| self.explain(error, held))?);
+            }
             if value.has_grad {
                 device.allocations += u64::from(grad.renew(bytes).map_err(|error| self.explain(error, held))?);
             }
-            held += data.capacity() + grad.capacity();
-            let columns = value.shape.columns();
+            held += held_by([data, grad]);
+            let [data, grad] = [data.address(), grad.address()];
             slots.push(Slot {
-                data: data.address(),
-                grad: if value.has_grad { grad.address() } else { 0 },
-                columns,
+                data: input.map_or(data, |place| device.at(place)),
+                grad: if value.has_grad { grad } else { 0 },
+                columns: value.shape.columns(),
                 space: value.space.0,
                 rows: value.shape.rows(),
             });
@@ -226,8 +251,6 @@ impl Tape<'_> {
             raws: &self.raws[..self.raw_count],
             samples: self.rows.count,
             shards: ws.shards.len() - 1,
-            shard_starts: &ws.shards,
-            randomness: self.rows.randomness,
         })
     }
 
@@ -241,34 +264,32 @@ impl Tape<'_> {
         Error::DeviceMemory { device, needed, had, rows: Some([self.rows.count, fit.min(self.rows.count)]) }
     }
 
-    /// Inputs, ids, offsets, bounds and, where they have changed, parameters.
-    fn send(&self, env: &mut DeviceEnv<'_>) -> Result<()> {
-        let (ws, machine) = (&*self.ws, env.device.machine.clone());
-        let device = &mut *env.device;
-        for (value, slot) in ws.values().iter().zip(&env.slots).filter(|(value, _)| value.is_input) {
-            if !value.data.is_empty() {
-                machine.upload(bytes_of(&value.data[..]), slot.data)?;
+    /// The freight, unless it lies beside already, what differs from step to step and, where they have changed, parameters.
+    fn send(&self, device: &mut OnDevice, loss: Option<&Loss<'_>>) -> Result<()> {
+        let machine = device.machine.clone();
+        if let Some((from, layout)) = device.ahead.take() {
+            device.layout = layout;
+            let bytes = device.layout.bytes;
+            device.allocations += u64::from(device.freight.renew(bytes).map_err(|error| self.explain(error, 0))?);
+            machine.take_aside(from, device.freight.address(), bytes)?;
+        } else {
+            let freight = self.freight(loss)?;
+            let renewed = device.freight.renew(freight.layout.bytes).map_err(|error| self.explain(error, 0))?;
+            device.allocations += u64::from(renewed);
+            for (at, part) in freight.parts() {
+                machine.upload(part, device.at(at))?;
             }
+            device.layout = freight.layout;
         }
-        OnDevice::grow(&machine, &mut device.raws, env.raws.len());
-        for (raw, to) in env.raws.iter().zip(&mut device.raws) {
-            device.allocations += u64::from(to.set(match raw {
-                Raw::Ids(ids) => bytes_of(ids),
-                Raw::Bytes(bytes) => bytes,
-                Raw::Floats(floats) => bytes_of(floats),
-            })?);
+        device.allocations += u64::from(device.numbers.renew(size_of::<Numbers>())?);
+        if loss.is_some() {
+            let Randomness { seed, epoch, step } = self.rows.randomness;
+            let scale = device.loss_scale;
+            let unscale = (1.0 / f64::from(scale)) as f32;
+            let scales = u64::from(scale.to_bits()) | u64::from(unscale.to_bits()) << 32;
+            let numbers: Numbers = [seed, epoch, u64::from(step), scales];
+            machine.upload(bytes_of(&[numbers]), device.numbers.address())?;
         }
-        OnDevice::grow(&machine, &mut device.offsets, env.spaces.len());
-        OnDevice::grow(&machine, &mut device.bounds, env.spaces.len());
-        for (at, space) in env.spaces.iter().enumerate() {
-            device.words.clear();
-            device.words.extend((0..=env.samples).map(|sample| space.at(sample) as u64));
-            device.allocations += u64::from(device.offsets[at].set(bytes_of(&device.words))?);
-            device.words.clear();
-            device.words.extend(ws.shards.iter().map(|&sample| space.at(sample) as u64));
-            device.allocations += u64::from(device.bounds[at].set(bytes_of(&device.words))?);
-        }
-        device.allocations += u64::from(device.sample_ids.set(bytes_of(self.rows.sample_ids))?);
         let version = self.params.version();
         if device.lent.is_none_or(|(lent, _)| lent != version) && device.version != Some(version) {
             device.version = None;
@@ -278,15 +299,26 @@ impl Tape<'_> {
         Ok(())
     }
 
+    /// The freight of this tape lies at an address of the machine, where [`Machine::upload_aside`] has brought it.
+    pub(crate) fn lies_ahead(&mut self, address: u64, layout: Layout) {
+        if let Some(device) = &mut self.ws.device {
+            device.ahead = Some((address, layout));
+        }
+    }
+
     /// Brings a value and, where it has one, its gradient to the host after a run on a device: for [`Tape::value`] and
-    /// [`Tape::grad`]. On the CPU they are there.
+    /// [`Tape::grad`]. On the CPU they are there, and so are inputs.
     pub fn fetch(&mut self, var: Var) -> Result<()> {
-        let Some(device) = &self.ws.device else { return Ok(()) };
+        let Some(device) = &mut self.ws.device else { return Ok(()) };
+        device.begin()?;
         let ([data, grad], value) = (&device.values[var.0], &mut self.ws.values[var.0]);
         let count = value.shape.elements();
-        value.data.renew(count)?;
+        if !value.is_input {
+            value.data.renew(count)?;
+        }
         value.grad.renew(if value.has_grad { count } else { 0 })?;
-        for (from, to) in [(data, &mut value.data), (grad, &mut value.grad)] {
+        let sides = [(data, &mut value.data), (grad, &mut value.grad)];
+        for (from, to) in sides.into_iter().skip(usize::from(value.is_input)) {
             if !to.is_empty() {
                 device.machine.download(from.address(), bytes_of_mut(to))?;
             }
@@ -296,42 +328,51 @@ impl Tape<'_> {
 
     /// As [`Tape::forward`], with the outputs of `output` on the host after it.
     pub(super) fn forward_on_device(&mut self, output: Var) -> Result<()> {
-        self.run_on_device(|env, ws| ws.ops.iter().try_for_each(|recorded| recorded.op.forward_on(env)))?;
+        self.run_on_device(None, |env, ws| ws.ops.iter().try_for_each(|recorded| recorded.op.forward_on(env)))?;
         self.fetch(output)
     }
 
-    /// Calls `act` after all that operations read has gone up.
-    fn run_on_device(&mut self, act: impl FnOnce(&mut DeviceEnv<'_>, &Workspace) -> Result<()>) -> Result<()> {
+    /// Calls `act`, which collects work, after all that operations read has gone up.
+    fn run_on_device(
+        &mut self,
+        loss: Option<&Loss<'_>>,
+        act: impl FnOnce(&mut DeviceEnv<'_>, &Workspace) -> Result<()>,
+    ) -> Result<()> {
         let mut device = self.ws.device.take().expect("invariant: a workspace on a device");
-        let outcome = self.env_on(&mut device).and_then(|mut env| {
-            self.send(&mut env)?;
-            act(&mut env, self.ws)
-        });
+        // What a run left that failed half way.
+        device.work.reset();
+        let outcome = self.send(&mut device, loss).and_then(|()| act(&mut self.env_on(&mut device)?, self.ws));
         self.ws.device = Some(device);
         outcome
     }
 
-    /// As [`Tape::forward_backward`]; the plan is made.
+    /// As [`Tape::forward_backward`], the plan made: collects what is to be done. [`Tape::losses_from_device`] is next, at
+    /// once or after the parameters' gradients.
     pub(super) fn forward_backward_on_device(&mut self, output: Var, loss: &Loss<'_>) -> Result<()> {
-        let mut sums = std::mem::take(&mut self.ws.row_sums);
-        sums.resize(self.rows.count, [0.0; 2]);
-        let outcome = self.run_on_device(|env, ws| {
+        self.run_on_device(Some(loss), |env, ws| {
             ws.ops.iter().try_for_each(|recorded| recorded.op.forward_on(env))?;
             env.loss(output, loss)?;
-            let scale = env.device.loss_scale;
-            if scale != 1.0 {
-                let grad = env.grad(output);
-                env.hand_on("loss scale", grad, grad, env.count(output), scale, false)?;
+            if env.device.loss_scale != 1.0 {
+                let Argument::Address(grad) = env.grad(output) else { unreachable!("invariant: an address") };
+                env.rescale(grad, env.count(output), LOSS_SCALE)?;
             }
-            for recorded in ws.ops.iter().rev().filter(|recorded| recorded.live) {
-                recorded.op.backward_on(env, recorded.stores)?;
-            }
-            // The losses are waited for while the device works on the way back.
-            let from = env.device.sums.address();
-            if sums.is_empty() { Ok(()) } else { env.device.machine.download(from, bytes_of_mut(&mut sums)) }
-        });
-        self.ws.row_sums = sums;
-        outcome
+            let back = ws.ops.iter().rev().filter(|recorded| recorded.live);
+            back.into_iter().try_for_each(|recorded| recorded.op.backward_on(env, recorded.stores))
+        })
+    }
+
+    /// Begins what was collected.
+    pub(crate) fn begin_on_device(&mut self) -> Result<()> {
+        self.ws.device.as_mut().map_or(Ok(()), |device| device.begin())
+    }
+
+    /// Waits for the losses of a run on a device, for [`Tape::loss_sum`]. On the CPU they are there.
+    pub(crate) fn losses_from_device(&mut self) -> Result<()> {
+        let Some(device) = &mut self.ws.device else { return Ok(()) };
+        device.begin()?;
+        let sums = &mut self.ws.row_sums;
+        sums.resize(self.rows.count, [0.0; 2]);
+        if sums.is_empty() { Ok(()) } else { device.machine.download(device.sums.address(), bytes_of_mut(sums)) }
     }
 
     /// As [`Tape::param_gradients`], and the gradients stay on the device.
@@ -368,13 +409,14 @@ impl Tape<'_> {
         for gradient in &mut device.gradients[..held.nodes.len()] {
             device.allocations += u64::from(gradient.renew(flat * 4)?);
             // Gaps between parameters, what no operation uses, and rows of tables that no item names.
-            machine.clear(gradient.address(), flat * 4)?;
+            device.work.clear("gradient", gradient.address(), flat * 4);
         }
         let outs: Vec<u64> = device.gradients[..held.nodes.len()].iter().map(Memory::address).collect();
         let mut env = self.env_on(device)?;
         for (number, bucket) in cuts.windows(2).rev().enumerate() {
             self.bucket_on(&mut env, held, bucket[0]..bucket[1], &outs)?;
             self.unscale_on(&mut env, bucket[0]..bucket[1], &outs)?;
+            env.device.begin()?;
             done(&DeviceBucket::new(number, bucket[0]..bucket[1], &outs, &*machine))?;
         }
         Ok(())
@@ -386,7 +428,6 @@ impl Tape<'_> {
         if env.device.loss_scale == 1.0 {
             return Ok(());
         }
-        let factor = (1.0 / f64::from(env.device.loss_scale)) as f32;
         let mut runs: Vec<Range<usize>> = Vec::new();
         for param in self.params.entries().iter().filter(|param| range.contains(&param.range.start)) {
             match runs.last_mut() {
@@ -398,8 +439,7 @@ impl Tape<'_> {
         }
         for run in runs.into_iter().filter(|run| !run.is_empty()) {
             for out in outs {
-                let at = Argument::Address(out + run.start as u64 * 4);
-                env.hand_on("loss scale", at, at, run.len() as u64, factor, false)?;
+                env.rescale(out + run.start as u64 * 4, run.len() as u64, LOSS_UNSCALE)?;
             }
         }
         Ok(())
@@ -408,14 +448,14 @@ impl Tape<'_> {
     /// The gradients of the parameters that begin in this range.
     fn bucket_on(&self, env: &mut DeviceEnv<'_>, held: &HeldShards, range: Range<usize>, outs: &[u64]) -> Result<()> {
         let mut written = vec![false; self.params.len()];
-        for recorded in self.ws.ops.iter().rev().filter(|recorded| recorded.live) {
+        for (op, recorded) in self.ws.ops.iter().enumerate().rev().filter(|(_, recorded)| recorded.live) {
             for (which, id) in recorded.op.params().into_iter().enumerate() {
                 let Some(id) = id.filter(|&id| range.contains(&self.params.param(id).range.start)) else { continue };
                 let add = std::mem::replace(&mut written[id.0], true);
                 for (node, out) in held.nodes.iter().zip(outs) {
                     let node = Node { first: node.first - held.first, end: node.end - held.first };
                     let out = out + self.params.param(id).range.start as u64 * 4;
-                    recorded.op.param_gradient_on(env, &DeviceTask { which, node, out, add })?;
+                    recorded.op.param_gradient_on(env, &DeviceTask { op, which, node, out, add })?;
                 }
             }
         }
@@ -424,7 +464,7 @@ impl Tape<'_> {
 }
 
 impl DeviceEnv<'_> {
-    /// Starts a kernel; nothing where there is nothing to do.
+    /// Has a kernel started; nothing where there is nothing to do.
     pub fn start(
         &mut self,
         op: &'static str,
@@ -433,10 +473,10 @@ impl DeviceEnv<'_> {
         launch: Result<Option<Launch>>,
         arguments: &[Argument],
     ) -> Result<()> {
-        match launch? {
-            Some(launch) => self.device.machine.start(op, Kernel { source, name }, launch, arguments),
-            None => Ok(()),
+        if let Some(launch) = launch? {
+            self.device.work.start(op, Kernel { source, name }, launch, arguments);
         }
+        Ok(())
     }
 
     /// What products round their factors to.
@@ -481,7 +521,7 @@ impl DeviceEnv<'_> {
     }
 
     pub fn raw(&self, raw: RawId) -> Argument {
-        Argument::Address(self.device.raws[raw.0].address())
+        Argument::Address(self.device.at(self.device.layout.raws[raw.0]))
     }
 
     /// The same on the host.
@@ -493,14 +533,9 @@ impl DeviceEnv<'_> {
         &self.spaces[self.slots[var.0].space]
     }
 
-    /// The first sample of a shard; of the one after the last, the number of samples.
-    pub fn shard_start(&self, shard: usize) -> usize {
-        self.shard_starts[shard]
-    }
-
     /// First row of each sample of a value.
     pub fn offsets(&self, var: Var) -> Argument {
-        Argument::Address(self.device.offsets[self.slots[var.0].space].address())
+        Argument::Address(self.device.at(self.device.layout.offsets[self.slots[var.0].space]))
     }
 
     /// Most rows of a sample.
@@ -511,30 +546,48 @@ impl DeviceEnv<'_> {
 
     /// First row of each shard of a value.
     pub fn bounds(&self, var: Var) -> Argument {
-        Argument::Address(self.device.bounds[self.slots[var.0].space].address())
+        Argument::Address(self.device.at(self.device.layout.bounds[self.slots[var.0].space]))
     }
 
     /// The same of a node's shards.
     pub fn bounds_of(&self, var: Var, task: &DeviceTask) -> Argument {
-        Argument::Address(self.device.bounds[self.slots[var.0].space].address() + task.node.first as u64 * 8)
+        let bounds = self.device.layout.bounds[self.slots[var.0].space];
+        Argument::Address(self.device.at(bounds) + task.node.first as u64 * 8)
     }
 
     pub fn sample_ids(&self) -> Argument {
-        Argument::Address(self.device.sample_ids.address())
+        Argument::Address(self.device.at(self.device.layout.sample_ids))
+    }
+
+    /// What addresses the random numbers of this step: seed, epoch, step.
+    pub fn random(&self) -> Argument {
+        Argument::Address(self.device.numbers.address())
+    }
+
+    /// Rows, starts and runs of `Sorted` in `ops/embedding.rs`.
+    pub fn sorted(&self, task: &DeviceTask) -> [Argument; 3] {
+        let own = self.device.layout.sorted.iter().find(|(op, which, _)| (*op, *which) == (task.op, task.which));
+        let (_, _, places) = own.expect("invariant: a table that learns");
+        places.map(|place| Argument::Address(self.device.at(place)))
+    }
+
+    /// Multiplies numbers by one that differs from step to step.
+    fn rescale(&mut self, at: u64, count: u64, factor: u64) -> Result<()> {
+        const OP: &str = "loss scale";
+        let factor = Argument::Address(self.device.numbers.address() + factor);
+        let arguments = [Argument::Address(at), Argument::Word64(count), factor];
+        self.start(OP, ELEMENTWISE, "rescale", Launch::over(OP, count, 256), &arguments)
     }
 
     /// Memory of at least so many bytes, until the same kind is asked for again.
     pub fn scratch(&mut self, which: Scratch, bytes: usize) -> Result<u64> {
+        if self.device.scratch[which as usize].capacity() < bytes {
+            // What uses the memory that it has comes before it is given back.
+            self.device.begin()?;
+        }
         let memory = &mut self.device.scratch[which as usize];
         self.device.allocations += u64::from(memory.renew(bytes)?);
         Ok(memory.address())
-    }
-
-    /// The same with these values.
-    pub fn scratch_of(&mut self, which: Scratch, values: &[u32]) -> Result<Argument> {
-        let memory = &mut self.device.scratch[which as usize];
-        self.device.allocations += u64::from(memory.set(bytes_of(values))?);
-        Ok(Argument::Address(memory.address()))
     }
 
     /// out (+)= factor x, element by element.
@@ -593,20 +646,10 @@ impl DeviceEnv<'_> {
     fn loss(&mut self, output: Var, loss: &Loss<'_>) -> Result<()> {
         let device = &mut *self.device;
         device.allocations += u64::from(device.sums.renew(self.samples * 16)?);
-        let targets = match loss.targets {
-            crate::ops::loss::Targets::Real(values) => bytes_of(values),
-            crate::ops::loss::Targets::Class(classes) => bytes_of(classes),
-        };
-        device.allocations += u64::from(device.targets.set(targets)?);
-        let mut optional = |memory: &mut Memory, values: Option<&[f32]>| -> Result<Argument> {
-            let Some(values) = values else { return Ok(Argument::Address(0)) };
-            device.allocations += u64::from(memory.set(bytes_of(values))?);
-            Ok(Argument::Address(memory.address()))
-        };
-        let weights = optional(&mut device.row_weights, loss.weights)?;
-        let classes = optional(&mut device.class_weights, loss.config.class_weights())?;
-        let (targets, sums) = (Argument::Address(device.targets.address()), Argument::Address(device.sums.address()));
-        let at = crate::ops::loss::OnDevice { targets, weights, classes, sums };
-        loss.config.start_on(self, output, &at)
+        let at = |place: Option<usize>| Argument::Address(place.map_or(0, |place| device.at(place)));
+        let (layout, sums) = (&device.layout, Argument::Address(device.sums.address()));
+        let targets = at(Some(layout.targets));
+        let (weights, classes) = (at(layout.row_weights), at(layout.class_weights));
+        loss.config.start_on(self, output, &crate::ops::loss::OnDevice { targets, weights, classes, sums })
     }
 }

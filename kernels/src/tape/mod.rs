@@ -23,6 +23,7 @@
 
 mod culprit;
 mod device;
+mod freight;
 mod parameters;
 mod run;
 mod space;
@@ -37,6 +38,7 @@ use std::sync::{Mutex, PoisonError};
 
 pub use device::DeviceBucket;
 pub(crate) use device::{DeviceEnv, DeviceTask, Scratch};
+pub(crate) use freight::Layout;
 pub use parameters::HeldShards;
 use parameters::TaskSpec;
 pub use space::Space;
@@ -194,6 +196,7 @@ impl<'a> Tape<'a> {
         ws.shards.extend([0, rows.count]);
         ws.used.clear();
         ws.used.resize(params.len(), false);
+        ws.device.iter_mut().for_each(|device| device.forget_ahead());
         Ok(Tape { ws, params, rows, raws: [Raw::Ids(&[]); MAX_RAW], raw_count: 0, reads: [None; 4] })
     }
 

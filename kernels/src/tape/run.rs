@@ -100,9 +100,14 @@ impl Tape<'_> {
     /// Runs forward to `output`, the loss, and backward to every value; gradients are of the *sum* over
     /// samples. The parameters' gradients are a second call.
     pub fn forward_backward(&mut self, pool: &Pool, output: Var, loss: &Loss<'_>) -> Result<()> {
-        loss.check(self.rows.count, self.columns(output), self.rows.sample_ids)?;
+        self.ask_forward_backward(pool, output, loss)?;
+        self.losses_from_device()
+    }
+
+    /// The same; a device has yet to begin it, and [`Tape::losses_from_device`] waits for what [`Tape::loss_sum`] needs.
+    pub(crate) fn ask_forward_backward(&mut self, pool: &Pool, output: Var, loss: &Loss<'_>) -> Result<()> {
+        self.plan_for(output, loss)?;
         if self.is_on_device() {
-            self.plan_backward(output)?;
             return self.forward_backward_on_device(output, loss);
         }
         self.run(pool, output, &|samples, columns, outputs, grad, sums| {
@@ -110,13 +115,20 @@ impl Tape<'_> {
         })
     }
 
-    /// The same with column `column` of the output in place of a loss: gradients of its sum over samples,
+    /// Checks the loss and plans the way back from it.
+    pub(crate) fn plan_for(&mut self, output: Var, loss: &Loss<'_>) -> Result<()> {
+        loss.check(self.rows.count, self.columns(output), self.rows.sample_ids)?;
+        self.plan_backward(output)
+    }
+
+    /// As [`Tape::forward_backward`] with column `column` of the output in place of a loss: gradients of its sum over samples,
     /// which per sample is the gradient of that sample's output.
     pub fn forward_backward_of(&mut self, pool: &Pool, output: Var, column: usize) -> Result<()> {
         if column >= self.columns(output) {
             let expected = format!("a column below {}", self.columns(output));
             return Err(crate::Error::value("gradient of an output", expected, column));
         }
+        self.plan_backward(output)?;
         self.run(pool, output, &|_, columns, _, grad, sums| {
             grad.fill(0.0);
             grad.iter_mut().skip(column).step_by(columns).for_each(|g| *g = 1.0);
@@ -124,8 +136,8 @@ impl Tape<'_> {
         })
     }
 
+    /// The way back is planned.
     fn run(&mut self, pool: &Pool, output: Var, head: &Head<'_>) -> Result<()> {
-        self.plan_backward(output)?;
         self.ws.row_sums.resize(self.rows.count, [0.0; 2]);
         self.prepare(pool.threads());
         let sums = Shared::of(&mut self.ws.row_sums);

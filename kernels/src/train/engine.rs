@@ -1,5 +1,6 @@
 //! The engine proper: forward, backward, the sum over shards, clipping, the optimizer's step.
 
+use super::ahead::{Ahead, Next};
 use super::batch::{Batch, RankBatch};
 use super::partial::{Handed, Partial, total};
 use crate::buffer::AlignedBuf;
@@ -108,6 +109,8 @@ pub struct Trainer {
     ws: Workspace,
     /// Where steps are taken, if it is not the CPU.
     pub(super) device: Option<Box<DeviceStep>>,
+    /// The batch that comes next, where there is a device to bring it to.
+    ahead: Option<Box<Ahead>>,
     /// The geometry of the last batch, and its gradients per held node.
     geometry: Option<(std::ops::Range<usize>, usize, HeldShards)>,
     gradients: Vec<AlignedBuf>,
@@ -122,6 +125,19 @@ pub(super) struct Workings<'t> {
     pub(super) gradients: &'t mut [AlignedBuf],
     losses: &'t mut Vec<LossSum>,
     pub(super) handed: &'t mut Handed,
+    ahead: Option<&'t mut Ahead>,
+    recipe: Recipe<'t>,
+}
+
+impl Workings<'_> {
+    /// While a device does what the tape asks of it the next batch goes up; then the part's losses are waited for.
+    pub fn bring_next(&mut self, tape: &mut Tape<'_>) -> Result<()> {
+        tape.begin_on_device()?;
+        if let Some(ahead) = &mut self.ahead {
+            ahead.bring(&self.recipe);
+        }
+        tape.losses_from_device()
+    }
 }
 
 /// Gradients summed since the last step.
@@ -157,6 +173,7 @@ impl Trainer {
             pending: Pending { gradient, loss: LossSum::default(), micro_batches: 0 },
             ws: Workspace::default(),
             device: None,
+            ahead: None,
             geometry: None,
             gradients: Vec::new(),
             losses: Vec::new(),
@@ -168,9 +185,15 @@ impl Trainer {
     /// Computes gradients and takes steps on this machine from now on.
     pub fn on_machine(mut self, machine: Arc<dyn Machine>) -> Trainer {
         self.device = Some(Box::new(DeviceStep::new(machine.clone())));
+        self.ahead = Some(Box::new(Ahead::new(machine.clone())));
         self.ws = Workspace::on(machine);
         self.round_on_device(1);
         self
+    }
+
+    /// Whether it computes on a machine, to which batches may be brought ahead.
+    pub fn is_on_machine(&self) -> bool {
+        self.ahead.is_some()
     }
 
     /// Tells the workspace what its device rounds to, and the scale of the losses of a global batch of so many rows: as
@@ -233,6 +256,19 @@ impl Trainer {
     /// Buffers ever allocated for steps: constant while batches of one size repeat.
     pub fn allocations(&self) -> u64 {
         self.ws.allocations() + self.device.as_ref().map_or(0, |device| device.allocations())
+    }
+
+    /// This batch comes after the one that is stepped on next: it is brought to the device while that computes. One that
+    /// does not come after all is forgotten. On the CPU there is nothing to bring.
+    pub fn expect(&mut self, next: &Arc<Batch>) {
+        self.expect_part(next, next.rows, 0..self.config.logical_shards);
+    }
+
+    /// The same of a rank's part, as [`RankBatch`] says it.
+    pub fn expect_part(&mut self, next: &Arc<Batch>, global_rows: usize, held: std::ops::Range<usize>) {
+        if let Some(ahead) = &mut self.ahead {
+            ahead.expect(Next { batch: next.clone(), global_rows, held });
+        }
     }
 
     /// One optimizer step on a global batch that this process holds whole.
@@ -437,10 +473,12 @@ impl Trainer {
     /// has computed are not copied to the host.
     fn compute(&mut self, part: &RankBatch<'_>, stay: bool) -> Result<()> {
         let stay = stay && self.device.is_some();
-        let (mut tape, held, workings) = self.begin_part(part)?;
+        let (mut tape, held, mut workings) = self.ask_part(part)?;
         if stay {
             tape.param_gradients_stay(held)?;
-        } else {
+        }
+        workings.bring_next(&mut tape)?;
+        if !stay {
             tape.param_gradients(workings.pool, held, workings.gradients)?;
         }
         workings.losses.clear();
@@ -448,8 +486,9 @@ impl Trainer {
         Ok(())
     }
 
-    /// Forward and backward of a part; what is left are its gradients.
-    pub(super) fn begin_part<'t: 'a, 'a>(
+    /// Forward and backward of a part, for which a device is asked: [`Workings::bring_next`] waits for them. What is left
+    /// are its gradients.
+    pub(super) fn ask_part<'t: 'a, 'a>(
         &'t mut self,
         part: &'a RankBatch<'_>,
     ) -> Result<(Tape<'a>, &'t HeldShards, Workings<'t>)> {
@@ -460,12 +499,16 @@ impl Trainer {
         let (batch, randomness) = (part.batch, self.randomness());
         self.handed.whole = false;
         let (_, _, held) = self.geometry.as_ref().expect("invariant: set above");
-        let loss = Loss { config: &self.config.loss, targets: &batch.targets, weights: batch.weights.as_deref() };
-        let (mut tape, output) = record(&self.model, &mut self.ws, batch, &held.bounds, randomness)?;
-        tape.forward_backward(&self.pool, output, &loss)?;
+        let recipe = Recipe { model: &self.model, config: &self.config };
+        let (mut tape, output) = recipe.record(&mut self.ws, batch, &held.bounds, randomness)?;
+        if let Some(ahead) = &mut self.ahead {
+            ahead.hand_to(&mut tape, part);
+        }
+        tape.ask_forward_backward(&self.pool, output, &recipe.loss(batch))?;
         self.micro_step += 1;
         let (gradients, losses, handed) = (&mut self.gradients[..], &mut self.losses, &mut self.handed);
-        Ok((tape, held, Workings { pool: &self.pool, gradients, losses, handed }))
+        let ahead = self.ahead.as_deref_mut();
+        Ok((tape, held, Workings { pool: &self.pool, gradients, losses, handed, ahead, recipe }))
     }
 
     /// Row bounds of the held shards and a gradient per held node, kept while batches have one size.
@@ -473,19 +516,12 @@ impl Trainer {
         if matches!(&self.geometry, Some((held, rows, _)) if *held == part.held && *rows == part.global_rows) {
             return Ok(());
         }
-        let shards = self.config.logical_shards;
-        let at = |shard: usize| {
-            if shard == shards { part.global_rows } else { rows_of(shard, shards, part.global_rows).start }
-        };
-        let first_row = at(part.held.start);
-        let bounds = (part.held.start..=part.held.end).map(|s| at(s) - first_row).collect();
-        let nodes = nodes_of(part.held.clone(), shards);
-        self.gradients.truncate(nodes.len());
-        while self.gradients.len() < nodes.len() {
+        let held = geometry(part, self.config.logical_shards);
+        self.gradients.truncate(held.nodes.len());
+        while self.gradients.len() < held.nodes.len() {
             self.gradients.push(AlignedBuf::zeroed(self.model.params().flat_len())?);
         }
-        self.geometry =
-            Some((part.held.clone(), part.global_rows, HeldShards { nodes, bounds, first: part.held.start }));
+        self.geometry = Some((part.held.clone(), part.global_rows, held));
         Ok(())
     }
 
@@ -505,12 +541,13 @@ impl Trainer {
         part.check(self.config.logical_shards)?;
         let (batch, randomness) = (part.batch, self.randomness());
         self.set_geometry(part)?;
-        let loss = Loss { config: &self.config.loss, targets: &batch.targets, weights: batch.weights.as_deref() };
         let (_, _, held) = self.geometry.as_ref().expect("invariant: set above");
         // Values are looked at one by one: on the CPU, whatever this trains on.
         let mut aside = self.ws.machine().map(|_| Workspace::default());
         let ws = aside.as_mut().unwrap_or(&mut self.ws);
-        let (mut tape, output) = record(&self.model, ws, batch, &held.bounds, randomness)?;
+        let recipe = Recipe { model: &self.model, config: &self.config };
+        let (mut tape, output) = recipe.record(ws, batch, &held.bounds, randomness)?;
+        let loss = recipe.loss(batch);
         tape.forward_backward(&self.pool, output, &loss)?;
         Ok(tape.find_not_finite(output, &loss))
     }
@@ -537,17 +574,45 @@ fn loss_and_outputs(
     Ok((LossSum { sum, weight, rows: batch.rows }, outputs))
 }
 
-/// The forward pass of a batch, recorded for training.
-fn record<'a>(
-    model: &'a Model,
-    ws: &'a mut Workspace,
-    batch: &'a Batch,
-    shards: &[usize],
-    randomness: Randomness,
-) -> Result<(Tape<'a>, Var)> {
-    let rows = Rows { count: batch.rows, sample_ids: &batch.sample_ids, mode: Mode::Train, randomness };
-    let mut tape = Tape::new(ws, model.params(), rows)?;
-    tape.set_shards(shards);
-    let output = model.forward(&mut tape, &batch.feed(), InputGrad::Skip)?;
-    Ok((tape, output))
+/// What is trained, and how.
+#[derive(Clone, Copy)]
+pub(super) struct Recipe<'r> {
+    pub model: &'r Model,
+    pub config: &'r TrainConfig,
+}
+
+impl<'r> Recipe<'r> {
+    /// The forward pass of a batch, recorded for training.
+    pub fn record<'a>(
+        &self,
+        ws: &'a mut Workspace,
+        batch: &'a Batch,
+        shards: &[usize],
+        randomness: Randomness,
+    ) -> Result<(Tape<'a>, Var)>
+    where
+        'r: 'a,
+    {
+        let rows = Rows { count: batch.rows, sample_ids: &batch.sample_ids, mode: Mode::Train, randomness };
+        let mut tape = Tape::new(ws, self.model.params(), rows)?;
+        tape.set_shards(shards);
+        let output = self.model.forward(&mut tape, &batch.feed(), InputGrad::Skip)?;
+        Ok((tape, output))
+    }
+
+    pub fn loss<'a>(&self, batch: &'a Batch) -> Loss<'a>
+    where
+        'r: 'a,
+    {
+        Loss { config: &self.config.loss, targets: &batch.targets, weights: batch.weights.as_deref() }
+    }
+}
+
+/// Row bounds of the held shards, and the nodes of the tree that they make up.
+pub(super) fn geometry(part: &RankBatch<'_>, shards: usize) -> HeldShards {
+    let at =
+        |shard: usize| if shard == shards { part.global_rows } else { rows_of(shard, shards, part.global_rows).start };
+    let first_row = at(part.held.start);
+    let bounds = (part.held.start..=part.held.end).map(|shard| at(shard) - first_row).collect();
+    HeldShards { nodes: nodes_of(part.held.clone(), shards), bounds, first: part.held.start }
 }

@@ -1,6 +1,7 @@
 //! The training engine: batches in, updated parameters and figures out. It decides nothing about epochs,
 //! data or stopping; that is the trainer role's.
 
+mod ahead;
 mod batch;
 mod best;
 mod copy;

@@ -164,7 +164,12 @@ impl Trainer {
         let cuts = cuts(&starts, self.model.params().flat_len(), bucket_elements);
         self.handed.losses.resize(shards * LOSS_BYTES, 0);
         let alone = part.held.len() == shards;
-        let (mut tape, held, workings) = self.begin_part(part).map_err(Interrupted::Compute)?;
+        let (mut tape, held, mut workings) = self.ask_part(part).map_err(Interrupted::Compute)?;
+        let stays = alone && tape.is_on_device() && sum.is_none();
+        if stays {
+            tape.param_gradients_stay(held)?;
+        }
+        workings.bring_next(&mut tape).map_err(Interrupted::Compute)?;
         let handed = &mut workings.handed.losses;
         for (shard, own) in part.held.clone().zip(held.bounds.windows(2)) {
             encode(&tape.loss_sum(own[0]..own[1]), &mut handed[shard * LOSS_BYTES..][..LOSS_BYTES]);
@@ -175,9 +180,8 @@ impl Trainer {
             (workings.handed.stays, workings.handed.whole) = (true, true);
             return Ok(());
         }
-        workings.handed.stays = alone && tape.is_on_device();
-        if workings.handed.stays {
-            tape.param_gradients_stay(held)?;
+        workings.handed.stays = stays;
+        if stays {
             workings.handed.whole = true;
             return Ok(());
         }

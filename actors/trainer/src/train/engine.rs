@@ -49,6 +49,16 @@ pub struct Engine {
     computed: Duration,
 }
 
+/// A batch as `kernels` takes it; shared, as a device may get it ahead of its step.
+#[derive(Debug, Clone)]
+pub struct Fed {
+    pub epoch: u32,
+    pub batch: u64,
+    /// Rows of the whole group's batch.
+    pub global_rows: usize,
+    pub rows: Arc<Batch>,
+}
+
 /// Why a step was not taken. Nothing has changed.
 #[derive(Debug)]
 pub enum StepError {
@@ -137,11 +147,19 @@ impl Engine {
         }
     }
 
-    /// One optimizer step over the micro-batches; `own` is what this rank says, but for its samples. After an
-    /// error nothing is left half-accumulated, and the step can be taken again.
+    /// The same of one that has come.
+    pub fn fed(&self, batch: SourceBatch) -> Fed {
+        let SourceBatch { epoch, batch, global_rows, rows, .. } = batch;
+        Fed { epoch, batch, global_rows: global_rows as usize, rows: Arc::new(self.batch(rows)) }
+    }
+
+    /// One optimizer step over the micro-batches, `coming` being the batch after them, where it is there; `own` is what
+    /// this rank says, but for its samples. After an error nothing is left half-accumulated, and the step can be taken
+    /// again.
     pub fn step(
         &mut self,
-        micro_batches: Vec<SourceBatch>,
+        micro_batches: &[Fed],
+        coming: Option<&Fed>,
         gang: &mut Gang,
         own: Said,
         vitals: &Vitals,
@@ -151,30 +169,31 @@ impl Engine {
         let (step, mark) = (self.trainer.global_step(), self.trainer.mark());
         let seat = gang.seat as usize;
         let (mut samples, mut computed) = (Samples::default(), Duration::ZERO);
-        let outcome = match (&mut gang.group, <[SourceBatch; 1]>::try_from(micro_batches)) {
-            (None, Ok([only])) => {
-                let batch = self.batch(only.rows);
-                samples.add(Samples::of(&batch.sample_ids));
-                self.trainer.step(&batch)
+        let after = |n: usize| micro_batches.get(n + 1).or(coming);
+        let outcome = match (&mut gang.group, micro_batches) {
+            (None, [only]) => {
+                samples.add(Samples::of(&only.rows.sample_ids));
+                self.bring(after(0), (0, 1));
+                self.trainer.step(&only.rows)
             }
-            (None, Err(several)) => several
-                .into_iter()
-                .try_for_each(|micro_batch| {
-                    let batch = self.batch(micro_batch.rows);
-                    samples.add(Samples::of(&batch.sample_ids));
-                    self.trainer.accumulate(&batch)
+            (None, several) => several
+                .iter()
+                .enumerate()
+                .try_for_each(|(n, micro_batch)| {
+                    samples.add(Samples::of(&micro_batch.rows.sample_ids));
+                    self.bring(after(n), (0, 1));
+                    self.trainer.accumulate(&micro_batch.rows)
                 })
                 .and_then(|()| self.trainer.apply()),
-            (Some(group), one_or_several) => {
-                let micro_batches = one_or_several.map_or_else(|several| several, |[one]| vec![one]);
+            (Some(group), micro_batches) => {
                 let mut last = None;
-                for micro_batch in micro_batches {
+                for (n, micro_batch) in micro_batches.iter().enumerate() {
                     let before = self.trainer.mark();
-                    let global_rows = micro_batch.global_rows as usize;
-                    let batch = self.batch(micro_batch.rows);
+                    let (batch, global_rows) = (&micro_batch.rows, micro_batch.global_rows);
                     let own = Said { samples: Samples::of(&batch.sample_ids), ..own };
+                    self.bring(after(n), (seat, group.topology().world));
                     let ways = (&mut *group, gang.devices.as_deref_mut());
-                    if let Err(error) = self.exchange(ways, seat, &batch, global_rows, own, (&mut computed, vitals)) {
+                    if let Err(error) = self.exchange(ways, seat, batch, global_rows, own, (&mut computed, vitals)) {
                         self.abandon(mark);
                         return Err(match error {
                             Interrupted::Compute(error) => StepError::of(&error, step, at),
@@ -182,11 +201,11 @@ impl Engine {
                         });
                     }
                     self.said.iter().for_each(|said| samples.add(said.samples));
-                    last = Some((batch, global_rows, before));
+                    last = Some((&**batch, global_rows, before));
                 }
                 match self.trainer.apply() {
                     Err(kernels::Error::Numeric { op, step, samples }) => {
-                        let found = last.and_then(|last| self.diagnose(group, seat, &last));
+                        let found = last.and_then(|last| self.diagnose(group, seat, last));
                         let (op, samples) = found.unwrap_or((op, samples));
                         Err(kernels::Error::Numeric { op, step, samples })
                     }
@@ -198,6 +217,14 @@ impl Engine {
         match outcome {
             Ok(outcome) => Ok(Stepped { outcome, samples }),
             Err(error) => Err(StepError::of(&error, step, at)),
+        }
+    }
+
+    /// Has a device get a batch while it computes the one before, for the part of a seat in a world.
+    fn bring(&mut self, next: Option<&Fed>, (seat, world): (usize, usize)) {
+        if let Some(next) = next {
+            let held = self.held(seat, world);
+            self.trainer.expect_part(&next.rows, next.global_rows, held);
         }
     }
 
@@ -268,11 +295,11 @@ impl Engine {
         &mut self,
         group: &mut Group,
         seat: usize,
-        (batch, global_rows, mark): &(Batch, usize, Mark),
+        (batch, global_rows, mark): (&Batch, usize, Mark),
     ) -> Option<(String, Vec<u64>)> {
         let world = group.topology().world;
-        let part = RankBatch { batch, global_rows: *global_rows, held: self.held(seat, world) };
-        let own = self.trainer.diagnose_part(&part, *mark).ok().flatten();
+        let part = RankBatch { batch, global_rows, held: self.held(seat, world) };
+        let own = self.trainer.diagnose_part(&part, mark).ok().flatten();
         let mut found = vec![0u8; world * FOUND];
         if let Some((op, samples)) = own {
             let few: Vec<u64> = samples.into_iter().take(16).collect();
@@ -364,7 +391,8 @@ mod tests {
     fn alone(rows: Encoded) -> Result<(Stepped, String), WireError> {
         let mut engine = engine();
         let n = rows.rows as u32;
-        match engine.step(vec![batch(rows, n, 0)], &mut Gang::new(None), Said::default(), &Vitals::default()) {
+        let batch = engine.fed(batch(rows, n, 0));
+        match engine.step(&[batch], None, &mut Gang::new(None), Said::default(), &Vitals::default()) {
             Ok(stepped) => Ok((stepped, kernels::weights::params_blake3(engine.trainer().model()))),
             Err(StepError::Failed(error)) => Err(error),
             Err(StepError::Exchange(error)) => panic!("{error}"),
@@ -392,8 +420,8 @@ mod tests {
                         let mut gang = Gang::new(None);
                         (gang.seat, gang.group) = (seat as u32, Some(group));
                         let own = Said { drains: seat == 1, ..Said::default() };
-                        let part = batch(rows.select(&indices), n as u32, from as u32);
-                        match engine.step(vec![part], &mut gang, own, &Vitals::default()) {
+                        let part = engine.fed(batch(rows.select(&indices), n as u32, from as u32));
+                        match engine.step(&[part], None, &mut gang, own, &Vitals::default()) {
                             Ok(stepped) => {
                                 let hash = kernels::weights::params_blake3(engine.trainer().model());
                                 Ok((stepped, hash, engine.said().to_vec()))

@@ -17,7 +17,7 @@ use messages::gang::{Joined, Left};
 use messages::plan::{AugmentationPlan, JobPlan, StragglerPolicy};
 use messages::{Fence, JobId, TaskId, WireError};
 
-use super::engine::{Engine, StepError};
+use super::engine::{Engine, Fed, StepError};
 use super::gang::{Gang, Met, Own, Rendezvous, Samples};
 use super::mapping;
 use super::outbox::Outbox;
@@ -25,7 +25,7 @@ use super::pace::{self, Pace};
 use super::resume::{self, Identity};
 use super::saver::{At, Moment, Saver};
 use super::selection::Selection;
-use super::source::{BatchSource, FeedPlan, SourceBatch};
+use super::source::{BatchSource, FeedPlan};
 use super::stop::{Stop, StopReason};
 use super::sync::{self, Standing, SyncError};
 use super::validate::Validation;
@@ -150,6 +150,8 @@ struct Session {
     metrics: Metrics,
     best_model: Option<Arc<Vec<u8>>>,
     should_stop: Option<String>,
+    /// A batch that has come before its step.
+    ahead: Option<Fed>,
     pace: Pace,
     /// Too few would remain: every rank ends, and the leader gives the task back.
     all_give_back: bool,
@@ -229,6 +231,7 @@ impl Session {
             metrics,
             best_model,
             should_stop,
+            ahead: None,
             pace,
             all_give_back: false,
             begun,
@@ -315,6 +318,7 @@ impl Session {
                 first = Position { epoch: first.epoch + 1, batch: 0 };
             }
             if first.epoch < epochs {
+                self.ahead = None;
                 self.ports.train.open(self.train_feed(first), &self.ports.stop)?;
             }
         }
@@ -436,12 +440,15 @@ impl Session {
             let mut group = Vec::with_capacity(accumulation);
             while group.len() < accumulation && self.position.batch + (group.len() as u64) < batches {
                 self.ports.vitals.now(Doing::WaitingForBatch);
-                let Some(batch) = self.ports.train.next(&self.ports.stop)? else { return Ok(Flow::Stopped) };
-                self.expect(&batch, self.position.batch + group.len() as u64)?;
+                let Some(batch) = self.next()? else { return Ok(Flow::Stopped) };
+                self.expect((batch.epoch, batch.batch), self.position.batch + group.len() as u64)?;
                 self.ports.vitals.progress();
                 group.push(batch);
             }
-            match self.step(group)? {
+            if self.position.batch + (group.len() as u64) < batches && self.engine.trainer().is_on_machine() {
+                self.ahead = self.ports.train.ready(&self.ports.stop)?.map(|batch| self.engine.fed(batch));
+            }
+            match self.step(&group)? {
                 Flow::On => {}
                 other => return Ok(other),
             }
@@ -456,10 +463,19 @@ impl Session {
         Ok(Flow::On)
     }
 
-    fn step(&mut self, group: Vec<SourceBatch>) -> Result<Flow, WireError> {
+    /// The next batch. None when a stop was asked for.
+    fn next(&mut self) -> Result<Option<Fed>, WireError> {
+        match self.ahead.take() {
+            Some(_) if self.ports.stop.ends_now() => Ok(None),
+            Some(ahead) => Ok(Some(ahead)),
+            None => Ok(self.ports.train.next(&self.ports.stop)?.map(|batch| self.engine.fed(batch))),
+        }
+    }
+
+    fn step(&mut self, group: &[Fed]) -> Result<Flow, WireError> {
         let taken = group.len() as u64;
         let says = self.gang.says(&self.ports.stop, Samples::default(), self.engine.computed());
-        let stepped = match self.engine.step(group, &mut self.gang, says, &self.ports.vitals) {
+        let stepped = match self.engine.step(group, self.ahead.as_ref(), &mut self.gang, says, &self.ports.vitals) {
             Ok(stepped) => stepped,
             Err(StepError::Failed(error)) => return Err(error),
             Err(StepError::Exchange(_)) if self.ports.stop.ends_now() => return Ok(Flow::Stopped),
@@ -530,14 +546,12 @@ impl Session {
         Flow::On
     }
 
-    fn expect(&self, batch: &SourceBatch, wanted: u64) -> Result<(), WireError> {
-        if (batch.epoch, batch.batch) == (self.position.epoch, wanted) {
+    fn expect(&self, (epoch, batch): (u32, u64), wanted: u64) -> Result<(), WireError> {
+        if (epoch, batch) == (self.position.epoch, wanted) {
             return Ok(());
         }
-        let message = format!(
-            "the feed sent epoch {} batch {}, expected epoch {} batch {wanted}",
-            batch.epoch, batch.batch, self.position.epoch
-        );
+        let message =
+            format!("the feed sent epoch {epoch} batch {batch}, expected epoch {} batch {wanted}", self.position.epoch);
         Err(WireError::new(Code::InternalError, message))
     }
 
@@ -559,7 +573,7 @@ impl Session {
         let own = Validation::share(self.gang.seat as usize, self.gang.world_size() as usize, batches);
         for wanted in 0..batches {
             let Some(batch) = self.ports.val.next(&self.ports.stop)? else { return Ok(Err(Flow::Stopped)) };
-            self.expect(&batch, wanted)?;
+            self.expect((batch.epoch, batch.batch), wanted)?;
             self.ports.vitals.progress();
             if keep {
                 let failed = |e: frame::Error| WireError::new(Code::InternalError, format!("validation part: {e}"));

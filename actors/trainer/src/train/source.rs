@@ -143,6 +143,17 @@ impl BatchSource {
     }
 }
 
+impl BatchSource {
+    /// The next batch, if it is there already.
+    pub fn ready(&mut self, stop: &Stop) -> Result<Option<SourceBatch>, WireError> {
+        match self {
+            // A feed that has ended is told of by who needs its next batch.
+            Self::Feed { arrivals, .. } => arrivals.as_mut().and_then(|arrivals| arrivals.try_recv().ok()).transpose(),
+            Self::Memory { .. } => self.next(stop),
+        }
+    }
+}
+
 fn feed_gone() -> WireError {
     WireError::new(Code::InternalError, "the feed has ended before its last batch")
 }

@@ -8,7 +8,7 @@ mod steps;
 mod timing;
 
 use kernels::cuda::cublaslt::Form;
-use kernels::cuda::{Cache, CublasLt, CudaEnvironment, Gpu, Machine, Nvml};
+use kernels::cuda::{Cache, CublasLt, CudaEnvironment, Gpu, Graphs, Machine, Nvml};
 use kernels::dtype::Precision;
 use kernels::philox::{Key, Stream};
 use kernels::{Error, Result};
@@ -50,6 +50,8 @@ pub fn environment() -> CudaEnvironment {
 /// A device and what it is measured with.
 pub struct Bench {
     pub gpu: Arc<Gpu>,
+    /// The same device, whose kernels are always started one by one.
+    pub without_graphs: Arc<Gpu>,
     pub library: std::result::Result<CublasLt, Error>,
     pub nvml: std::result::Result<Nvml, String>,
     pub scale: Scale,
@@ -60,13 +62,14 @@ pub struct Bench {
 /// # Errors
 /// Where there is no device, or it fails.
 pub fn run(settings: &Settings) -> Result<Report> {
-    let cache = Cache::new(&settings.cubins);
-    let gpu = Arc::new(Gpu::open(0, &settings.environment, cache, |warning| eprintln!("{warning}"))?);
+    let open = || Gpu::open(0, &settings.environment, Cache::new(&settings.cubins), |warning| eprintln!("{warning}"));
+    let gpu = Arc::new(open()?);
     gpu.prepare()?;
     let bench = Bench {
         library: CublasLt::load(gpu.clone(), &settings.environment),
         nvml: Nvml::open(&gpu.bus_id()?, &settings.environment),
         scale: settings.scale,
+        without_graphs: Arc::new(open()?.with_graphs(Graphs::Off)),
         gpu,
     };
     let mut report = Report::new(&bench, bench.copy_bandwidth()?)?;

@@ -123,16 +123,17 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "\n| ad_score, rows a step | factors | ms | samples/s | joules a step | torch | compiled (goal 1.2) | last loss |"
+            "\n| ad_score, rows a step | factors | graphs | ms | samples/s | joules a step | torch | compiled (goal 1.2) | last loss |"
         )?;
-        writeln!(f, "| --- | --- | --- | --- | --- | --- | --- | --- |")?;
+        writeln!(f, "| --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
         for step in &self.steps {
             let theirs = self.theirs(&format!("ad_score {}", step.batch), "step", step.precision);
             writeln!(
                 f,
-                "| {} | {} | {:.3} | {:.0} | {} | {} | {} | {:.4} |",
+                "| {} | {} | {} | {:.3} | {:.0} | {} | {} | {} | {:.4} |",
                 step.batch,
                 name(step.precision),
+                if step.graphs { "on" } else { "off" },
                 step.seconds * 1e3,
                 step.batch as f64 / step.seconds,
                 step.joules.map_or_else(|| "not measured".into(), |joules| format!("{joules:.3}")),

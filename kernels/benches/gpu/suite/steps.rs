@@ -1,8 +1,9 @@
-//! Whole training steps of `ad_score`: samples a second, and joules by NVML's counter.
+//! Whole training steps of `ad_score`: samples a second, and joules by NVML's counter; as graphs, and with their kernels
+//! started one by one. Each batch is brought beside the step before, as in a training.
 
 use super::{Bench, Scale, random};
 use kernels::Result;
-use kernels::cuda::Machine;
+use kernels::cuda::{Gpu, Machine};
 use kernels::dtype::Precision;
 use kernels::nn::{
     AdScoreConfig, Images, Init, Inputs, Model, ModelConfig, PixelValues, TableConfig, TextEncoderConfig,
@@ -20,6 +21,8 @@ use std::sync::Arc;
 pub struct Step {
     pub batch: usize,
     pub precision: Precision,
+    /// Whether all that was measured was started as graphs.
+    pub graphs: bool,
     pub seconds: f64,
     /// None: nothing counts them.
     pub joules: Option<f64>,
@@ -107,32 +110,42 @@ pub fn measure(bench: &Bench) -> Result<Vec<Step>> {
     let mut all = Vec::new();
     for &batch in batches {
         for precision in [Precision::F32, Precision::Bf16] {
-            all.push(step(bench, batch, precision)?);
+            for gpu in [&bench.gpu, &bench.without_graphs] {
+                all.push(step(bench, gpu, batch, precision)?);
+            }
         }
     }
     Ok(all)
 }
 
-fn step(bench: &Bench, size: usize, precision: Precision) -> Result<Step> {
+fn step(bench: &Bench, gpu: &Arc<Gpu>, size: usize, precision: Precision) -> Result<Step> {
     /// Long enough that the counter of energy, which moves some ten times a second, says something.
     const SECONDS: f64 = 3.0;
+    /// Enough that work is steady.
+    const FIRST: usize = 8;
     let sizes = Sizes::of(bench.scale);
     let plan = TrainConfig { precision, logical_shards: 1, ..TrainConfig::default() };
-    let machine: Arc<dyn Machine> = bench.gpu.clone();
+    let machine: Arc<dyn Machine> = gpu.clone();
     let mut trainer = Trainer::new(sizes.model(bench.scale)?, plan, Arc::new(Pool::new(1)))?.on_machine(machine);
-    let batches = [sizes.rows(size, 1), sizes.rows(size, 2)];
+    let batches = [Arc::new(sizes.rows(size, 1)), Arc::new(sizes.rows(size, 2))];
     let mut loss = f64::NAN;
+    let mut taken = 0;
     let mut run = |count: usize| {
-        bench
-            .gpu
-            .timed(|| (0..count).try_for_each(|n| trainer.step(&batches[n % 2]).map(|outcome| loss = outcome.loss)))
+        gpu.timed(|| {
+            (0..count).try_for_each(|_| {
+                taken += 1;
+                trainer.expect(&batches[(taken + 1) % 2]);
+                trainer.step(&batches[taken % 2]).map(|outcome| loss = outcome.loss)
+            })
+        })
     };
-    run(2)?;
+    run(FIRST)?;
     let one = run(2)? / 2.0;
     let count = if bench.scale == Scale::Full { ((SECONDS / one) as usize).clamp(10, 5_000) } else { 2 };
     let joules = || bench.nvml.as_ref().ok().and_then(|nvml| nvml.joules());
-    let before = joules();
+    let (before, replays) = (joules(), gpu.replays());
     let seconds = run(count)? / count as f64;
+    let graphs = gpu.replays() - replays >= count as u64;
     let joules = before.zip(joules()).map(|(before, after)| (after - before) / count as f64);
-    Ok(Step { batch: size, precision, seconds, joules, loss })
+    Ok(Step { batch: size, precision, graphs, seconds, joules, loss })
 }

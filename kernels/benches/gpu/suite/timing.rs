@@ -60,6 +60,9 @@ impl Machine for Timing {
     fn clear(&self, at: u64, bytes: usize) -> Result<()> {
         self.gpu.clear(at, bytes)
     }
+    fn take_aside(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        self.gpu.take_aside(from, to, bytes)
+    }
     fn start(&self, op: &'static str, kernel: Kernel, launch: Launch, arguments: &[Argument]) -> Result<()> {
         let start = || self.gpu.start(op, kernel, launch, arguments);
         start()?;

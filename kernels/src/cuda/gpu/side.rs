@@ -1,7 +1,7 @@
 //! A second stream of a GPU, for what goes on beside its computing: what one is asked for waits for the other only where
 //! an event says so.
 
-use super::{Gpu, Kernel, check};
+use super::{Gpu, Kernel, new_event, new_stream};
 use crate::cuda::launch::Launch;
 use crate::cuda::machine::Argument;
 use crate::error::Result;
@@ -27,17 +27,12 @@ impl SideStream {
     /// # Errors
     /// [`crate::Error::Device`].
     pub fn new(gpu: &Arc<Gpu>) -> Result<SideStream> {
-        const NON_BLOCKING: u32 = 1;
-        const NO_TIMING: u32 = 2;
         gpu.enter("open a stream")?;
-        let mut stream = std::ptr::null_mut();
-        // SAFETY: the pointer is valid for the call, and the context is current.
-        check(gpu.ordinal, "cuStreamCreate", unsafe { cu::cuStreamCreate(&raw mut stream, NON_BLOCKING) })?;
+        let stream = new_stream(gpu.ordinal)?;
         let mut side =
             SideStream { gpu: gpu.clone(), stream, ready: std::ptr::null_mut(), reached: std::ptr::null_mut() };
         for event in [&mut side.ready, &mut side.reached] {
-            // SAFETY: as above.
-            check(gpu.ordinal, "cuEventCreate", unsafe { cu::cuEventCreate(event, NO_TIMING) })?;
+            *event = new_event(gpu.ordinal)?;
         }
         Ok(side)
     }

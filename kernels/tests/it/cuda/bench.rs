@@ -55,9 +55,10 @@ fn every_figure_is_made() {
         assert_eq!(rows(&report, op).len(), count, "{op}: {report}");
     }
     let steps = rows(&report, "3");
-    assert_eq!(steps.iter().map(|row| row[1]).collect::<Vec<_>>(), ["f32", "bf16"], "{report}");
+    let ways = [["f32", "on"], ["f32", "off"], ["bf16", "on"], ["bf16", "off"]];
+    assert_eq!(steps.iter().map(|row| [row[1], row[2]]).collect::<Vec<_>>(), ways, "{report}");
     // The played counter moves by one joule each time that it is read.
-    assert!(steps.iter().all(|row| row[4] == "0.500"), "{steps:?}");
+    assert!(steps.iter().all(|row| row[5] == "0.500"), "{steps:?}");
 }
 
 #[test]
@@ -86,8 +87,8 @@ fn a_peers_figures_stand_beside_ours_and_what_is_missing_is_not_measured() {
     let softmax = &rows(&report, "softmax")[0];
     assert!(softmax[8].parse::<f64>().expect("a ratio") > 1e6 && softmax[9] == "-", "{softmax:?}");
     let steps = rows(&report, "3");
-    assert!(steps[0][4] == "not measured" && steps[0][5] == "-", "{steps:?}");
-    assert!(steps[1][5].parse::<f64>().is_ok() && steps[1][6].parse::<f64>().is_ok(), "{steps:?}");
+    assert!(steps[0][5] == "not measured" && steps[0][6] == "-", "{steps:?}");
+    assert!(steps[2][6].parse::<f64>().is_ok() && steps[3][7].parse::<f64>().is_ok(), "{steps:?}");
     // A Python without torch.
     say("echo 'no module named torch'; exit 1");
     let report = suite::run(&settings).expect("measures").to_string();

@@ -195,6 +195,14 @@ impl Machine for Failing {
         self.pass("clear")?;
         self.played.clear(at, bytes)
     }
+    fn upload_aside(&self, parts: &[(usize, &[u8])], to: u64) -> Result<()> {
+        self.pass("upload aside")?;
+        self.played.upload_aside(parts, to)
+    }
+    fn take_aside(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        self.pass("take aside")?;
+        self.played.take_aside(from, to, bytes)
+    }
     fn start(&self, op: &'static str, kernel: Kernel, launch: Launch, arguments: &[Argument]) -> Result<()> {
         self.pass(op)?;
         self.played.start(op, kernel, launch, arguments)

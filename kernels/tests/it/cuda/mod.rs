@@ -8,6 +8,7 @@ mod compile;
 mod device;
 mod geometry;
 pub mod gpu;
+mod graphs;
 pub mod machine;
 mod nccl;
 mod ops;

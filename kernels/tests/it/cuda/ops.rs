@@ -234,7 +234,7 @@ fn tree(leaves: std::ops::Range<usize>, leaf: &dyn Fn(usize) -> f32) -> f32 {
 fn dropout_drops_what_the_cpu_drops() {
     let Some(shim) = Shim::new(DROPOUT) else { return };
     let (step, rate) = (7, 0.3);
-    let key = Key::new(99, Stream::Dropout).lane(3).epoch(1 << 33);
+    let (key, random) = (Key::new(99, Stream::Dropout).lane(3).epoch(1 << 33), [99, 1 << 33, u64::from(step)]);
     let (below, scale) = dropout::threshold(rate);
     for (lengths, columns) in [(&[1u64][..], 1), (&[1, 1, 1], 5), (&[3, 0, 7], 5), (&[40, 1], 64)] {
         // Sample ids of more than 32 bits.
@@ -257,7 +257,6 @@ fn dropout_drops_what_the_cpu_drops() {
         for order in ORDERS {
             for add in [0, 1] {
                 let (mut from, mut out) = (x.clone(), vec![if add == 1 { 1.0 } else { f32::NAN }; count]);
-                let words = key.words();
                 let mut arguments = vec![
                     Argument::Floats(&mut from),
                     Argument::Floats(&mut out),
@@ -265,9 +264,9 @@ fn dropout_drops_what_the_cpu_drops() {
                     Argument::Words64(&samples),
                     Argument::Word64(lengths.len() as u64),
                     Argument::Word(columns as u32),
-                    Argument::Word(words[0]),
-                    Argument::Word(words[1]),
-                    Argument::Word(step),
+                    Argument::Words64(&random),
+                    Argument::Word(Stream::Dropout as u32),
+                    Argument::Word(3),
                     Argument::Word(below),
                     Argument::Float(scale),
                     Argument::Word(add),
