@@ -10,6 +10,9 @@ const FIRST: usize = 10;
 /// Most rows of a table; the JSON report has more.
 const ROWS: usize = 50;
 
+/// Writes a section.
+type Write = fn(&Report) -> Section;
+
 /// The page.
 pub fn page(report: &Report, dataset: &str) -> Page {
     let rows = &report.rows;
@@ -21,7 +24,7 @@ pub fn page(report: &Report, dataset: &str) -> Page {
         page = page.section(distribution(labels));
     }
     // What was not looked for is not said to be absent.
-    let sections: [(QualityCheck, fn(&Report) -> Section); 6] = [
+    let sections: [(QualityCheck, Write); 6] = [
         (QualityCheck::Mislabels, mislabels),
         (QualityCheck::Mislabels, corrections),
         (QualityCheck::Leakage, leakage),
