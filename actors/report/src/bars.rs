@@ -4,12 +4,14 @@ use crate::axis::Axis;
 use crate::escape::cut;
 use crate::number::number;
 use crate::page::Table;
-use crate::svg::{Anchor, Drawing, TOP, WIDTH};
+use crate::svg::{Anchor, Drawing, TOP};
 
 /// Most bars that are drawn; the table below has all of them.
 const MOST: usize = 40;
 const BAR: f64 = 20.0;
-const LEFT: f64 = 210.0;
+/// Share of the width in which names stand, and pixels of a character of them.
+const NAMES: f64 = 0.29;
+const CHARACTER: f64 = 6.3;
 const RIGHT: f64 = 70.0;
 
 /// Values by name, in the given order.
@@ -24,18 +26,19 @@ impl Bars {
         Self { title: title.into(), bars }
     }
 
-    pub(crate) fn draw(&self) -> Drawing {
+    pub(crate) fn draw(&self, whole: f64) -> Drawing {
+        let left = whole * NAMES;
         let shown = &self.bars[..self.bars.len().min(MOST)];
         let height = TOP + BAR * shown.len() as f64 + if shown.len() < self.bars.len() { 22.0 } else { 6.0 };
-        let mut drawing = Drawing::new(&self.title, height);
+        let mut drawing = Drawing::new(&self.title, whole, height);
         let finite = || shown.iter().map(|(_, value)| *value).filter(|value| value.is_finite());
         let (low, high) = (finite().fold(0.0, f64::min), finite().fold(0.0, f64::max));
-        let axis = Axis::tight(low, if high > low { high } else { low + 1.0 }, LEFT, WIDTH - RIGHT, 4);
+        let axis = Axis::tight(low, if high > low { high } else { low + 1.0 }, left, whole - RIGHT, 4);
         for (index, (name, value)) in shown.iter().enumerate() {
             let y = TOP + BAR * index as f64;
             let value = if value.is_finite() { *value } else { 0.0 };
             let (from, to) = (axis.at(0.0).min(axis.at(value)), axis.at(0.0).max(axis.at(value)));
-            drawing.text(LEFT - 8.0, y + 14.0, Anchor::End, "", &cut(name, 24));
+            drawing.text(left - 8.0, y + 14.0, Anchor::End, "", &cut(name, (left / CHARACTER) as usize));
             let tip = format!("{name}: {}", number(value));
             drawing.rect(from, y + 3.0, (to - from).max(if value == 0.0 { 0.0 } else { 1.0 }), BAR - 6.0, "s0", &tip);
             drawing.text(to + 6.0, y + 14.0, Anchor::Start, "soft", &number(value));
@@ -43,7 +46,7 @@ impl Bars {
         drawing.rule(axis.at(0.0), TOP, axis.at(0.0), TOP + BAR * shown.len() as f64, "base");
         if shown.len() < self.bars.len() {
             let more = format!("and {} more, in the table below", self.bars.len() - shown.len());
-            drawing.text(LEFT - 8.0, height - 6.0, Anchor::End, "soft", &more);
+            drawing.text(left - 8.0, height - 6.0, Anchor::End, "soft", &more);
         }
         drawing
     }

@@ -3,7 +3,7 @@
 use crate::escape::cut;
 use crate::number::number;
 use crate::page::Table;
-use crate::svg::{Anchor, Drawing, TOP, WIDTH};
+use crate::svg::{Anchor, Drawing, TOP};
 
 const LEFT: f64 = 170.0;
 /// Cells with room for their number.
@@ -40,13 +40,13 @@ impl HeatMap {
         Self { title: title.into(), rows, columns, values, range }
     }
 
-    pub(crate) fn draw(&self) -> Drawing {
+    pub(crate) fn draw(&self, whole: f64) -> Drawing {
         let (rows, columns) = (self.rows.len().min(MOST), self.columns.len().min(MOST));
-        let width = ((WIDTH - LEFT - 10.0) / columns.max(1) as f64).min(60.0);
+        let width = ((whole - LEFT - 10.0) / columns.max(1) as f64).min(60.0);
         let height = width.clamp(18.0, 30.0);
         let longest = self.columns[..columns].iter().map(|name| name.chars().count().min(24)).max().unwrap_or(0);
-        let names = 20.0 + 8.2 * longest as f64;
-        let mut drawing = Drawing::new(&self.title, TOP + height * rows as f64 + names);
+        let names = 14.0 + 7.0 * longest as f64;
+        let mut drawing = Drawing::new(&self.title, whole, TOP + height * rows as f64 + names);
         for (row, name) in self.rows[..rows].iter().enumerate() {
             let y = TOP + height * row as f64;
             drawing.text(LEFT - 8.0, y + height / 2.0 + 4.0, Anchor::End, "", &cut(name, 24));

@@ -3,7 +3,7 @@
 use crate::axis::Axis;
 use crate::number::number;
 use crate::page::Table;
-use crate::svg::{Anchor, Drawing, TOP, WIDTH};
+use crate::svg::{Anchor, Drawing, TOP};
 
 const HEIGHT: f64 = 220.0;
 const LEFT: f64 = 62.0;
@@ -42,14 +42,14 @@ impl Histogram {
         Self { title, edges, counts }
     }
 
-    pub(crate) fn draw(&self) -> Drawing {
-        let mut drawing = Drawing::new(&self.title, HEIGHT);
+    pub(crate) fn draw(&self, whole: f64) -> Drawing {
+        let mut drawing = Drawing::new(&self.title, whole, HEIGHT);
         let (Some(&low), Some(&high)) = (self.edges.first(), self.edges.last()) else { return drawing };
         let most = self.counts.iter().copied().max().unwrap_or(0).max(1);
         let y = Axis::new(0.0, most as f64, HEIGHT - BOTTOM, TOP, 4);
-        let x = Axis::tight(low, high, LEFT, WIDTH - 14.0, 8);
+        let x = Axis::tight(low, high, LEFT, whole - 14.0, (whole / 90.0) as usize);
         for &tick in y.ticks.iter().filter(|tick| tick.fract() == 0.0) {
-            drawing.rule(LEFT, y.at(tick), WIDTH - 14.0, y.at(tick), "grid");
+            drawing.rule(LEFT, y.at(tick), whole - 14.0, y.at(tick), "grid");
             drawing.text(LEFT - 8.0, y.at(tick) + 4.0, Anchor::End, "soft", &number(tick));
         }
         for (pair, &count) in self.edges.windows(2).zip(&self.counts).filter(|(_, count)| **count > 0) {
@@ -62,7 +62,7 @@ impl Histogram {
             let tip = format!("{} to {}: {}", number(pair[0]), number(pair[1]), number(count as f64));
             drawing.rect(from + 0.5, top, (to - from - 1.0).max(1.0), y.at(0.0) - top, "s0", &tip);
         }
-        drawing.rule(LEFT, y.at(0.0), WIDTH - 14.0, y.at(0.0), "base");
+        drawing.rule(LEFT, y.at(0.0), whole - 14.0, y.at(0.0), "base");
         for &tick in &x.ticks {
             drawing.text(x.at(tick), HEIGHT - 9.0, Anchor::Middle, "soft", &Axis::label(tick));
         }

@@ -35,7 +35,7 @@ pub use histogram::Histogram;
 pub use line::{Line, Series};
 pub use missingness::Missingness;
 pub use number::{number, percent};
-pub use page::{Page, Section, Table};
+pub use page::{Image, Page, Section, Table};
 
 /// A picture with its title.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,21 +50,21 @@ pub enum Chart {
 impl Chart {
     /// A file of SVG, with its own style.
     pub fn svg(&self) -> String {
-        self.drawing().finish(Some(style::CHART))
+        self.drawing(svg::WIDE).finish(Some(style::CHART))
     }
 
     /// The same within a page, which has the style already.
-    fn inline_svg(&self) -> String {
-        self.drawing().finish(None)
+    fn inline_svg(&self, width: f64) -> String {
+        self.drawing(width).finish(None)
     }
 
-    fn drawing(&self) -> svg::Drawing {
+    fn drawing(&self, width: f64) -> svg::Drawing {
         match self {
-            Self::Bars(chart) => chart.draw(),
-            Self::Histogram(chart) => chart.draw(),
-            Self::Line(chart) => chart.draw(),
-            Self::HeatMap(chart) => chart.draw(),
-            Self::Missingness(chart) => chart.draw(),
+            Self::Bars(chart) => chart.draw(width),
+            Self::Histogram(chart) => chart.draw(width),
+            Self::Line(chart) => chart.draw(width),
+            Self::HeatMap(chart) => chart.draw(width),
+            Self::Missingness(chart) => chart.draw(width),
         }
     }
 

@@ -4,7 +4,7 @@ use crate::axis::Axis;
 use crate::escape::cut;
 use crate::number::number;
 use crate::page::Table;
-use crate::svg::{Anchor, Drawing, TOP, WIDTH};
+use crate::svg::{Anchor, Drawing, TOP};
 
 const HEIGHT: f64 = 280.0;
 const LEFT: f64 = 66.0;
@@ -34,29 +34,29 @@ impl Line {
         Self { title: title.into(), x: x.into(), y: y.into(), series }
     }
 
-    pub(crate) fn draw(&self) -> Drawing {
+    pub(crate) fn draw(&self, whole: f64) -> Drawing {
         let legend = if self.series.len() > 1 { 20.0 } else { 0.0 };
-        let mut drawing = Drawing::new(&self.title, HEIGHT + legend);
+        let mut drawing = Drawing::new(&self.title, whole, HEIGHT + legend);
         let points = || self.series.iter().flat_map(|series| &series.points).filter(|point| finite(point));
         let low_high = |of: fn(&(f64, f64)) -> f64| {
             (points().map(of).fold(f64::INFINITY, f64::min), points().map(of).fold(f64::NEG_INFINITY, f64::max))
         };
         let ((x_low, x_high), (y_low, y_high)) = (low_high(|point| point.0), low_high(|point| point.1));
-        let x = Axis::tight(x_low, x_high, LEFT, WIDTH - 18.0, 8);
+        let x = Axis::tight(x_low, x_high, LEFT, whole - 18.0, (whole / 90.0) as usize);
         let y = Axis::new(y_low, y_high, HEIGHT + legend - BOTTOM, TOP + legend, 5);
         for &tick in &y.ticks {
-            drawing.rule(LEFT, y.at(tick), WIDTH - 18.0, y.at(tick), "grid");
+            drawing.rule(LEFT, y.at(tick), whole - 18.0, y.at(tick), "grid");
             drawing.text(LEFT - 8.0, y.at(tick) + 4.0, Anchor::End, "soft", &Axis::label(tick));
         }
         for &tick in &x.ticks {
             drawing.text(x.at(tick), HEIGHT + legend - 26.0, Anchor::Middle, "soft", &Axis::label(tick));
         }
-        drawing.text((LEFT + WIDTH - 18.0) / 2.0, HEIGHT + legend - 6.0, Anchor::Middle, "soft", &self.x);
-        drawing.text(WIDTH - 18.0, 17.0, Anchor::End, "soft", &self.y);
+        drawing.text((LEFT + whole - 18.0) / 2.0, HEIGHT + legend - 6.0, Anchor::Middle, "soft", &self.x);
+        drawing.text(whole - 18.0, 17.0, Anchor::End, "soft", &self.y);
         let mut legend_x = LEFT;
         for (index, series) in self.series.iter().enumerate() {
             let color = index % COLORS;
-            if legend > 0.0 && legend_x < WIDTH - 60.0 {
+            if legend > 0.0 && legend_x < whole - 60.0 {
                 let name = cut(&series.name, 24);
                 drawing.rect(legend_x, TOP - 6.0, 10.0, 10.0, &format!("s{color}"), "");
                 drawing.text(legend_x + 15.0, TOP + 3.0, Anchor::Start, "", &name);

@@ -3,7 +3,7 @@
 use crate::escape::cut;
 use crate::number::percent;
 use crate::page::Table;
-use crate::svg::{Anchor, Drawing, TOP, WIDTH};
+use crate::svg::{Anchor, Drawing, TOP};
 
 const BAND: f64 = 18.0;
 const LEFT: f64 = 190.0;
@@ -22,15 +22,15 @@ impl Missingness {
         Self { title: title.into(), columns }
     }
 
-    pub(crate) fn draw(&self) -> Drawing {
+    pub(crate) fn draw(&self, whole: f64) -> Drawing {
         let shown = &self.columns[..self.columns.len().min(MOST)];
         let height = TOP + BAND * shown.len() as f64 + 22.0;
-        let mut drawing = Drawing::new(&self.title, height);
+        let mut drawing = Drawing::new(&self.title, whole, height);
         for (index, (name, share, runs)) in shown.iter().enumerate() {
             let y = TOP + BAND * index as f64;
             drawing.text(LEFT - 8.0, y + 13.0, Anchor::End, "", &cut(name, 28));
-            drawing.rect(LEFT, y + 2.0, WIDTH - LEFT - RIGHT, BAND - 4.0, "back", "");
-            let width = (WIDTH - LEFT - RIGHT) / runs.len().max(1) as f64;
+            drawing.rect(LEFT, y + 2.0, whole - LEFT - RIGHT, BAND - 4.0, "back", "");
+            let width = (whole - LEFT - RIGHT) / runs.len().max(1) as f64;
             for (run, missing) in runs.iter().enumerate().filter(|(_, missing)| **missing > 0.0) {
                 // A single missing value among thousands must be seen.
                 let shade = 0.3 + 0.7 * missing.clamp(0.0, 1.0);
@@ -38,11 +38,11 @@ impl Missingness {
                 let tip = format!("{name}: {} missing in run {} of {}", percent(*missing), run + 1, runs.len());
                 drawing.cell(x, y + 2.0, width, BAND - 4.0, "s1", shade, &tip);
             }
-            drawing.text(WIDTH - RIGHT + 8.0, y + 13.0, Anchor::Start, "soft", &percent(*share));
+            drawing.text(whole - RIGHT + 8.0, y + 13.0, Anchor::Start, "soft", &percent(*share));
         }
         let y = height - 6.0;
         drawing.text(LEFT, y, Anchor::Start, "soft", "first row");
-        drawing.text(WIDTH - RIGHT, y, Anchor::End, "soft", "last row");
+        drawing.text(whole - RIGHT, y, Anchor::End, "soft", "last row");
         drawing
     }
 

@@ -6,6 +6,7 @@ use crate::Chart;
 use crate::escape::escape;
 use crate::png::base64;
 use crate::style;
+use crate::svg::{NARROW, WIDE};
 
 /// Rows of a chart's own table that a page shows; a longer one is cut, and says so.
 const MOST_ROWS: usize = 400;
@@ -81,8 +82,41 @@ enum Part {
     Table(Table),
     Chart(Box<Chart>),
     Charts(Vec<Chart>),
-    Image { alt: String, png: Vec<u8> },
+    Images(Vec<Image>),
     Details { summary: String, table: Table },
+}
+
+/// A PNG file (see [`crate::png::encode`]), what it shows, and names of its columns where it has some of equal width.
+#[derive(Debug, Clone)]
+pub struct Image {
+    title: String,
+    text: String,
+    columns: Vec<String>,
+    png: Vec<u8>,
+}
+
+impl Image {
+    pub fn new(title: impl Into<String>, text: impl Into<String>, png: Vec<u8>) -> Self {
+        Self { title: title.into(), text: text.into(), columns: Vec::new(), png }
+    }
+
+    pub fn columns(mut self, columns: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.columns = columns.into_iter().map(Into::into).collect();
+        self
+    }
+
+    fn html(&self, out: &mut String) {
+        let (title, text, data) = (escape(&self.title), escape(&self.text), base64(&self.png));
+        let _ = write!(out, "<figure><figcaption><b>{title}</b> {text}</figcaption><div class=\"sheet\">");
+        if !self.columns.is_empty() {
+            out.push_str("<div class=\"heads\">");
+            for column in &self.columns {
+                let _ = write!(out, "<span>{}</span>", escape(column));
+            }
+            out.push_str("</div>");
+        }
+        let _ = write!(out, "<img alt=\"{title}: {text}\" src=\"data:image/png;base64,{data}\"></div></figure>");
+    }
 }
 
 /// A heading and what stands below it.
@@ -145,9 +179,9 @@ impl Section {
         self.part(Part::Charts(charts))
     }
 
-    /// A PNG file (see [`crate::png::encode`]); `alt` says what it shows.
-    pub fn image(self, alt: impl Into<String>, png: Vec<u8>) -> Self {
-        self.part(Part::Image { alt: alt.into(), png })
+    /// Images beside each other.
+    pub fn images(self, images: Vec<Image>) -> Self {
+        self.part(Part::Images(images))
     }
 }
 
@@ -237,26 +271,26 @@ fn write_part(out: &mut String, part: &Part) {
             table.html(out, MOST_ROWS);
             out.push_str("</details>");
         }
-        Part::Chart(chart) => write_chart(out, chart),
+        Part::Chart(chart) => write_chart(out, chart, WIDE),
         Part::Charts(charts) => {
             out.push_str("<div class=\"charts\">");
             for chart in charts {
-                write_chart(out, chart);
+                write_chart(out, chart, NARROW);
             }
             out.push_str("</div>");
         }
-        Part::Image { alt, png } => {
-            let (alt, data) = (escape(alt), base64(png));
-            let _ = write!(
-                out,
-                "<figure><img alt=\"{alt}\" src=\"data:image/png;base64,{data}\"><figcaption>{alt}</figcaption></figure>"
-            );
+        Part::Images(images) => {
+            out.push_str("<div class=\"charts\">");
+            for image in images {
+                image.html(out);
+            }
+            out.push_str("</div>");
         }
     }
 }
 
-fn write_chart(out: &mut String, chart: &Chart) {
-    let _ = write!(out, "<figure>{}<details><summary>Figures</summary>", chart.inline_svg());
+fn write_chart(out: &mut String, chart: &Chart, width: f64) {
+    let _ = write!(out, "<figure>{}<details><summary>Figures</summary>", chart.inline_svg(width));
     chart.table().html(out, MOST_ROWS);
     out.push_str("</details></figure>");
 }

@@ -23,12 +23,13 @@ pub(crate) const PAGE: &str = "\
 main{max-width:64rem;margin:0 auto;padding:1.5rem 1rem 4rem}h1{font-size:1.6rem;margin:.5rem 0}\
 h2{font-size:1.2rem;margin:2.2rem 0 .6rem;padding-top:.8rem;border-top:1px solid var(--grid)}\
 p{max-width:48rem}.lead{color:var(--soft)}figure{margin:1rem 0;padding:1rem;background:var(--panel);border-radius:8px}\
-figure img{max-width:100%;image-rendering:pixelated}\
+.sheet{display:inline-block;max-width:100%;margin-top:.5rem}.sheet img{display:block;max-width:100%;image-rendering:pixelated}\
+.heads{display:grid;grid-auto-flow:column;grid-auto-columns:minmax(0,1fr);text-align:center;font-size:.75rem;color:var(--soft)}\
 figcaption{color:var(--soft);font-size:.9rem}.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));\
-gap:1rem}.charts figure{margin:0}.charts .chart{font-size:16px}.charts .chart .title{font-size:18px}.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem;\
-font-variant-numeric:tabular-nums;margin:.6rem 0}caption{text-align:left;color:var(--soft)}\
-th,td{text-align:left;padding:.25rem .7rem .25rem 0;border-bottom:1px solid var(--grid);vertical-align:top;\
-overflow-wrap:break-word;white-space:pre-line;max-width:28rem}th{font-weight:600;overflow-wrap:normal}td.n,th.n{text-align:right;white-space:nowrap}\
+gap:1rem}.charts figure{margin:0}.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem;\
+font-variant-numeric:tabular-nums;margin:.6rem 0}caption{text-align:left;color:var(--soft);padding-bottom:.2rem}\
+th,td{text-align:left;padding:.25rem 1rem .25rem 0;border-bottom:1px solid var(--grid);vertical-align:top;\
+overflow-wrap:anywhere;max-width:28rem}td{white-space:pre-line}th{font-weight:600;overflow-wrap:normal}td.n,th.n{text-align:right;white-space:nowrap}\
 details{margin:.3rem 0}summary{cursor:pointer;color:var(--soft)}ul{padding-left:1.2rem}\
 .badge{font-weight:600}.bad{color:var(--bad)}.warn{color:var(--warn)}.good{color:var(--good)}\
 nav ul{display:flex;flex-wrap:wrap;gap:.2rem 1rem;list-style:none;padding:0}a{color:var(--s0)}";

@@ -4,8 +4,10 @@ use std::fmt::Write;
 
 use crate::escape::{cut, escape};
 
-/// Pixels of all charts from left to right.
-pub(crate) const WIDTH: f64 = 720.0;
+/// Pixels from left to right, of a chart that stands alone, and of one beside another: drawn smaller, not shrunk, so
+/// that both are read alike.
+pub(crate) const WIDE: f64 = 720.0;
+pub(crate) const NARROW: f64 = 456.0;
 /// Above the plot, where the title stands.
 pub(crate) const TOP: f64 = 34.0;
 
@@ -20,14 +22,15 @@ pub(crate) enum Anchor {
 pub(crate) struct Drawing {
     body: String,
     title: String,
+    width: f64,
     height: f64,
 }
 
 impl Drawing {
     /// With the title at the top left.
-    pub fn new(title: &str, height: f64) -> Self {
-        let mut this = Self { body: String::new(), title: title.to_owned(), height };
-        this.text(0.0, 17.0, Anchor::Start, "title", &cut(title, 90));
+    pub fn new(title: &str, width: f64, height: f64) -> Self {
+        let mut this = Self { body: String::new(), title: title.to_owned(), width, height };
+        this.text(0.0, 17.0, Anchor::Start, "title", &cut(title, (width / 8.0) as usize));
         this
     }
 
@@ -103,7 +106,7 @@ impl Drawing {
         let style = style.map(|style| format!("<style>{style}</style>")).unwrap_or_default();
         format!(
             r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" class="chart" role="img" aria-label="{}">{style}{}</svg>"#,
-            Px(WIDTH),
+            Px(self.width),
             Px(self.height),
             escape(&self.title),
             self.body

@@ -2,7 +2,9 @@
 
 use expect_test::expect;
 use proptest::prelude::*;
-use within_report::{Bars, Chart, HeatMap, Histogram, Line, Missingness, Page, Range, Section, Series, Table, png};
+use within_report::{
+    Bars, Chart, HeatMap, Histogram, Image, Line, Missingness, Page, Range, Section, Series, Table, png,
+};
 
 const HOSTILE: &str = "</title></svg><script>alert('x')</script>\" onload=\"y\u{202e}&";
 
@@ -60,7 +62,7 @@ fn page(name: &str, values: &[f64]) -> String {
     let table = Table::new([name], vec![vec![name.to_owned()]]).caption(name).numbers([0]);
     section = section.table(table.clone()).details(name, table).charts(charts(name, values));
     let picture = png::encode(1, 1, png::Pixels::Gray, &[7]).expect("a picture");
-    section = section.image(name, picture);
+    section = section.images(vec![Image::new(name, name, picture).columns([name])]);
     let other = Section::new("other").good("well").warning("look");
     Page::new(name).lead(name).section(section).section(other.clone()).section(other.clone()).section(other).html()
 }

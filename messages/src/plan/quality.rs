@@ -24,7 +24,7 @@ pub struct QualityPlan {
     pub folds: u32,
     /// Fewest rows of a leaf of the forest that predicts labels.
     pub leaf_rows: u32,
-    /// A label is corrected where another one is predicted with more than this probability.
+    /// A label is corrected where another one is right with more than this probability, given the noise of the labels.
     pub confidence_threshold: f64,
     /// Whether labels are corrected; otherwise they are only reported.
     pub correct: bool,

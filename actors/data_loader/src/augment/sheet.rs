@@ -9,7 +9,7 @@ use messages::error::Code;
 use messages::feed::Split;
 use messages::plan::{AugmentationPlan, Chance, ImageAugmentation, ImageMethod, TextMethod};
 use report::png::{self, Pixels};
-use report::{Page, Section, Table, number};
+use report::{Image, Page, Section, Table, number, percent};
 
 use super::image::{self, Shape};
 use super::lane::Draws;
@@ -39,10 +39,9 @@ pub fn sheet(prepared: &Prepared, plan: &AugmentationPlan, name: &str) -> Result
     let table = prepared.table(Split::Train, 0..samples)?;
     let (batch, gathered) = (table.batch(), prepared.gathered());
     let mut page = Page::new(format!("Augmentation of {name}")).lead(format!(
-        "The first {samples} samples of the training part, seed {}. Each method is shown for certain, in the epochs 0 \
-         to {}; in training it happens with its probability.",
-        plan.seed,
-        EPOCHS - 1
+        "The first {samples} samples of the training part, seed {}. What an epoch makes of a \
+         sample is the same in every run.",
+        plan.seed
     ));
     let mut pictures = Vec::new();
     for feature in prepared.features() {
@@ -98,8 +97,8 @@ fn image_section(
     ids: &[u64],
     pictures: &mut Vec<(String, Vec<u8>)>,
 ) -> Section {
-    let mut section = Section::new("Images").text("Each line is a sample: as it is, then changed.");
-    let mut show = |section: Section, name: &str, caption: String, certain: &ImageAugmentation| {
+    let mut sheets = Vec::new();
+    let mut show = |name: &str, text: String, certain: &ImageAugmentation| {
         let mut sheet = Grid::new(shape, EPOCHS as usize + 1, images.len());
         for (row, (image, &id)) in images.iter().zip(ids).enumerate() {
             sheet.put(0, row, image);
@@ -109,37 +108,40 @@ fn image_section(
                 sheet.put(epoch as usize + 1, row, &changed);
             }
         }
-        match sheet.png() {
-            Some(png) => {
-                pictures.push((format!("{name}.png"), png.clone()));
-                section.image(caption, png)
-            }
-            None => section,
+        if let Some(png) = sheet.png() {
+            pictures.push((format!("{name}.png"), png.clone()));
+            let columns =
+                std::iter::once("as it is".to_owned()).chain((0..EPOCHS).map(|epoch| format!("epoch {epoch}")));
+            sheets.push(Image::new(name, text, png).columns(columns));
         }
     };
+    show("all", "As training sees them: all methods, each with its probability.".into(), &plan.image);
     for method in ImageMethod::ALL.into_iter().filter(|&method| plan.uses_image(method)) {
-        let (prob, range) = chance(&plan.image, method);
-        let range = range.map(|range| format!(", range {}", number(range))).unwrap_or_default();
-        let caption = format!("{}: probability {}{range}", method.as_str(), number(prob));
-        section = show(section, method.as_str(), caption, &certain(&plan.image, method));
+        let (prob, text) = described(&plan.image, method);
+        let text = format!("{text}. Shown for certain, in training with probability {}.", number(prob));
+        show(method.as_str(), text, &certain(&plan.image, method));
     }
-    show(section, "all", "All methods with their probabilities, as training sees them".into(), &plan.image)
+    Section::new("Images").text("Each line is a sample: as it is, then as five epochs see it.").images(sheets)
 }
 
-fn chance(plan: &ImageAugmentation, method: ImageMethod) -> (f64, Option<f64>) {
-    let of = |chance: Chance| (chance.prob, Some(chance.range));
+/// Probability of a method, and what it does.
+fn described(plan: &ImageAugmentation, method: ImageMethod) -> (f64, String) {
+    let of = |chance: Chance, text: &dyn Fn(String) -> String| (chance.prob, text(percent(chance.range)));
+    let in_units = |chance: Chance, text: &dyn Fn(String) -> String| (chance.prob, text(number(chance.range)));
     match method {
-        ImageMethod::Crop => of(plan.crop),
-        ImageMethod::Rotation => of(plan.rotation),
-        ImageMethod::Flip => (plan.flip.prob, None),
-        ImageMethod::Brightness => of(plan.brightness),
-        ImageMethod::Contrast => of(plan.contrast),
-        ImageMethod::Saturation => of(plan.saturation),
-        ImageMethod::Hue => of(plan.hue),
-        ImageMethod::Style => (plan.style.prob, Some(plan.style.range)),
-        ImageMethod::Blur => of(plan.blur),
-        ImageMethod::Noise => of(plan.noise),
-        ImageMethod::Cutout => of(plan.cutout),
+        ImageMethod::Crop => of(plan.crop, &|share| format!("A part of at least {share} of the area, enlarged")),
+        ImageMethod::Rotation => in_units(plan.rotation, &|degrees| format!("Turned by up to {degrees} degrees")),
+        ImageMethod::Flip => (plan.flip.prob, "Left and right change places".into()),
+        ImageMethod::Brightness => of(plan.brightness, &|share| format!("Up to {share} darker or lighter")),
+        ImageMethod::Contrast => of(plan.contrast, &|share| format!("Up to {share} less or more contrast")),
+        ImageMethod::Saturation => of(plan.saturation, &|share| format!("Colors up to {share} paler or stronger")),
+        ImageMethod::Hue => of(plan.hue, &|share| format!("Colors turned by up to {share} of the color circle")),
+        ImageMethod::Style => {
+            (plan.style.prob, format!("Up to {} of the colors of a reference image", percent(plan.style.range)))
+        }
+        ImageMethod::Blur => in_units(plan.blur, &|width| format!("Blurred over up to {width} pixels")),
+        ImageMethod::Noise => of(plan.noise, &|share| format!("Noise of up to {share} of the whole range")),
+        ImageMethod::Cutout => of(plan.cutout, &|share| format!("A square of up to {share} of the side is covered")),
     }
 }
 
@@ -164,6 +166,9 @@ fn certain(plan: &ImageAugmentation, method: ImageMethod) -> ImageAugmentation {
     plan
 }
 
+/// Between pictures: told from white and from black ones, on light and dark pages.
+const GAP: u8 = 128;
+
 /// Images beside each other, enlarged dot by dot.
 struct Grid {
     shape: Shape,
@@ -179,7 +184,7 @@ impl Grid {
         let scale = SIDE.div_ceil(shape.height.max(shape.width)).max(1);
         let dots = if shape.channels == 3 { 3 } else { 1 };
         let (width, height) = (columns * (shape.width * scale + 2), rows * (shape.height * scale + 2));
-        Self { shape, scale, columns, rows, dots, bytes: vec![255; width * height * dots] }
+        Self { shape, scale, columns, rows, dots, bytes: vec![GAP; width * height * dots] }
     }
 
     fn width(&self) -> usize {
@@ -212,25 +217,29 @@ fn text_section(plan: &AugmentationPlan, gathered: &Gathered, texts: &[String], 
     let words = Words { synonyms: &gathered.synonyms, translations: &gathered.translations };
     let shown = |changed: Option<String>| changed.unwrap_or_else(|| "(unchanged)".into());
     let mut section = Section::new("Texts").text(format!(
-        "A text is changed with probability {}, by one of: {}. {} words of the training part have synonyms.",
+        "A text is changed with probability {}, by one of: {}. {} words of the training part have synonyms. First what \
+         training sees, then each method as if it were the one.",
         number(plan.text.prob),
-        plan.text.methods.iter().map(|method| method.as_str()).collect::<Vec<_>>().join(", "),
-        gathered.synonyms.len()
+        plan.text.methods.iter().map(|method| method.as_str().replace('_', " ")).collect::<Vec<_>>().join(", "),
+        number(gathered.synonyms.len() as f64)
     ));
-    for method in TextMethod::ALL.into_iter().filter(|&method| plan.uses_text(method)) {
-        let rows = texts.iter().zip(ids).map(|(text, &id)| {
-            vec![text.clone(), shown(text::apply(method, text, &plan.text, words, draws(plan, 0, id)))]
-        });
-        section = section.table(Table::new(["text", "becomes"], rows.collect()).caption(method.as_str()));
-    }
     let rows = texts.iter().zip(ids).flat_map(|(text, &id)| {
         (0..EPOCHS).filter_map(move |epoch| {
             let changed = text::augment(text, &plan.text, words, draws(plan, epoch, id))?;
             Some(vec![epoch.to_string(), text.clone(), changed])
         })
     });
+    let caption = format!("As training sees them, where the first {EPOCHS} epochs change them");
+    let table = Table::new(["Epoch", "Text", "Becomes"], rows.collect());
+    section = section.table(table.caption(caption).numbers([0]));
+    for method in TextMethod::ALL.into_iter().filter(|&method| plan.uses_text(method)) {
+        let rows = texts.iter().zip(ids).map(|(text, &id)| {
+            vec![text.clone(), shown(text::apply(method, text, &plan.text, words, draws(plan, 0, id)))]
+        });
+        let becomes = format!("Becomes by {}", method.as_str().replace('_', " "));
+        section = section.table(Table::new(["Text".to_owned(), becomes], rows.collect()));
+    }
     section
-        .table(Table::new(["epoch", "text", "becomes"], rows.collect()).caption("As training sees them").numbers([0]))
 }
 
 fn number_section(prepared: &Prepared, plan: &AugmentationPlan, batch: &RecordBatch) -> Result<Section, WireError> {

@@ -190,7 +190,12 @@ impl Apertium {
                 Ok::<(), std::io::Error>(())
             };
             let (written, output) = tokio::join!(write, child.wait_with_output());
-            written.and(output)
+            let output = output?;
+            // What a program says as it fails tells more than that it left a pipe unread.
+            if output.status.success() {
+                written?;
+            }
+            Ok::<_, std::io::Error>(output)
         };
         let output = tokio::time::timeout(self.patience, work)
             .await

@@ -91,7 +91,7 @@ impl Step {
         match self {
             Self::Read | Self::Split | Self::Fit | Self::Shards => 1,
             // The manifest's own version is part of its outcome.
-            Self::Prepare => 1 + 1_000 * u32::from(frame::manifest::MANIFEST_VERSION),
+            Self::Prepare => 2 + 1_000 * u32::from(frame::manifest::MANIFEST_VERSION),
         }
     }
 

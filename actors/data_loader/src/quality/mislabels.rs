@@ -12,6 +12,7 @@ use messages::feed::Split;
 use messages::plan::Task;
 use tokio_util::sync::CancellationToken;
 
+use super::calibrate::Certainty;
 use super::confident::{Predicted, best, normalized_margin};
 use super::report::{ClassLabels, Correction, LabelDistribution, Mislabel, PartCounts, SuspiciousTarget};
 use super::rows::{Rows, for_trees, for_words, has_text, median};
@@ -182,6 +183,7 @@ fn labels(
     let thresholds = predicted.thresholds();
     let joint = predicted.joint(&thresholds);
     let issues = predicted.issues(&joint);
+    let certainty = plan.correct.then(|| Certainty::fit(predicted));
     let mut found =
         Found { distribution: Some(distribution(inputs, rows, label_of, thresholds, joint)), ..Found::default() };
     let mut suspects: Vec<(f64, u32, Mislabel)> = Vec::new();
@@ -194,13 +196,16 @@ fn labels(
             continue;
         }
         let (id, part) = (rows.id(row), rows.part(row));
-        if plan.correct && plan.correct_parts.contains(&part) && confidence > plan.confidence_threshold {
+        let certainty = certainty.as_ref().filter(|_| plan.correct_parts.contains(&part));
+        if let Some(sure) = certainty.map(|certainty| certainty.wrong(chances, label, other))
+            && sure > plan.confidence_threshold
+        {
             let record = Correction {
                 sample_id: id,
                 part,
                 original_value: names[label].clone(),
                 corrected_value: names[other].clone(),
-                confidence,
+                confidence: sure,
             };
             found.changes.push(Change { row, class: other as u32, record });
         }

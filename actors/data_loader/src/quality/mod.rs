@@ -3,6 +3,7 @@
 //! order of rows in a file move anything; everything is told by sample id.
 
 mod anomalies;
+mod calibrate;
 pub mod confident;
 mod duplicates;
 mod leakage;
@@ -11,6 +12,7 @@ mod outliers;
 pub mod page;
 pub mod report;
 mod rows;
+mod totals;
 
 use kernels::pool::{Pool, available_threads};
 use messages::WireError;
@@ -92,6 +94,10 @@ pub fn examine(
                     report.not_run.push(NotRun { check: QualityCheck::Leakage, reason });
                 }
                 report.leakage_suspects = scores.iter().filter(|score| score.value > score.limit).cloned().collect();
+                let told =
+                    |total: &report::ColumnScore| report.leakage_suspects.iter().all(|s| s.column != total.column);
+                let totals: Vec<_> = totals::find(inputs, &rows).into_iter().filter(told).collect();
+                report.leakage_suspects.extend(totals);
                 scores.truncate(plan.max_listed as usize);
                 report.single_column_scores = scores;
             }
@@ -144,11 +150,9 @@ fn summarize(report: &Report, warnings: &mut Vec<String>) {
     duplicates::warnings(&report.totals, warnings);
     for suspect in &report.leakage_suspects {
         warnings.push(format!(
-            "quality: column {:?} alone predicts the target ({} {:.3}, above {}): exclude it if it is not known when the model is asked",
+            "quality: column {:?} {}: exclude it if it is not known when the model is asked",
             suspect.column,
-            if suspect.measure == report::LeakageMeasure::R2 { "R2" } else { "AUC" },
-            suspect.value,
-            suspect.limit
+            suspect.reason()
         ));
     }
     for missing in &report.not_run {

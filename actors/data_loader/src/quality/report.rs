@@ -58,7 +58,7 @@ pub struct Report {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub corrections_record: Option<ArtifactRef>,
     pub duplicates: Duplicates,
-    /// Columns that alone predict the target better than an honest one should.
+    /// Columns that alone predict the target better than an honest one should, or are counted together with it.
     pub leakage_suspects: Vec<ColumnScore>,
     /// How well each column alone predicts the target, the best first.
     pub single_column_scores: Vec<ColumnScore>,
@@ -204,6 +204,7 @@ pub struct Correction {
     pub part: Split,
     pub original_value: String,
     pub corrected_value: String,
+    /// Probability that the corrected value is right, of a row that carries the original one.
     pub confidence: f64,
 }
 
@@ -261,6 +262,24 @@ pub struct ColumnScore {
     pub limit: f64,
 }
 
+impl ColumnScore {
+    /// Why it is a suspect.
+    pub fn reason(&self) -> String {
+        let (value, limit) = (self.value, self.limit);
+        match self.measure {
+            LeakageMeasure::R2 => format!("alone predicts the target (R2 {value:.3}, above {limit})"),
+            LeakageMeasure::Auc | LeakageMeasure::AucOvrMacro => {
+                format!("alone predicts the target (AUC {value:.3}, above {limit})")
+            }
+            LeakageMeasure::Total => format!(
+                "and the target seem to be a total and its part (one never exceeds the other, and both are equal in {:.0} % \
+                 of the rows)",
+                100.0 * value
+            ),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LeakageMeasure {
@@ -268,6 +287,8 @@ pub enum LeakageMeasure {
     /// Of each class against the others, averaged.
     AucOvrMacro,
     R2,
+    /// Share of rows in which column and target are the same number other than 0, where one never exceeds the other.
+    Total,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -421,14 +421,9 @@ fn injected_noise_is_ranked_first_on_clickbait_headlines() {
 #[test]
 fn leaks_of_real_tables_are_suspects() {
     let Some(folder) = data() else { return };
-    let suspects = |plan: &DataPlan| {
+    let suspects = |plan: &DataPlan, task| {
         let cancelled = CancellationToken::new();
-        let prepared = within_data_loader::prepare::prepare(
-            plan,
-            Task::BinaryClassification,
-            std::slice::from_ref(&folder),
-            &cancelled,
-        );
+        let prepared = within_data_loader::prepare::prepare(plan, task, std::slice::from_ref(&folder), &cancelled);
         let prepared = prepared.expect("the data are good");
         let suspects = &report(&prepared).leakage_suspects;
         suspects.iter().map(|suspect| suspect.column.clone()).collect::<Vec<_>>()
@@ -436,16 +431,32 @@ fn leaks_of_real_tables_are_suspects() {
     let mut bank = data_plan(&["bank_marketing/bank-additional-full.csv"], "y");
     bank.csv.delimiter = ";".into();
     with(&mut bank, &[QualityCheck::Leakage]);
-    assert_eq!(suspects(&bank), ["duration"]);
+    assert_eq!(suspects(&bank, Task::BinaryClassification), ["duration"]);
     let mut kag = data_plan(&["kag_conversion/KAG_conversion_data.csv"], "Approved_Conversion");
     kag.target.threshold = Some(0.0);
     with(&mut kag, &[QualityCheck::Leakage]);
-    // Weak, as every column of it, but the clearest; the default limit is above it.
-    assert!(suspects(&kag).is_empty());
+    // It predicts weakly, as every column of this table; but of all conversions the approved ones are a part.
+    assert_eq!(suspects(&kag, Task::BinaryClassification), ["Total_Conversion"]);
     kag.quality.leakage_auc = 0.68;
-    assert_eq!(suspects(&kag), ["Total_Conversion"]);
+    assert_eq!(suspects(&kag, Task::BinaryClassification), ["Total_Conversion"]);
+    kag.target.threshold = None;
+    assert_eq!(suspects(&kag, Task::Regression), ["Total_Conversion"]);
+    kag.target.column = "Total_Conversion".into();
+    assert_eq!(suspects(&kag, Task::Regression), ["Approved_Conversion"]);
     let mut adult = data_plan(&["adult/adult.data"], "outcome");
     adult.csv.trim = true;
     with(&mut adult, &[QualityCheck::Leakage]);
-    assert!(suspects(&adult).is_empty());
+    assert!(suspects(&adult, Task::BinaryClassification).is_empty());
+    // Displays make room for clicks, and clicks for conversions: they bound them, and are no suspects.
+    for (path, target) in [
+        ("online_ads_daily/april_may.csv", "clicks"),
+        ("online_ads_daily/april_may.csv", "post_click_conversions"),
+        ("meridian_geo/geo_all_channels.csv", "conversions"),
+        ("california_housing/housing.csv", "median_house_value"),
+        ("multimodal_ads/ads.csv", "score"),
+    ] {
+        let mut plan = data_plan(&[path], target);
+        with(&mut plan, &[QualityCheck::Leakage]);
+        assert_eq!(suspects(&plan, Task::Regression), [""; 0], "{path}: {target}");
+    }
 }

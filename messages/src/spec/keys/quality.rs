@@ -66,7 +66,7 @@ pub(super) const KEYS: &[Key] = &[
         "data.quality.confidence_threshold",
         between(0.0, 1.0),
         json("0.95"),
-        "A label is corrected where another one is predicted with more than this probability.",
+        "A label is corrected where another one is right with more than this probability, given the noise of the labels.",
     ),
     key("data.quality.correct", Bool, json("false"), "Whether labels are corrected; otherwise they are only reported."),
     key(
