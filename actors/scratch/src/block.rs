@@ -97,13 +97,11 @@ impl Block {
     pub fn new(size: usize, scope: Arc<State>) -> Option<Self> {
         let bytes = whole_pages(size)?;
         if scope.take_memory(bytes) {
-            return match Self::of_memory(bytes, &scope) {
-                Some(block) => Some(block),
-                None => {
-                    scope.memory_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                    None
-                }
-            };
+            let block = Self::of_memory(bytes, &scope);
+            if block.is_none() {
+                scope.memory_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            }
+            return block;
         }
         Self::of_file(bytes, scope)
     }

@@ -122,11 +122,9 @@ impl Parser<'_> {
         let end = rest.find(|c: char| !matches!(c, '-' | '+' | '.' | 'e' | 'E' | '0'..='9')).unwrap_or(rest.len());
         let written = &rest[..end];
         let digits = written.trim_start_matches('-');
-        let legal = digits.starts_with(|c: char| c.is_ascii_digit())
-            && !(digits.len() > 1 && digits.starts_with('0') && !digits[1..].starts_with(['.', 'e', 'E']))
-            && !digits.ends_with('.')
-            && !digits.contains(".e")
-            && !digits.contains(".E");
+        let leading_zero = digits.len() > 1 && digits.starts_with('0') && !digits[1..].starts_with(['.', 'e', 'E']);
+        let bare_point = digits.ends_with('.') || digits.contains(".e") || digits.contains(".E");
+        let legal = digits.starts_with(|c: char| c.is_ascii_digit()) && !leading_zero && !bare_point;
         match written.parse::<f64>() {
             Ok(number) if legal && number.is_finite() => {
                 self.at += end;

@@ -44,7 +44,7 @@ fn prepared(root: &Root, strategy: SplitStrategy) -> (String, String) {
             hasher.update(&frame::write_shard_as(&table, prepared.stored_types()).expect("writes"));
         }
     }
-    let manifest = prepared.manifest(Default::default(), Default::default(), None, None);
+    let manifest = prepared.manifest(frame::manifest::Lineage::default(), Default::default(), None, None);
     (String::from_utf8(manifest.to_json()).expect("text"), hasher.finalize().to_hex().to_string())
 }
 

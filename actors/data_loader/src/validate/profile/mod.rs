@@ -248,7 +248,7 @@ impl Profiler {
         }
         relations::between_columns(&columns, &across.sample, &across.pairs, &place, &mut found);
         if more_columns > 0 {
-            let message = format!("{} columns beyond the first {MAX_COLUMNS} are not looked at", more_columns);
+            let message = format!("{more_columns} columns beyond the first {MAX_COLUMNS} are not looked at");
             found.push(Finding::new("columns_not_profiled", &[], more_columns as u64, message));
         }
         Profile { rows, columns, more_columns, sample: across.sample, findings: found }
