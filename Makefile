@@ -12,6 +12,7 @@ SEED ?= 1
 FAULTS ?= 200
 SCHEDULES ?= 1000000
 MUTATIONS ?= 5000
+FUZZ ?= 30
 
 # Shell fragments: a recipe that needs them fails with them.
 server := WITHIN_NATS_SERVER="$$(scripts/provision-nats)" && export WITHIN_NATS_SERVER
@@ -44,11 +45,12 @@ accept: ## The full figures: data sets, peers, long matrices, benches
 	WITHIN_ACCEPT=1 WITHIN_SEED=$(SEED) WITHIN_FAULTS=1100 WITHIN_ELASTIC_CASES=500 cargo test -p within-tests --test it -- --nocapture
 	@set -e; for suite in $(suites); do $(MAKE) --no-print-directory bench SUITE=$$suite; done
 
-# Each of the two says how long it took; the line of counts comes last.
-fault: ## Simulated schedules, damaged files, then random faults on a running platform (SEED=1 SCHEDULES=1000000 MUTATIONS=5000 FAULTS=200)
+# Each of them says how long it took; the line of counts comes last.
+fault: ## Simulated schedules, damaged and fuzzed files, then random faults on a running platform (SEED=1 SCHEDULES=1000000 MUTATIONS=5000 FUZZ=30 FAULTS=200)
 	@$(server) && $(python) && $(binary) && mkdir -p "$(target)" && \
 	WITHIN_SEED=$(SEED) WITHIN_SCHEDULES=$(SCHEDULES) cargo test -p within-coordinator every_schedule -- --nocapture && \
 	WITHIN_SEED=$(SEED) WITHIN_MUTATIONS=$(MUTATIONS) cargo test -p within-data-loader --test it mutations && \
+	scripts/fuzz "$(target)" $(FUZZ) && \
 	WITHIN_SEED=$(SEED) WITHIN_FAULTS=$(FAULTS) WITHIN_FAULT_REPORT="$(target)/fault.json" \
 	cargo test -p within-tests --test it fault::random -- --nocapture && \
 	cat "$(target)/fault.json"

@@ -99,7 +99,7 @@ fn a_chart_is_the_same_bytes_each_time() {
     let svg = Chart::from(bars.clone()).svg();
     assert_eq!(svg, Chart::from(bars).svg());
     let drawn = svg.split_once("</style>").expect("a style").1;
-    expect![[r#"<text x="0" y="17" text-anchor="start" class="title">Two</text><text x="202" y="48" text-anchor="end" class="">a</text><rect x="210" y="37" width="440" height="14" class="s0"><title>a: 2</title></rect><text x="656" y="48" text-anchor="start" class="soft">2</text><text x="202" y="68" text-anchor="end" class="">b</text><rect x="210" y="57" width="220" height="14" class="s0"><title>b: 1</title></rect><text x="436" y="68" text-anchor="start" class="soft">1</text><line x1="210" y1="34" x2="210" y2="74" class="base"/></svg>"#]].assert_eq(drawn);
+    expect![[r#"<text x="0" y="17" text-anchor="start" class="title">Two</text><text x="200.8" y="48" text-anchor="end" class="">a</text><rect x="208.8" y="37" width="441.2" height="14" class="s0"><title>a: 2</title></rect><text x="656" y="48" text-anchor="start" class="soft">2</text><text x="200.8" y="68" text-anchor="end" class="">b</text><rect x="208.8" y="57" width="220.6" height="14" class="s0"><title>b: 1</title></rect><text x="435.4" y="68" text-anchor="start" class="soft">1</text><line x1="208.8" y1="34" x2="208.8" y2="74" class="base"/></svg>"#]].assert_eq(drawn);
 }
 
 proptest! {

@@ -68,7 +68,8 @@ impl Images {
             _ => (0, 0, 0, 0),
         };
         let sane = [channels, height, width].iter().all(|side| (1..=MAX_SIDE).contains(side));
-        let size = u64::from(channels) * u64::from(height) * u64::from(width);
+        // Sides that are not sane may be as large as they like.
+        let size = [height, width].iter().fold(u64::from(channels), |size, side| size.saturating_mul(u64::from(*side)));
         let total = size.saturating_mul(u64::from(count));
         if !sane || total > MAX_BYTES {
             let message = format!("says {count} images of {channels} x {height} x {width}");
@@ -96,7 +97,7 @@ impl Images {
 
     /// Bytes of one image.
     pub fn size(&self) -> usize {
-        (self.channels * self.height * self.width) as usize
+        self.channels as usize * self.height as usize * self.width as usize
     }
 
     /// Pixels of one image, channel by channel.
@@ -129,6 +130,7 @@ mod tests {
             (idx(&[3, 2, 4], 25), "goes on behind the 3 images"),
             (idx(&[u32::MAX, 16_000, 16_000], 9), "at most"),
             (idx(&[1, 0, 4], 0), "expected sides of 1 to"),
+            (idx(&[u32::MAX; 4], 9), "expected sides of 1 to"),
             (idx(&[1, 2], 2), "expected an IDX file"),
             (b"PK\x03\x04".to_vec(), "expected an IDX file"),
             (vec![0, 0], "cut short"),

@@ -88,6 +88,10 @@ fn png_pixels(file: &[u8]) -> Result<Decoded, String> {
     let mut reader = decoder.read_info().map_err(damaged)?;
     let (width, height) = (reader.info().width, reader.info().height);
     check_sides(height.into(), width.into())?;
+    // The decoder takes three bytes a color for granted.
+    if let Some(palette) = reader.info().palette.as_ref().filter(|palette| palette.len() % 3 != 0) {
+        return Err(format!("is a PNG picture with a palette of {} bytes, expected three a color", palette.len()));
+    }
     let size = reader.output_buffer_size().ok_or("is a PNG picture that does not fit into memory")?;
     let mut bytes = vec![0; size];
     let frame = reader.next_frame(&mut bytes).map_err(damaged)?;
@@ -235,6 +239,24 @@ mod tests {
             let most = if name.contains(".jpg") { 6 } else { 0 };
             assert!(found.len() == wanted.len() && off <= most, "{name} {channels} x {height} x {width}: off by {off}");
         }
+    }
+
+    /// Of which the decoder would read three bytes more than there are.
+    #[test]
+    fn a_palette_of_half_a_color_is_an_error() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pictures");
+        let mut file = std::fs::read(folder.join("palette.png")).expect("is there");
+        let at = file.windows(4).position(|name| name == b"PLTE").expect("a palette");
+        let colors = u32::from_be_bytes(file[at - 4..at].try_into().expect("4 bytes")) as usize;
+        let mut cut = file[at..at + 4 + colors - 2].to_vec();
+        let mut crc = flate2::Crc::new();
+        crc.update(&cut);
+        cut.extend_from_slice(&crc.sum().to_be_bytes());
+        file.splice(at..at + 4 + colors + 4, cut);
+        file[at - 4..at].copy_from_slice(&(colors as u32 - 2).to_be_bytes());
+        let said = pixels(&file, Shape { channels: 3, height: 4, width: 4 }).expect_err("half a color");
+        let expected = format!("with a palette of {} bytes, expected three a color", colors - 2);
+        assert!(said.ends_with(&expected), "{said}");
     }
 
     #[test]
