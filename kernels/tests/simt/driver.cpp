@@ -6,7 +6,7 @@
 // modules, events of others, work of the legacy stream. For tests of everything around the kernels: it says nothing of a device.
 //
 // What it plays is set by the environment: SIMT_STREAMS (what streams do between waits: "late": nothing; "beside": all but
-// the first of a device do what they can at once; "random:n": now and then a step of any), SIMT_CAPTURE ("no": there is none;
+// the first of who opened a device do what they can at once; "random:n": now and then a step of any), SIMT_CAPTURE ("no": there is none;
 // "kernels": of kernels, copies and zeros only), SIMT_DEAF (set: no stream waits for an event), SIMT_DRIVER (13000), SIMT_DEVICES (1), SIMT_CAPABILITY (90), SIMT_MEMORY (bytes,
 // 8 GiB), SIMT_BUSY (set: the device is another's), SIMT_SILENT (set: it does not tell how
 // far it is), SIMT_FAIL (name:n: the n-th start of that kernel, from 1, fails, and so
@@ -201,6 +201,8 @@ bool fails(Function& function) {
 #define OUTSIDE_CAPTURE if (capturing) return spoil(capturing, CAPTURE_UNSUPPORTED)
 
 static thread_local int current = -1;
+// The thread has opened a device and made no stream yet.
+static thread_local bool opened = false;
 
 extern "C" {
 CUresult cuInit(unsigned) { return SUCCESS; }
@@ -223,6 +225,7 @@ CUresult cuDeviceGetPCIBusId(char* id, int length, int device) { snprintf(id, le
 CUresult cuDevicePrimaryCtxRetain(void** context, int device) {
   if (*text("SIMT_BUSY", "")) return UNAVAILABLE;
   if (*text("SIMT_LOST", "") && !access(text("SIMT_LOST", ""), F_OK)) return UNKNOWN;
+  opened = true;
   *context = reinterpret_cast<void*>(intptr_t(device + 1));
   return SUCCESS;
 }
@@ -237,9 +240,8 @@ CUresult cuDeviceGetUuid_v2(unsigned char* uuid, int device) {
 }
 CUresult cuStreamCreate(void** to, unsigned) {
   LOCKED;
-  static std::map<int, bool> devices;
   auto* stream = new Stream;
-  stream->first = !std::exchange(devices[current], true);
+  stream->first = std::exchange(opened, false);
   streams.push_back(stream);
   *to = stream;
   return SUCCESS;
