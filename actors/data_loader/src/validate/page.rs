@@ -115,6 +115,10 @@ fn missing(report: &Report, profile: &Profile) -> Section {
     bands.sort_by(|a, b| b.1.total_cmp(&a.1));
     let section = Section::new("Missing values");
     if bands.is_empty() {
+        let coded = report.findings.iter().any(|finding| finding.kind == "sentinel_value");
+        if coded {
+            return section.text("No value is missing, but the findings name values that may mean so.");
+        }
         return section.good("No value is missing.");
     }
     section.chart(Missingness::new("Missing values of each column, along the rows", bands))

@@ -113,7 +113,7 @@ impl Of<'_> {
         } else if share >= 0.5 {
             ("mostly_missing", format!("{missing} of {} values are missing ({})", self.rows, percent(share)))
         } else {
-            ("missing_values", format!("{missing} values are missing ({})", percent(share)))
+            ("missing_values", format!("{} missing ({})", are(missing), percent(share)))
         };
         let examples = self.column.missing.first.iter().map(|(spot, _)| (self.place)(spot)).collect();
         self.add(kind, missing, message, examples);
@@ -140,7 +140,8 @@ impl Of<'_> {
         if !rare.is_empty() && count >= 20 * RARE_ROWS && rare.len() < self.column.values.len() {
             let each = |value: &&Counted| format!("{}: {} rows", shown(&value.text), value.count);
             let examples: Vec<String> = rare.iter().take(5).map(each).collect();
-            let message = format!("{} values stand in fewer than {RARE_ROWS} rows", rare.len());
+            let stand = if rare.len() == 1 { "value stands" } else { "values stand" };
+            let message = format!("{} {stand} in fewer than {RARE_ROWS} rows", rare.len());
             let rows = rare.iter().map(|value| value.count).sum();
             self.add("rare_category", rows, message, examples);
         }
@@ -183,12 +184,13 @@ impl Of<'_> {
     fn spelling(&mut self) {
         let column = self.column;
         if column.blanks.count > 0 {
-            let message = format!("{} values have blanks around them", column.blanks.count);
+            let have = if column.blanks.count == 1 { "value has" } else { "values have" };
+            let message = format!("{} {have} blanks at an end", column.blanks.count);
             self.add("surrounding_blanks", column.blanks.count, message, self.first(&column.blanks));
         }
         if column.controls.count > 0 {
-            let message =
-                format!("{} values hold control characters or marks that turn the text", column.controls.count);
+            let hold = if column.controls.count == 1 { "value holds" } else { "values hold" };
+            let message = format!("{} {hold} control characters or marks that turn the text", column.controls.count);
             self.add("control_characters", column.controls.count, message, self.first(&column.controls));
         }
         if self.is_categorical() && column.dots.count > 0 && column.dots.count * 10 >= column.count() {
@@ -318,6 +320,11 @@ impl Of<'_> {
             self.add("rows_in_time_order", self.rows, message, Vec::new());
         }
     }
+}
+
+/// `1 value is`, `2 values are`.
+fn are(count: u64) -> String {
+    if count == 1 { "1 value is".to_owned() } else { format!("{count} values are") }
 }
 
 fn duration(ms: i64) -> String {
