@@ -7,8 +7,8 @@ use scratch::Scope;
 
 /// The folder of the home in which files without a name lie while a preparation runs.
 pub const FOLDER: &str = "scratch";
-/// Share of the limit that large vectors may take before they lie in files; the rest is for what cannot.
-const SHARE_OF_LARGE: usize = 2;
+/// What large vectors may take of the limit before they lie in files, one part in so many; the rest is for what cannot.
+const LARGE_PART: usize = 2;
 
 /// Set once, as the role starts.
 static LIMIT: OnceLock<usize> = OnceLock::new();
@@ -37,7 +37,7 @@ pub fn scope(home: &Path) -> Scope {
     let folder = home.join(FOLDER);
     // Where that fails, so does the first file, which is told then.
     std::fs::create_dir_all(&folder).ok();
-    Scope::new(folder, limit_bytes() / SHARE_OF_LARGE)
+    Scope::new(folder, limit_bytes() / LARGE_PART)
 }
 
 /// `MemTotal` in bytes.

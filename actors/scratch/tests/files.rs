@@ -86,11 +86,18 @@ fn pieces_grow_and_shrink_as_those_of_the_system() {
         let piece = &mut pieces[at];
         let size = (draw >> 20) as usize % (5 * MIB);
         match draw % 4 {
-            0 => *piece = vec![0; size],
-            1 => piece.resize(size, (size % 251) as u8),
+            0 => *piece = (0..size).map(|i| (i as u64 ^ draw) as u8).collect(),
+            1 => {
+                let before = piece.clone();
+                piece.resize(size, (size % 251) as u8);
+                let kept = size.min(before.len());
+                assert!(piece[..kept] == before[..kept] && piece[kept..].iter().all(|b| *b == (size % 251) as u8));
+            }
             2 => {
+                let before = piece.clone();
                 piece.truncate(size);
                 piece.shrink_to_fit();
+                assert!(piece[..] == before[..piece.len()]);
             }
             _ => {
                 let twin = piece.clone();
