@@ -154,15 +154,29 @@ template <class T> void arrange(std::vector<T>& items, Order order, Random& rand
   if (order == Order::Random) for (size_t i = items.size(); i > 1; i--) std::swap(items[i - 1], items[random.next() % i]);
 }
 
-// For the largest block, made once.
-inline char* stacks_of_this_thread() {
-  static thread_local char* stacks = nullptr;
-  if (stacks) return stacks;
-  void* made = mmap(nullptr, 1024 * (STACK + GUARD), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (made == MAP_FAILED) return nullptr;
-  stacks = static_cast<char*>(made);
-  for (unsigned i = 0; i < 1024; i++) mprotect(stacks + i * (STACK + GUARD), GUARD, PROT_NONE);
-  return stacks;
+// Room for the largest block, kept while its thread lives. A process may have only some 65,000 mappings and each closed page
+// makes two, so that pages are closed for as many stacks as a block has had.
+struct Stacks {
+  static constexpr unsigned MOST = 1024;
+  char* base = nullptr;
+  unsigned closed = 0;
+  // Stacks for this many; none where there is no memory or there are too many mappings.
+  char* of(unsigned count) {
+    if (count > MOST) return nullptr;
+    if (!base) {
+      void* made = mmap(nullptr, MOST * (STACK + GUARD), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      if (made == MAP_FAILED) return nullptr;
+      base = static_cast<char*>(made);
+    }
+    for (; closed < count; closed++)
+      if (mprotect(base + closed * (STACK + GUARD), GUARD, PROT_NONE)) return nullptr;
+    return base;
+  }
+  ~Stacks() { if (base) munmap(base, MOST * (STACK + GUARD)); }
+};
+inline char* stacks_of_this_thread(unsigned count) {
+  static thread_local Stacks stacks;
+  return stacks.of(count);
 }
 
 // Runs all blocks; what went wrong goes into `message`. Zero if nothing did.
@@ -173,7 +187,7 @@ inline int run(dim3 grid, dim3 threads, size_t shared_bytes, unsigned order_numb
   Block b;
   b.grid = grid; b.threads = threads; b.count = threads.x * threads.y * threads.z; b.body = body; b.argument = argument;
   b.fibers.resize(b.count);
-  char* stacks = stacks_of_this_thread();
+  char* stacks = stacks_of_this_thread(b.count);
   if (!stacks) { snprintf(message, length, "no memory for stacks"); return 1; }
   size_t room = (shared_bytes + 127) / 128 * 128 + 128;
   b.shared = static_cast<unsigned char*>(aligned_alloc(128, room));
@@ -221,8 +235,9 @@ int call(void (*kernel)(A...), dim3 grid, dim3 threads, size_t shared_bytes, uns
 }
 }  // namespace simt
 
-// As cuLaunchKernel is called: pointers to the arguments.
+// As cuLaunchKernel is called: pointers to the arguments. And how many of them there are.
 #define SIMT_EXPORT(name) \
+  extern "C" unsigned simt_arguments_##name() { return []<class... A>(void (*)(A...)) { return unsigned(sizeof...(A)); }(name); } \
   extern "C" int simt_##name(const unsigned* g, size_t shared_bytes, unsigned order, uint64_t seed, char* message, size_t length, void** arguments) { \
     auto each = []<class... A>(void (*)(A...)) { return std::index_sequence_for<A...>{}; }; \
     return simt::call(name, dim3{g[0], g[1], g[2]}, dim3{g[3], g[4], g[5]}, shared_bytes, order, seed, message, length, arguments, each(name)); \

@@ -187,6 +187,12 @@ impl Shim {
                 (None, _) => unreachable!("slices have buffers"),
             })
             .collect();
+        // SAFETY: every kernel has such an export.
+        let takes = unsafe {
+            let takes = self.library.get::<extern "C" fn() -> u32>(format!("simt_arguments_{kernel}").as_bytes());
+            takes.expect("a kernel")()
+        };
+        assert_eq!(places.len(), takes as usize, "arguments of {kernel}");
         let pointers = places.iter_mut().map(|place| std::ptr::from_mut(place).cast()).collect();
         let outcome = self.call(kernel, launch, order, pointers);
         for (buffer, argument) in buffers.iter_mut().zip(arguments) {
