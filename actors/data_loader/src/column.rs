@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, BinaryArray, StringArray};
+use foldhash::fast::FixedState;
 
 use crate::check::At;
 use crate::check::names::{Need, Use};
@@ -43,7 +44,7 @@ enum Kept {
 struct Categories {
     keys: Vec<u32>,
     texts: Vec<String>,
-    places: HashMap<String, u32>,
+    places: HashMap<String, u32, FixedState>,
     text_bytes: usize,
 }
 
@@ -301,13 +302,18 @@ impl Column {
     /// Bytes that are kept in memory, about; of vectors that may lie in files, those that are too small for it.
     pub fn kept_bytes(&self, files: bool) -> usize {
         /// Of a text in its own allocation, twice: in the list and in the look-up.
-        const TEXT_BYTES: usize = 2 * (24 + 16) + 8;
+        const TEXT_BYTES: usize = 2 * (24 + IN_HEAP) + 8;
+        /// What the allocator takes for it.
+        const IN_HEAP: usize = 16;
         let vector = |bytes: usize| if files && bytes >= scratch::LARGE_BYTES { 0 } else { bytes };
         match &self.kept {
             Kept::Nothing(_) | Kept::Lost => 0,
             Kept::Numbers(numbers) => vector(8 * numbers.len()),
             Kept::Categories(categories) => {
-                vector(4 * categories.keys.len()) + categories.texts.len() * TEXT_BYTES + 2 * categories.text_bytes
+                let list = categories.texts.capacity() * size_of::<String>();
+                // A long list, and its look-up, which is longer, are large pieces.
+                let each = if vector(list) == 0 { 2 * IN_HEAP } else { TEXT_BYTES };
+                vector(4 * categories.keys.len()) + categories.texts.len() * each + 2 * categories.text_bytes
             }
             Kept::Ids(ids) => vector(8 * ids.len()),
             Kept::Texts(texts) => vector(texts.bytes()),

@@ -25,6 +25,7 @@ use crate::check::{At, MAX_ROWS, Violation, Violations, inference};
 use crate::column::Column;
 use crate::parallel;
 use crate::pictures::{Gallery, Places};
+use crate::sort::sort_keys;
 use crate::source::{Chunk, File, Joins, Reader};
 use crate::validate::Dropped;
 
@@ -398,6 +399,10 @@ impl Input<'_> {
         let hint = "exclude columns that are no features, read fewer files, or raise memory_limit_bytes in within.yaml";
         let more = format!("more than the {limit} bytes of memory that a preparation may use");
         if let Some((folder, failure)) = failure {
+            // From here on all is counted as in memory, where it now lies.
+            if kept.load(Ordering::Relaxed) <= limit {
+                return Ok(());
+            }
             let folder = folder.display();
             let message =
                 format!("{path}: the columns that are read take {more}, and {folder} cannot take the rest: {failure}");
@@ -472,13 +477,13 @@ fn take_in(
     kept: &AtomicUsize,
     scope: Option<Scope>,
 ) -> Vec<(usize, Column)> {
-    let files = scope.is_some();
     let _inside = scope.as_ref().map(Scope::enter);
     let mut before = 0;
     while let Ok(handed) = chunks.recv() {
         for (index, column) in &mut columns {
             column.observe(handed.file, &handed.chunk, &handed.chunk.columns[*index]);
         }
+        let files = scope.as_ref().is_some_and(|scope| scope.failure().is_none());
         let now: usize = columns.iter().map(|(_, column)| column.kept_bytes(files)).sum();
         kept.fetch_add(now, Ordering::Relaxed);
         kept.fetch_sub(before, Ordering::Relaxed);
@@ -505,6 +510,11 @@ fn check_ids(loaded: &Loaded) -> Result<(), WireError> {
     let mut violations = Violations::default();
     for (usage, values) in loaded.layout.uses.iter().zip(&loaded.columns) {
         let Values::Id(ids) = values else { continue };
+        let mut sorted = ids.clone();
+        sort_keys(&mut sorted);
+        if sorted.windows(2).all(|pair| pair[0] != pair[1]) {
+            continue;
+        }
         let mut order: Vec<u32> = (0..ids.len() as u32).collect();
         order.sort_unstable_by_key(|&row| (ids[row as usize], row));
         for pair in order.windows(2).filter(|pair| ids[pair[0] as usize] == ids[pair[1] as usize]) {

@@ -40,6 +40,15 @@ pub fn scope(home: &Path) -> Scope {
     Scope::new(folder, limit_bytes() / LARGE_PART)
 }
 
+/// What is to be told where files could not be had, and memory beyond the share was taken in their place.
+pub fn without_files(scope: &Scope) -> Option<String> {
+    let failure = scope.failure()?;
+    let folder = scope.folder().display();
+    Some(format!(
+        "{folder} could not take what is beyond 1/{LARGE_PART} of memory_limit_bytes, so that memory did: {failure}"
+    ))
+}
+
 /// `MemTotal` in bytes.
 fn total(meminfo: &str) -> Option<f64> {
     let line = meminfo.lines().find(|line| line.starts_with("MemTotal:"))?;

@@ -18,6 +18,7 @@ use messages::error::Code;
 use messages::feed::Split;
 use messages::plan::{AugmentationPlan, ColumnType, DataPlan, SplitStrategy, Task};
 use messages::{ArtifactRef, WireError};
+use scratch::Scope;
 use tokio_util::sync::CancellationToken;
 
 use crate::augment::gathered::{self, Gathered};
@@ -68,6 +69,8 @@ pub struct Prepared {
     warnings: Vec<String>,
     /// What was stored before the data were read, by name.
     reports: BTreeMap<String, ArtifactRef>,
+    /// What it was prepared in, and what is made of it belongs to.
+    memory: Option<Scope>,
 }
 
 /// Reads, checks, splits and fits, all of it.
@@ -165,6 +168,7 @@ pub fn prepare_without(
         dataset_version: data.dataset_version.clone(),
         warnings,
         reports: BTreeMap::new(),
+        memory: Scope::current(),
     };
     if data.augmentation.as_ref().is_some_and(AugmentationPlan::perturbs) {
         prepared.gathered.spreads = prepared.spreads(cancelled)?;
@@ -417,6 +421,7 @@ impl Prepared {
 
     /// Some samples of a part: a row each, or, of a sequence, a row a step.
     pub fn table(&self, split: Split, range: Range<usize>) -> Result<Table, WireError> {
+        let _inside = self.memory.as_ref().map(Scope::enter);
         let samples = &self.parts.rows(split)[range];
         let Some((grouped, _)) = &self.samples else {
             return self.rows_table(split, samples, samples, &row_ids(&self.loaded, samples));

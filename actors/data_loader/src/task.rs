@@ -109,15 +109,16 @@ async fn once(
         return Ok(output);
     }
     let scope = memory::scope(&env.home);
-    let (reports, dropped, told) = validated(env, plan, &roots, &scope, cancelled).await?;
-    let (token, of) = (cancelled.clone(), Arc::clone(plan));
+    let (reports, dropped, mut told) = validated(env, plan, &roots, &scope, cancelled).await?;
+    let (token, of, inside) = (cancelled.clone(), Arc::clone(plan), scope.clone());
     let (prepared, steps) = off_runtime(move || {
-        let _inside = scope.enter();
+        let _inside = inside.enter();
         let prepared = prepare_without(&of.data, of.task, &roots, &dropped, &mut steps, &token);
         Ok((prepared, steps))
     })
     .await?;
     let mut prepared = prepared.map_err(|error| Failed { error, changed: steps.changed() })?;
+    told.extend(memory::without_files(&scope));
     prepared.tell(told, reports);
     let augmentation = plan.data.augmentation.as_ref();
     if let Some(augmentation) = augmentation.filter(|plan| plan.uses_text(TextMethod::BackTranslation)) {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, OFlag, fallocate, open};
+use nix::fcntl::{OFlag, open, posix_fallocate};
 use nix::sys::mman::{MRemapFlags, MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mremap, munmap};
 use nix::sys::stat::Mode;
 use nix::unistd::{ftruncate, unlink};
@@ -198,11 +198,12 @@ impl Block {
         } else {
             // The mapping first: nothing may be mapped that the file does not have.
             self.remap(bytes)?;
-            if let Lies::InFile(Some(file)) = &self.lies {
-                ftruncate(file, bytes as i64)?;
-            }
             self.scope.file_bytes.fetch_sub((before - bytes) as u64, Ordering::Relaxed);
             IN_FILES.fetch_sub(before - bytes, Ordering::Relaxed);
+            if let Lies::InFile(Some(file)) = &self.lies {
+                // Else its end stays as it is, unused.
+                ftruncate(file, bytes as i64).ok();
+            }
         }
         Ok(())
     }
@@ -268,7 +269,8 @@ fn nameless(folder: &Path) -> Result<OwnedFd, Errno> {
 /// Room on the disk, which reads as zeros.
 fn reserve(file: &OwnedFd, from: usize, bytes: usize) -> Result<(), Errno> {
     loop {
-        match fallocate(file, FallocateFlags::empty(), from as i64, bytes as i64) {
+        // Where a file system cannot reserve, the library writes.
+        match posix_fallocate(file, from as i64, bytes as i64) {
             Err(Errno::EINTR) => {}
             other => return other,
         }

@@ -47,16 +47,15 @@ struct State {
 }
 
 thread_local! {
-    /// The scope that this thread is in. Without a destructor, so that the allocator may look at it at any time.
+    /// The scope that this thread is in, an `Arc` of its own. Without a destructor, so that the allocator may look at it at any time.
     static CURRENT: Cell<*const State> = const { Cell::new(ptr::null()) };
 }
 
 /// As long as it lives, the thread is inside the scope.
 #[derive(Debug)]
 pub struct Entered {
+    /// What the thread pointed to, and keeps again afterwards.
     before: *const State,
-    /// Keeps what the thread points to.
-    _scope: Scope,
     /// Of this thread only.
     _here: PhantomData<*const ()>,
 }
@@ -81,7 +80,7 @@ impl Scope {
         if current.is_null() {
             return None;
         }
-        // SAFETY: it came from an `Arc` that the thread's `Entered` keeps.
+        // SAFETY: it came from an `Arc` that the thread keeps.
         unsafe {
             Arc::increment_strong_count(current);
             Some(Self(Arc::from_raw(current)))
@@ -90,8 +89,8 @@ impl Scope {
 
     /// Large pieces of this thread belong to the scope from now on.
     pub fn enter(&self) -> Entered {
-        let before = CURRENT.replace(Arc::as_ptr(&self.0));
-        Entered { before, _scope: self.clone(), _here: PhantomData }
+        let before = CURRENT.replace(Arc::into_raw(Arc::clone(&self.0)));
+        Entered { before, _here: PhantomData }
     }
 
     /// Whether [`Scratch`] is the program's allocator; without it a scope changes nothing.
@@ -127,7 +126,11 @@ impl Scope {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        CURRENT.set(self.before);
+        let left = CURRENT.replace(self.before);
+        if !left.is_null() {
+            // SAFETY: it came from an `Arc`, and nobody else has taken it from the thread.
+            drop(unsafe { Arc::from_raw(left) });
+        }
     }
 }
 

@@ -4,6 +4,8 @@ use frame::manifest::{Encoding, FittedScale, Statistics};
 use frame::scale::signed_ln_1p;
 use messages::plan::{DataPlan, FittingPlan, Impute, Outliers, Scale};
 
+use crate::sort::sort;
+
 /// Mean and standard deviation (ddof 0), in two passes; zeros for no value.
 pub fn mean_and_std(values: &[f64]) -> (f64, f64) {
     if values.is_empty() {
@@ -28,7 +30,7 @@ pub fn statistics(numbers: &[f64], train: &[u32]) -> Statistics {
     let mut values = present(numbers, train);
     let count = values.len();
     let (mean, std) = mean_and_std(&values);
-    values.sort_unstable_by(f64::total_cmp);
+    sort(&mut values);
     let median = median_of_sorted(&values);
     let (min, max) = (values.first().copied(), values.last().copied());
     values.dedup();
@@ -98,15 +100,19 @@ fn bounded_scale(
 }
 
 fn bounds(outliers: Outliers, values: &[f64], fitting: &FittingPlan) -> Option<(f64, f64)> {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
+    let in_order = || {
+        let mut sorted = values.to_vec();
+        sort(&mut sorted);
+        sorted
+    };
     match outliers {
         Outliers::None => None,
         Outliers::Quantile => {
-            let share = fitting.outlier_quantile;
+            let (sorted, share) = (in_order(), fitting.outlier_quantile);
             Some((quantile_of_sorted(&sorted, share)?, quantile_of_sorted(&sorted, 1.0 - share)?))
         }
         Outliers::Iqr => {
+            let sorted = in_order();
             let (first, third) = (quantile_of_sorted(&sorted, 0.25)?, quantile_of_sorted(&sorted, 0.75)?);
             let reach = fitting.outlier_iqr * (third - first);
             Some((first - reach, third + reach))
@@ -118,7 +124,7 @@ fn bounds(outliers: Outliers, values: &[f64], fitting: &FittingPlan) -> Option<(
 fn scale(chosen: Scale, values: &[f64], fitting: &FittingPlan, statistics: Option<&Statistics>) -> FittedScale {
     let sorted = || {
         let mut sorted = values.to_vec();
-        sorted.sort_unstable_by(f64::total_cmp);
+        sort(&mut sorted);
         sorted
     };
     let mean_std = |values: &[f64]| match statistics {
@@ -176,7 +182,7 @@ pub fn quantile_of_sorted(sorted: &[f64], share: f64) -> Option<f64> {
 /// The most frequent value, of several the least.
 fn mode(values: &[f64]) -> Option<f64> {
     let mut sorted: Vec<f64> = values.iter().map(|value| value + 0.0).collect();
-    sorted.sort_unstable_by(f64::total_cmp);
+    sort(&mut sorted);
     let mut best: Option<(usize, f64)> = None;
     for run in sorted.chunk_by(|a, b| a == b) {
         if best.is_none_or(|(count, _)| run.len() > count) {

@@ -5,7 +5,11 @@
 //! flat, and where labels are wrong at random its ends are off; this tells hard rows from wrong ones. Bayes' rule makes
 //! the rest. Fitted by expectation and maximization over the true labels, as Mnih and Hinton (2012) do for a network.
 
+use messages::WireError;
+use tokio_util::sync::CancellationToken;
+
 use super::confident::Predicted;
+use crate::load::alive;
 
 /// Groups of rows of about the same log-odds, of which alone the fit takes account.
 const GROUPS: usize = 256;
@@ -129,13 +133,17 @@ pub struct Certainty {
 
 impl Certainty {
     /// Of rows that no model saw which predicts them.
-    pub fn fit(predicted: Predicted<'_>) -> Self {
+    ///
+    /// # Errors
+    /// Cancelled.
+    pub fn fit(predicted: Predicted<'_>, cancelled: &CancellationToken) -> Result<Self, WireError> {
         let Predicted { labels, probabilities, classes } = predicted;
         let of_class = |class: usize| {
+            alive(cancelled)?;
             let rows = labels.iter().zip(probabilities.chunks(classes));
-            Curve::fit(rows.map(|(&label, row)| (odds(row[class]), label as usize == class)).collect())
+            Ok(Curve::fit(rows.map(|(&label, row)| (odds(row[class]), label as usize == class)).collect()))
         };
-        Self { by_class: (0..classes).map(of_class).collect() }
+        Ok(Self { by_class: (0..classes).map(of_class).collect::<Result<_, WireError>>()? })
     }
 
     /// The probability that a row which carries `given` is of `other`.
@@ -170,11 +178,16 @@ mod tests {
         (labels, probabilities, flipped)
     }
 
+    fn certainty(labels: &[u32], probabilities: &[f64]) -> Certainty {
+        let predicted = Predicted { labels, probabilities, classes: 2 };
+        Certainty::fit(predicted, &CancellationToken::new()).expect("not cancelled")
+    }
+
     #[test]
     fn noise_is_told_from_rows_that_are_hard() {
         for noise in [0.0, 0.05, 0.2] {
             let (labels, probabilities, _) = flipped(noise);
-            let certainty = Certainty::fit(Predicted { labels: &labels, probabilities: &probabilities, classes: 2 });
+            let certainty = certainty(&labels, &probabilities);
             for curve in &certainty.by_class {
                 assert!((curve.into - noise).abs() < 0.015 && (curve.out - noise).abs() < 0.015, "{noise}: {curve:?}");
                 assert!((curve.slope - 2.0).abs() < 0.5 && curve.shift.abs() < 0.5, "{noise}: {curve:?}");
@@ -185,7 +198,7 @@ mod tests {
     #[test]
     fn it_is_as_sure_as_it_is_right() {
         let (labels, probabilities, flipped) = flipped(0.15);
-        let certainty = Certainty::fit(Predicted { labels: &labels, probabilities: &probabilities, classes: 2 });
+        let certainty = certainty(&labels, &probabilities);
         let sure = |row: usize| {
             certainty.wrong(&probabilities[2 * row..][..2], labels[row] as usize, 1 - labels[row] as usize)
         };
@@ -212,7 +225,7 @@ mod tests {
     fn few_or_equal_rows_make_no_trouble() {
         for labels in [vec![0, 1], vec![0, 0, 0, 0], vec![1; 300]] {
             let probabilities: Vec<f64> = labels.iter().flat_map(|_| [0.0, 1.0]).collect();
-            let certainty = Certainty::fit(Predicted { labels: &labels, probabilities: &probabilities, classes: 2 });
+            let certainty = certainty(&labels, &probabilities);
             for (given, other) in [(0, 1), (1, 0)] {
                 assert!((0.0..=1.0).contains(&certainty.wrong(&[0.0, 1.0], given, other)), "{certainty:?}");
             }

@@ -141,7 +141,7 @@ pub fn find(
         cross(inputs, rows, classes, cancelled, fit, |model, rows| model.predict(&table, rows, pool))?
     };
     Ok(match crossed {
-        Ok(crossed) => labels(inputs, rows, anomalous, &label_of, &crossed),
+        Ok(crossed) => labels(inputs, rows, anomalous, &label_of, &crossed, cancelled)?,
         Err(reason) => Found::not_run(reason),
     })
 }
@@ -175,7 +175,8 @@ fn labels(
     anomalous: Option<&BTreeSet<u32>>,
     label_of: &[u32],
     crossed: &Crossed,
-) -> Found {
+    cancelled: &CancellationToken,
+) -> Result<Found, WireError> {
     let (plan, names) = (&inputs.data.quality, &inputs.target.classes);
     let classes = names.len();
     let given: Vec<u32> = rows.train().iter().map(|&row| label_of[row as usize]).collect();
@@ -183,7 +184,7 @@ fn labels(
     let thresholds = predicted.thresholds();
     let joint = predicted.joint(&thresholds);
     let issues = predicted.issues(&joint);
-    let certainty = plan.correct.then(|| Certainty::fit(predicted));
+    let certainty = plan.correct.then(|| Certainty::fit(predicted, cancelled)).transpose()?;
     let mut found =
         Found { distribution: Some(distribution(inputs, rows, label_of, thresholds, joint)), ..Found::default() };
     let mut suspects: Vec<(f64, u32, Mislabel)> = Vec::new();
@@ -230,7 +231,7 @@ fn labels(
             .then(a.2.sample_id.cmp(&b.2.sample_id))
     });
     found.mislabels = suspects.into_iter().take(plan.max_listed as usize).map(|(_, _, mislabel)| mislabel).collect();
-    found
+    Ok(found)
 }
 
 fn distribution(

@@ -273,7 +273,7 @@ impl ColumnScore {
             }
             LeakageMeasure::Total => format!(
                 "and the target seem to be a total and its part (one never exceeds the other, and both are equal in {:.0} % \
-                 of the rows)",
+                 of the rows where the part is not 0)",
                 100.0 * value
             ),
         }

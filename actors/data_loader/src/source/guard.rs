@@ -2,6 +2,8 @@
 
 use std::io::{self, Read};
 
+use memchr::memchr_iter;
+
 use crate::check::MAX_FIELD_BYTES;
 
 /// Why reading stopped.
@@ -61,7 +63,7 @@ impl<R: Read> Guard<R> {
             Ok(_) => (text.len(), false),
             Err(error) => (error.valid_up_to(), error.error_len().is_some() || at_end),
         };
-        self.lines += text[..valid].iter().map(|&b| u64::from(b == b'\n')).sum::<u64>();
+        self.lines += memchr_iter(b'\n', &text[..valid]).count() as u64;
         if wrong {
             let fault = Fault::NotUtf8 { offset: start + valid as u64, byte: text[valid], line: self.lines };
             return Err(self.fail(fault));

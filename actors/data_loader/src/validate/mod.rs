@@ -28,6 +28,7 @@ use messages::WireError;
 use messages::error::Code;
 use messages::plan::{ColumnType, DataPlan, OnViolation, ValidationPlan};
 use report::Page;
+use scratch::Scope;
 use tokio_util::sync::CancellationToken;
 
 use crate::check::value::ValueReader;
@@ -257,10 +258,13 @@ impl<'a> Pass<'a> {
             return Ok(reader);
         };
         let (number, by_column, across) = profiler.parts();
+        let memory = Scope::current();
+        let inside = || memory.as_ref().map(Scope::enter);
         std::thread::scope(|scope| {
             let (sender, chunks) = sync_channel::<Chunk>(CHUNKS_AHEAD);
             let (seen_by_column, seen) = sync_channel(CHUNKS_AHEAD);
             let ahead = scope.spawn(move || {
+                let _inside = inside();
                 while let Some(chunk) = reader.next_chunk(violations)? {
                     if sender.send(chunk).is_err() {
                         break;
@@ -268,7 +272,12 @@ impl<'a> Pass<'a> {
                 }
                 Ok::<_, WireError>(reader)
             });
-            let behind = scope.spawn(move || seen.into_iter().for_each(|seen| across.observe(seen)));
+            let behind = scope.spawn(move || {
+                let _inside = inside();
+                for seen in seen {
+                    across.observe(seen);
+                }
+            });
             let looked = chunks.iter().try_for_each(|chunk| {
                 alive(self.cancelled)?;
                 let chunk = Arc::new(chunk);
@@ -279,7 +288,12 @@ impl<'a> Pass<'a> {
                 let place = Place { file: &file.path, chunk: &chunk, rows_before: *rows_before };
                 let rows = std::thread::scope(|scope| {
                     let held = engine.as_mut().filter(|engine| engine.has_rules());
-                    let held = held.map(|engine| scope.spawn(|| engine.observe(&place, &columns)));
+                    let held = held.map(|engine| {
+                        scope.spawn(|| {
+                            let _inside = inside();
+                            engine.observe(&place, &columns)
+                        })
+                    });
                     // Who is behind has panicked if it is gone, which is seen where it is joined.
                     seen_by_column.send(by_column.observe(number, &chunk, &columns)).ok();
                     held.map(joined)

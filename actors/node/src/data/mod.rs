@@ -39,8 +39,14 @@ pub async fn command(config: &Config, command: &DataCommand) -> Result<u8, Failu
     }
     // What is larger than memory lies in files while a command of files runs.
     let scoped = |run: &dyn Fn() -> Result<u8, Failure>| {
-        let _inside = data_loader::memory::scope(&config.home).enter();
-        run()
+        let scope = data_loader::memory::scope(&config.home);
+        let inside = scope.enter();
+        let outcome = run();
+        drop(inside);
+        if let Some(told) = data_loader::memory::without_files(&scope) {
+            tracing::warn!("{told}");
+        }
+        outcome
     };
     match command {
         DataCommand::Validate(args) => scoped(&|| validate::command(config, args)),

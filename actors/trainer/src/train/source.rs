@@ -77,13 +77,23 @@ pub struct OpenRequest {
 /// Where batches come from.
 #[derive(Debug)]
 pub enum BatchSource {
-    Feed { opener: mpsc::Sender<OpenRequest>, arrivals: Option<Arrivals> },
-    Memory { rows: Arc<Encoded>, plan: Option<Box<FeedPlan>>, next: Position, order: Option<(u32, Vec<u32>)> },
+    /// `failed` came ahead of its turn.
+    Feed {
+        opener: mpsc::Sender<OpenRequest>,
+        arrivals: Option<Arrivals>,
+        failed: Option<WireError>,
+    },
+    Memory {
+        rows: Arc<Encoded>,
+        plan: Option<Box<FeedPlan>>,
+        next: Position,
+        order: Option<(u32, Vec<u32>)>,
+    },
 }
 
 impl BatchSource {
     pub fn feed(opener: mpsc::Sender<OpenRequest>) -> Self {
-        Self::Feed { opener, arrivals: None }
+        Self::Feed { opener, arrivals: None, failed: None }
     }
 
     pub fn memory(rows: Arc<Encoded>) -> Self {
@@ -93,9 +103,9 @@ impl BatchSource {
     /// Begins at the plan's position. What was open before is closed.
     pub fn open(&mut self, wanted: FeedPlan, stop: &Stop) -> Result<(), WireError> {
         match self {
-            Self::Feed { opener, arrivals } => {
+            Self::Feed { opener, arrivals, failed } => {
                 let (out, incoming) = mpsc::channel(PREFETCH_BATCHES);
-                *arrivals = Some(incoming);
+                (*arrivals, *failed) = (Some(incoming), None);
                 match stop.or_wait(opener.send(OpenRequest { plan: wanted, out })) {
                     Some(Err(_)) => Err(feed_gone()),
                     _ => Ok(()),
@@ -121,7 +131,10 @@ impl BatchSource {
             return Ok(None);
         }
         match self {
-            Self::Feed { arrivals, .. } => {
+            Self::Feed { arrivals, failed, .. } => {
+                if let Some(error) = failed.take() {
+                    return Err(error);
+                }
                 let arrivals = arrivals.as_mut().ok_or_else(feed_gone)?;
                 match stop.or_wait(arrivals.recv()) {
                     None => Ok(None),
@@ -147,8 +160,15 @@ impl BatchSource {
     /// The next batch, if it is there already.
     pub fn ready(&mut self, stop: &Stop) -> Result<Option<SourceBatch>, WireError> {
         match self {
-            // A feed that has ended is told of by who needs its next batch.
-            Self::Feed { arrivals, .. } => arrivals.as_mut().and_then(|arrivals| arrivals.try_recv().ok()).transpose(),
+            // A feed that has ended or failed is told of by who needs its next batch.
+            Self::Feed { arrivals, failed, .. } => match arrivals.as_mut().map(Arrivals::try_recv) {
+                Some(Ok(Ok(batch))) if failed.is_none() => Ok(Some(batch)),
+                Some(Ok(Err(error))) => {
+                    *failed = Some(error);
+                    Ok(None)
+                }
+                _ => Ok(None),
+            },
             Self::Memory { .. } => self.next(stop),
         }
     }

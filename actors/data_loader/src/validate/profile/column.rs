@@ -7,6 +7,7 @@ use arrow_array::{Array, StringArray};
 use twox_hash::XxHash3_64;
 
 use super::Spot;
+use super::findings::stands_for_nothing;
 use super::steps::Steps;
 use crate::check::value::{Value, ValueReader, trimmed};
 use crate::validate::date;
@@ -14,6 +15,8 @@ use crate::validate::date;
 /// Different values of all columns together that are kept with their counts.
 const ALL_DISTINCT: usize = 2_000_000;
 const MAX_DISTINCT: usize = 20_000;
+/// A value in one of so many rows is frequent.
+const FREQUENT: u64 = 1000;
 /// Longest text that is kept.
 const MAX_TEXT: usize = 120;
 /// 2^53: from here on not every whole number is a 64-bit float.
@@ -50,6 +53,13 @@ pub struct Counted {
     pub text: String,
     pub count: u64,
     pub first: Spot,
+}
+
+/// Where a value stands among those that are kept, and how often it came: beside its key, as it is counted for each row.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    place: u32,
+    count: u64,
 }
 
 /// How many values are of a sort, and the first of them.
@@ -89,6 +99,26 @@ pub struct Cells {
     /// Keys of its values.
     pub keys: Vec<u32>,
     pub hashes: Vec<u64>,
+}
+
+/// The sum over those that are there, in as many lanes as a processor adds at once.
+fn sum(numbers: &[f64], of: impl Fn(f64) -> f64) -> f64 {
+    const LANES: usize = 8;
+    let mut lanes = [0.0; LANES];
+    let term = |number: f64| if number.is_nan() { 0.0 } else { of(number) };
+    let (whole, rest) = numbers.as_chunks::<LANES>();
+    for part in whole {
+        for (lane, number) in lanes.iter_mut().zip(part) {
+            *lane += term(*number);
+        }
+    }
+    lanes.into_iter().chain(rest.iter().map(|number| term(*number))).sum()
+}
+
+fn is_whole(number: f64) -> bool {
+    /// Beyond, all are.
+    const MOST: f64 = 4.5e15;
+    number.abs() > MOST || number as i64 as f64 == number
 }
 
 /// Of keys that are hashes already.
@@ -139,9 +169,9 @@ pub struct Column {
     /// Minutes, up to a handful of different ones.
     pub offsets: Vec<i32>,
     pub steps: Steps,
-    places: HashMap<u64, u32, Hashed>,
+    places: HashMap<u64, Known, Hashed>,
     pub values: Vec<Counted>,
-    /// Whether there are more values than `values`.
+    /// Whether there are more values than `values`: of these, only frequent ones are counted to the end.
     pub more_values: bool,
     max_distinct: usize,
     /// Numbers that do not fall from row to row; runs of equal values.
@@ -241,22 +271,42 @@ impl Column {
                 self.previous.0 = hash;
             }
         }
+        self.moments(&numbers);
         Cells { numbers, keys, hashes }
     }
 
     fn value(&mut self, hash: u64, text: &str, spot: impl Fn() -> Spot) -> u32 {
-        if let Some(&place) = self.places.get(&hash) {
-            self.values[place as usize].count += 1;
-            return place;
+        if let Some(known) = self.places.get_mut(&hash) {
+            known.count += 1;
+            return known.place;
         }
         if self.values.len() >= self.max_distinct {
-            self.more_values = true;
+            if !self.more_values {
+                self.more_values = true;
+                self.forget_rare();
+            }
             return OTHER;
         }
         let place = self.values.len() as u32;
-        self.places.insert(hash, place);
+        self.places.insert(hash, Known { place, count: 1 });
         self.values.push(Counted { text: cut(text), count: 1, first: spot() });
         place
+    }
+
+    /// There are more values than are kept: from here on those are counted that are frequent so far, or stand for nothing.
+    /// Whatever is rare among so many says nothing, and looking it up takes longer than all else that is done with a value.
+    fn forget_rare(&mut self) {
+        self.settle();
+        let (values, least) = (&self.values, (self.rows / FREQUENT).max(2));
+        self.places.retain(|_, known| known.count >= least || stands_for_nothing(&values[known.place as usize].text));
+        self.places.shrink_to_fit();
+    }
+
+    /// Writes down how often each value came so far.
+    pub fn settle(&mut self) {
+        for known in self.places.values() {
+            self.values[known.place as usize].count = known.count;
+        }
     }
 
     fn parsed(&mut self, text: &str, row: u64, reader: &ValueReader, spot: &dyn Fn() -> Spot) -> f64 {
@@ -270,15 +320,13 @@ impl Column {
             self.text(text, trimmed, row, first, spot);
             return f64::NAN;
         };
-        self.numbers += 1;
-        let delta = number - self.mean;
-        self.mean += delta / self.numbers as f64;
-        self.squares += delta * (number - self.mean);
-        self.extremes(number);
+        if number > self.greatest[1] || number < self.least[1] {
+            self.extremes(number);
+        }
         self.zeros += u64::from(number == 0.0);
         self.rising &= number >= self.previous.1;
         self.previous.1 = number;
-        if number.fract() == 0.0 {
+        if is_whole(number) {
             self.integers += 1;
             if trimmed.len() >= 16 {
                 self.long_integer(text, trimmed, spot);
@@ -293,6 +341,21 @@ impl Column {
             self.row_index = None;
         }
         number
+    }
+
+    /// Adds the chunk's numbers to mean and squares, as Chan, Golub and LeVeque (1983) join those of two parts.
+    fn moments(&mut self, numbers: &[f64]) {
+        let count = numbers.iter().filter(|number| !number.is_nan()).count();
+        if count == 0 {
+            return;
+        }
+        let (before, here) = (self.numbers as f64, count as f64);
+        let mean = sum(numbers, |number| number) / here;
+        let squares = sum(numbers, |number| (number - mean) * (number - mean));
+        let (delta, all) = (mean - self.mean, before + here);
+        self.mean += delta * (here / all);
+        self.squares += squares + delta * delta * (before * here / all);
+        self.numbers += count as u64;
     }
 
     fn extremes(&mut self, number: f64) {
@@ -327,7 +390,8 @@ impl Column {
             self.dots.add(spot, text);
         }
         let turning = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{fffd}');
-        if trimmed.chars().any(|c| c.is_control() || turning(c)) {
+        let plain = trimmed.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        if !plain && trimmed.chars().any(|c| c.is_control() || turning(c)) {
             self.controls.add(spot, text);
         }
         let moment = if first.is_ascii_digit() { date::parse(trimmed) } else { None };

@@ -30,6 +30,12 @@ const SENTINEL_TEXTS: [&str; 17] = [
     "not available",
     "tbd",
 ];
+
+/// Whether a text is what people write for "nothing is known".
+pub fn stands_for_nothing(text: &str) -> bool {
+    SENTINEL_TEXTS.contains(&text.trim().to_lowercase().as_str())
+}
+
 /// Numbers that programs write for it.
 const SENTINEL_NUMBERS: [f64; 14] = [
     -1.0,
@@ -148,7 +154,7 @@ impl Of<'_> {
     }
 
     fn sentinels(&mut self) {
-        let known = |value: &&Counted| SENTINEL_TEXTS.contains(&value.text.trim().to_lowercase().as_str());
+        let known = |value: &&Counted| stands_for_nothing(&value.text);
         let texts: Vec<Counted> = self.column.values.iter().filter(known).cloned().collect();
         for value in texts.iter().filter(|value| value.count < self.column.count()) {
             self.sentinel(&shown(&value.text), value.count, vec![(self.place)(&value.first)]);

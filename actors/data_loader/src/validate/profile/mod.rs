@@ -225,7 +225,8 @@ impl Across {
 
 impl Profiler {
     pub fn finish(self) -> Profile {
-        let Self { files, by_column: ByColumn { columns, rows, .. }, across, more_columns } = self;
+        let Self { files, by_column: ByColumn { mut columns, rows, .. }, across, more_columns } = self;
+        columns.iter_mut().for_each(Column::settle);
 
         let place = |spot: &Spot| {
             let file = files.get(spot.file as usize).map_or("", String::as_str);

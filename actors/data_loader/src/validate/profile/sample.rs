@@ -26,10 +26,12 @@ impl Sample {
     }
 
     pub fn observe(&mut self, first_row: u64, rows: usize, numbers: &[Vec<f64>], keys: &[Vec<u32>]) {
-        for row in 0..rows {
-            if !(first_row + row as u64).is_multiple_of(self.stride) {
-                continue;
-            }
+        let next = |row: usize, stride: u64| {
+            let at = first_row + row as u64;
+            row + (at.next_multiple_of(stride) - at) as usize
+        };
+        let mut row = next(0, self.stride);
+        while row < rows {
             for (kept, all) in self.numbers.iter_mut().zip(numbers) {
                 kept.push(all[row]);
             }
@@ -40,6 +42,7 @@ impl Sample {
             if self.rows > 2 * self.most {
                 self.halve();
             }
+            row = next(row + 1, self.stride);
         }
     }
 
@@ -66,7 +69,7 @@ impl Sample {
     /// The numbers that are there, in rising order.
     pub fn sorted(&self, column: usize) -> Vec<f64> {
         let mut numbers: Vec<f64> = self.numbers[column].iter().copied().filter(|number| !number.is_nan()).collect();
-        numbers.sort_by(f64::total_cmp);
+        crate::sort::sort(&mut numbers);
         numbers
     }
 
