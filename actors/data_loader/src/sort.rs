@@ -2,9 +2,9 @@
 
 /// From so many on, digits are faster than comparisons.
 const MANY: usize = 4096;
-const DIGIT_BITS: u32 = 8;
+const DIGIT_BITS: u32 = 11;
 const BUCKETS: usize = 1 << DIGIT_BITS;
-const DIGITS: usize = (u64::BITS / DIGIT_BITS) as usize;
+const DIGITS: usize = u64::BITS.div_ceil(DIGIT_BITS) as usize;
 
 /// Sorts in place.
 pub fn sort(numbers: &mut [f64]) {

@@ -6,7 +6,7 @@ use scratch::Scope;
 use tokio_util::sync::CancellationToken;
 use within_data_loader::load::load;
 use within_data_loader::prepare::prepare;
-use within_data_loader::source;
+use within_data_loader::{source, validate};
 
 use crate::plan::{Root, data_plan};
 
@@ -73,6 +73,34 @@ fn a_scope_without_room_says_so() {
     assert_eq!(error.code, messages::error::Code::OutOfMemory);
     let says = format!("and {} cannot take the rest: No such file or directory", nowhere.display());
     assert!(error.message.starts_with("a.csv: ") && error.message.contains(&says), "{error}");
+}
+
+#[test]
+fn files_that_cannot_be_had_are_told_of_and_no_error_while_memory_is_enough() {
+    let root = Root::new(&[("a.csv", table().as_bytes())]);
+    let whole = prepared(&root, SplitStrategy::Random);
+    let scope = Scope::new(root.0.path().join("nowhere"), MIB);
+    let _inside = scope.enter();
+    assert!(prepared(&root, SplitStrategy::Random) == whole, "another manifest or other shards");
+    let told = within_data_loader::memory::without_files(&scope).expect("told");
+    assert!(told.contains("nowhere") && told.ends_with("No such file or directory (os error 2)"), "{told}");
+}
+
+#[test]
+fn what_a_validation_remembers_lies_in_files_too() {
+    let root = Root::new(&[("a.csv", table().as_bytes())]);
+    let schema = validate::parse_schema("schema", r#"{"unique": ["id"]}"#).expect("a schema");
+    let check = || {
+        let plan = plan(SplitStrategy::Random);
+        let checked = validate::check(&plan, Some(&schema), &root.roots(), 0, &CancellationToken::new());
+        checked.expect("reads").report.to_json()
+    };
+    let whole = check();
+    let scope = Scope::new(root.0.path().to_path_buf(), MIB);
+    let _inside = scope.enter();
+    assert_eq!(check(), whole);
+    // A key of 8 bytes for each row, and what finds it.
+    assert!(scope.file_peak_bytes() > 8 * ROWS as u64, "{}", scope.file_peak_bytes());
 }
 
 #[test]

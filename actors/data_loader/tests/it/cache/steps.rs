@@ -300,7 +300,7 @@ async fn outcomes_are_those_of_the_version_of_the_step() {
     expect![[r"
         read 1 b8a848f223a14e55
         split 1 83234655c386ee71
-        fit 1 726a005d7dceb6de
+        fit 2 726a005d7dceb6de
         manifest 2 2dc4a823bd2f24cb"]]
     .assert_eq(&lines.join("\n"));
 }
