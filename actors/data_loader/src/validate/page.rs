@@ -3,7 +3,7 @@
 use report::{Bars, Chart, HeatMap, Histogram, Missingness, Page, Range, Section, Table, number, percent};
 
 use super::outcome::Report;
-use super::profile::{Profile, Type};
+use super::profile::{Finding, Profile, Type};
 use super::schema::Severity;
 
 /// Most pictures of distributions, and columns of the other pictures.
@@ -12,6 +12,8 @@ const MAX_CORRELATED: usize = 20;
 const RUNS: usize = 120;
 const BINS: usize = 30;
 const TOP: usize = 12;
+/// Findings of a kind that have a line each; of more, as many are named in one.
+const MAX_ALIKE: usize = 5;
 
 /// The page.
 pub fn page(report: &Report, profile: &Profile) -> Page {
@@ -93,17 +95,39 @@ fn findings(report: &Report) -> Section {
     if report.findings.is_empty() {
         return section.good("Nothing is remarkable.");
     }
-    let rows = report.findings.iter().map(|finding| {
-        vec![
-            finding.kind.replace('_', " "),
-            finding.columns.join(", "),
-            finding.message.clone(),
-            finding.examples.join("\n"),
-        ]
-    });
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    for (at, finding) in report.findings.iter().enumerate() {
+        let alike: Vec<&Finding> = report.findings.iter().filter(|other| other.kind == finding.kind).collect();
+        if alike.len() <= MAX_ALIKE {
+            rows.push(finding_row(report, finding));
+        } else if report.findings[..at].iter().all(|before| before.kind != finding.kind) {
+            rows.push(together(alike));
+        }
+    }
     section
         .text("What a reader of these files should know, found without being told what they should hold.")
-        .table(Table::new(["Finding", "Columns", "What", "Examples"], rows.collect()))
+        .table(Table::new(["Finding", "Columns", "What", "Examples"], rows))
+}
+
+fn finding_row(report: &Report, finding: &Finding) -> Vec<String> {
+    // Of a single file its name says nothing.
+    let file = match report.files.as_slice() {
+        [file] => format!("{} ", file.path),
+        _ => String::new(),
+    };
+    let short = |example: &String| example.strip_prefix(&file).unwrap_or(example).to_owned();
+    let examples: Vec<String> = finding.examples.iter().map(short).collect();
+    vec![finding.kind.replace('_', " "), finding.columns.join(", "), finding.message.clone(), examples.join("\n")]
+}
+
+/// One line for what is found of many columns, with the columns that it is most true of.
+fn together(mut alike: Vec<&Finding>) -> Vec<String> {
+    let columns: Vec<String> = alike.iter().flat_map(|finding| finding.columns.clone()).collect();
+    let what = format!("{} findings, each of its own columns; beside are those with the most", alike.len());
+    alike.sort_by_key(|finding| std::cmp::Reverse(finding.count));
+    let example = |finding: &&Finding| format!("{}: {}", finding.columns.join(", "), finding.message);
+    let examples: Vec<String> = alike.iter().take(MAX_ALIKE).map(example).collect();
+    vec![alike[0].kind.replace('_', " "), columns.join(", "), what, examples.join("\n")]
 }
 
 fn missing(report: &Report, profile: &Profile) -> Section {

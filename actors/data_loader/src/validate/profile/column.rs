@@ -149,6 +149,7 @@ pub struct Column {
     pub rows: u64,
     pub missing: Seen,
     pub numbers: u64,
+    pub first_number: Option<(Spot, String)>,
     pub integers: u64,
     pub texts: Seen,
     pub mean: f64,
@@ -189,6 +190,7 @@ impl Column {
             rows: 0,
             missing: Seen::default(),
             numbers: 0,
+            first_number: None,
             integers: 0,
             texts: Seen::default(),
             mean: 0.0,
@@ -320,6 +322,9 @@ impl Column {
             self.text(text, trimmed, row, first, spot);
             return f64::NAN;
         };
+        if self.first_number.is_none() {
+            self.first_number = Some((spot(), cut(text)));
+        }
         if number > self.greatest[1] || number < self.least[1] {
             self.extremes(number);
         }

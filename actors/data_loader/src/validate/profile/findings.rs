@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use report::{number, percent};
 
-use super::column::{Column, Counted, Seen, Type};
+use super::column::{Column, Counted, Type};
 use super::pairs::{Stage, stage};
 use super::steps::Sort;
 use super::{Finding, Spot};
@@ -84,8 +84,8 @@ impl Of<'_> {
         self.found.push(finding);
     }
 
-    fn first(&self, seen: &Seen) -> Vec<String> {
-        seen.first.iter().map(|(spot, text)| format!("{}: {}", (self.place)(spot), shown(text))).collect()
+    fn first(&self, first: Option<&(Spot, String)>) -> Vec<String> {
+        first.into_iter().map(|(spot, text)| format!("{}: {}", (self.place)(spot), shown(text))).collect()
     }
 
     fn is_categorical(&self) -> bool {
@@ -192,26 +192,32 @@ impl Of<'_> {
         if column.blanks.count > 0 {
             let have = if column.blanks.count == 1 { "value has" } else { "values have" };
             let message = format!("{} {have} blanks at an end", column.blanks.count);
-            self.add("surrounding_blanks", column.blanks.count, message, self.first(&column.blanks));
+            self.add("surrounding_blanks", column.blanks.count, message, self.first(column.blanks.first.as_ref()));
         }
         if column.controls.count > 0 {
             let hold = if column.controls.count == 1 { "value holds" } else { "values hold" };
             let message = format!("{} {hold} control characters or marks that turn the text", column.controls.count);
-            self.add("control_characters", column.controls.count, message, self.first(&column.controls));
+            self.add("control_characters", column.controls.count, message, self.first(column.controls.first.as_ref()));
         }
         if self.is_categorical() && column.dots.count > 0 && column.dots.count * 10 >= column.count() {
             let message = format!("{} labels end with a dot", column.dots.count);
-            self.add("trailing_dot", column.dots.count, message, self.first(&column.dots));
+            self.add("trailing_dot", column.dots.count, message, self.first(column.dots.first.as_ref()));
         }
         let numbers = column.numbers;
         if column.texts.count > 0 && numbers > 0 && column.r#type() != Type::Date {
-            let (fewer, what) = if column.texts.count < numbers {
-                (column.texts.count, "texts among numbers")
+            let (fewer, one, others, first) = if column.texts.count < numbers {
+                (column.texts.count, "text", "numbers", &column.texts.first)
             } else {
-                (numbers, "numbers among texts")
+                (numbers, "number", "texts", &column.first_number)
             };
             if fewer * 4 <= column.count() {
-                self.add("mixed_types", fewer, format!("{fewer} {what}"), self.first(&column.texts));
+                let plural = if fewer == 1 { "" } else { "s" };
+                self.add(
+                    "mixed_types",
+                    fewer,
+                    format!("{fewer} {one}{plural} among {others}"),
+                    self.first(first.as_ref()),
+                );
             }
         }
         self.variants();
@@ -248,7 +254,7 @@ impl Of<'_> {
                 "{} whole numbers are beyond 2^53, {kind}: identifiers, not quantities",
                 column.beyond_exact.count
             );
-            self.add("beyond_2_53", column.beyond_exact.count, message, self.first(&column.beyond_exact));
+            self.add("beyond_2_53", column.beyond_exact.count, message, self.first(column.beyond_exact.first.as_ref()));
         }
         if !column.is_numeric() {
             return;
