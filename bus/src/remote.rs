@@ -4,12 +4,12 @@
 //! A URL comes from a job spec, so nothing is asked of a host that the operator has not named ([`Remote::new`]); and a
 //! server that redirects is refused, because where it leads to was not named. Every wait is bounded, and so is the size.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use messages::error::Code;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
@@ -21,6 +21,9 @@ use object_store::{BackoffConfig, ClientOptions, Error as StoreError, GetOptions
 use tokio::io::AsyncWriteExt;
 
 use crate::error::{Error, ErrorKind, Result};
+
+/// Files that are copied at once.
+const AT_ONCE: usize = 16;
 
 /// What the operator allows and bears.
 #[derive(Debug, Clone)]
@@ -145,9 +148,7 @@ impl Remote {
         let keys = if place.path.contains(['*', '?', '[']) {
             self.list(&*store, place, url, names).await?
         } else {
-            let key =
-                if place.scheme.starts_with("http") { Key::from_url_path(place.path) } else { Key::parse(place.path) };
-            vec![key.map_err(|error| forbidden(format!("{url}: {error}")))?]
+            vec![key_of(place, url)?]
         };
         let pattern = place.path.contains(['*', '?', '[']);
         let mut files = Vec::new();
@@ -158,6 +159,41 @@ impl Remote {
             files.push(at);
         }
         Ok(files)
+    }
+
+    /// Copies each of the files at these URLs, several at once, as [`Remote::mirror`] does one. What is not there is left
+    /// out: whoever looks for it can say which row names it.
+    pub async fn mirror_each(&self, urls: &BTreeSet<String>, folder: &Path) -> Result<()> {
+        if let Some(beyond) = urls.iter().nth(self.limits.max_files) {
+            let message = format!("{beyond}: one of {} files, expected at most {}", urls.len(), self.limits.max_files);
+            return Err(Error::new(ErrorKind::Other, message).coded(Code::TooLarge));
+        }
+        let mut stores = BTreeMap::new();
+        let mut wanted = Vec::new();
+        for url in urls {
+            let place = self.allowed(url)?;
+            let store = match stores.get(&place.origin()) {
+                Some(store) => Arc::clone(store),
+                None => Arc::clone(stores.entry(place.origin()).or_insert(self.store(place)?)),
+            };
+            let at = target(place, place.path, folder)?;
+            wanted.push(self.copy_if_there(store, key_of(place, url)?, url, at).boxed());
+        }
+        futures::stream::iter(wanted).buffer_unordered(AT_ONCE).try_collect().await
+    }
+
+    async fn copy_if_there(&self, store: Arc<dyn ObjectStore>, key: Key, url: &str, at: PathBuf) -> Result<()> {
+        match self.copy(&*store, &key, url, &at).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                tokio::fs::remove_file(&at).await.map_err(|error| disk_error(&at, error))
+            }
+            other => other,
+        }
+    }
+
+    /// Whether there is anything that may be read.
+    pub fn is_allowed_any(&self) -> bool {
+        !self.limits.allowed.is_empty()
     }
 
     /// The URL's parts, where the operator has named its origin.
@@ -353,6 +389,11 @@ enum Broken {
     /// It may go on where it stood.
     Off(Error),
     Final(Error),
+}
+
+fn key_of(place: Place<'_>, url: &str) -> Result<Key> {
+    let key = if place.scheme.starts_with("http") { Key::from_url_path(place.path) } else { Key::parse(place.path) };
+    key.map_err(|error| forbidden(format!("{url}: {error}")))
 }
 
 /// Where the copy of `name` lies; it is no way out of the folder.

@@ -2,17 +2,26 @@
 //! in which `s3://bucket/key` lies at `s3:/bucket/key`. As one more data root it answers for the paths of the plan as
 //! they stand.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use arrow_array::cast::AsArray;
 use bus::remote::is_remote;
 use bus::role::RoleEnv;
 use messages::WireError;
 use messages::error::Code;
-use messages::plan::DataPlan;
+use messages::plan::{ColumnPlan, ColumnType, DataPlan, JobPlan};
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
+use crate::check::Violations;
+use crate::check::value::ValueReader;
+use crate::load::alive;
 use crate::memory::FOLDER;
-use crate::source::glob;
+use crate::source::path::resolve;
+use crate::source::{self, Joins, Reader, Want, glob};
+use crate::write::off_runtime;
 
 const PREFIX: &str = "mirror-";
 
@@ -22,11 +31,16 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// Copies every URL of the plan.
-    pub async fn of(env: &RoleEnv, data: &DataPlan) -> Result<Self, WireError> {
-        let paths = data.path.iter().chain(&data.test_path).chain(data.joins.iter().map(|join| &join.path));
-        let urls: Vec<&String> = paths.filter(|path| is_remote(path)).collect();
-        if urls.is_empty() {
+    /// Copies every URL of the plan, and then the pictures that its tables name.
+    pub async fn of(env: &RoleEnv, data: &Arc<JobPlan>, cancelled: &CancellationToken) -> Result<Self, WireError> {
+        let plan = &data.data;
+        let paths = plan.path.iter().chain(&plan.test_path).chain(plan.joins.iter().map(|join| &join.path));
+        let images = plan.columns.values().filter_map(|column| column.images.as_ref());
+        let schema = plan.validation.schema.iter();
+        let urls: Vec<&String> = paths.chain(images).chain(schema).filter(|path| is_remote(path)).collect();
+        // A table of the data roots may name pictures that lie elsewhere.
+        let pictures = env.remote.is_allowed_any() && plan.columns.values().any(is_of_files);
+        if urls.is_empty() && !pictures {
             return Ok(Self { folder: None });
         }
         let scratch = env.home.join(FOLDER);
@@ -41,7 +55,16 @@ impl Mirror {
             let names = |name: &str| glob::matches_path(pattern, name);
             env.remote.mirror(url, &names, folder.path()).await.map_err(|error| error.to_wire())?;
         }
-        Ok(Self { folder: Some(folder) })
+        let mirror = Self { folder: Some(folder) };
+        if pictures {
+            let (of, roots, token) = (Arc::clone(data), mirror.roots(&env.data_roots), cancelled.clone());
+            let named = off_runtime(move || named_pictures(&of.data, &roots, &token)).await?;
+            let copied = mirror.folder.iter().map(TempDir::path);
+            for folder in copied {
+                env.remote.mirror_each(&named, folder).await.map_err(|error| error.to_wire())?;
+            }
+        }
+        Ok(mirror)
     }
 
     /// The data roots, and what was copied.
@@ -49,6 +72,51 @@ impl Mirror {
         let copied = self.folder.iter().map(|folder| folder.path().to_path_buf());
         roots.iter().cloned().chain(copied).collect()
     }
+}
+
+/// Whether a column names the files of its pictures.
+fn is_of_files(column: &ColumnPlan) -> bool {
+    column.r#type == ColumnType::Image && column.images.is_none()
+}
+
+/// URLs of the pictures that tables name: those that stand there, and those of files beside a table that was copied. What
+/// is wrong with the tables is said when they are read for good.
+fn named_pictures(
+    data: &DataPlan,
+    roots: &[PathBuf],
+    cancelled: &CancellationToken,
+) -> Result<BTreeSet<String>, WireError> {
+    let (mut violations, mut found) = (Violations::default(), BTreeSet::new());
+    let values = ValueReader::new(data.csv.null_values.clone(), data.csv.decimal == ",");
+    let joins = Arc::new(Joins::read(data, roots, &mut violations)?);
+    for file in source::files(data, roots)? {
+        let Some(mut reader) = Reader::open(&file, &data.csv, &joins, &mut violations)? else { continue };
+        let names = reader.columns().iter().enumerate();
+        let pictures = names.filter(|(_, name)| data.columns.get(*name).is_some_and(is_of_files));
+        let wanted: Vec<_> = pictures.map(|(index, _)| (index, Want::Bytes)).collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        reader.want(&wanted)?;
+        let beside = file.path.rsplit_once('/').map(|(folder, _)| folder).filter(|_| is_remote(&file.path));
+        while let Some(chunk) = reader.next_chunk(&mut violations)? {
+            alive(cancelled)?;
+            let texts = chunk.columns.iter().filter_map(|column| column.as_string_opt::<i32>());
+            for text in texts.flat_map(|texts| texts.iter().flatten()).filter(|text| !values.is_missing(text)) {
+                if is_remote(text) {
+                    found.insert(text.to_owned());
+                } else if let Some(folder) = beside.filter(|_| is_name(text) && resolve(text, roots).is_err()) {
+                    found.insert(format!("{folder}/{text}"));
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a path leads to a file below the folder that it is looked for in.
+fn is_name(path: &str) -> bool {
+    path.split('/').all(|part| !matches!(part, "" | "." | "..") && !part.contains('\0'))
 }
 
 /// Removes what processes left that are gone.

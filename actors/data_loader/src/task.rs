@@ -94,7 +94,7 @@ async fn once(
     cancelled: &CancellationToken,
 ) -> Result<TaskOutput, Failed> {
     // What lies elsewhere is fetched first: its content is what counts.
-    let mirror = Mirror::of(env, &plan.data).await?;
+    let mirror = Mirror::of(env, plan, cancelled).await?;
     let roots = Arc::new(mirror.roots(&env.data_roots));
     let (found_in, token) = (Arc::clone(&roots), cancelled.clone());
     let (cache, of, tell) = (Arc::clone(cache), Arc::clone(plan), tell.clone());

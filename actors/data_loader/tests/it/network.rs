@@ -1,6 +1,7 @@
 //! The role on a real server: a task from the queue to its report, feeds to a rank, cancelling, draining.
 //! The test answers claims and reports as the leading coordinator does.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -322,15 +323,19 @@ async fn a_drained_loader_sends_its_ranks_elsewhere() {
 }
 
 /// Answers every request with these bytes; gives its origin.
-async fn web_server(bytes: Vec<u8>) -> String {
+async fn web_server(files: BTreeMap<String, Vec<u8>>) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let origin = format!("http://{}", listener.local_addr().expect("an address"));
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut head = [0; 4096];
-            let Ok(_) = stream.read(&mut head).await else { continue };
-            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", bytes.len());
+            let Ok(read) = stream.read(&mut head).await else { continue };
+            let head = String::from_utf8_lossy(&head[..read]).into_owned();
+            let file = files.get(head.split(' ').nth(1).unwrap_or_default());
+            let status = if file.is_some() { "200 OK" } else { "404 Not Found" };
+            let bytes = file.cloned().unwrap_or_default();
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", bytes.len());
             stream.write_all(answer.as_bytes()).await.ok();
             stream.write_all(&bytes).await.ok();
         }
@@ -338,11 +343,15 @@ async fn web_server(bytes: Vec<u8>) -> String {
     origin
 }
 
+async fn allowing(origin: &str, files: &[(&str, &[u8])]) -> World {
+    let limits = bus::remote::Limits { allowed: vec![origin.to_owned()], ..bus::remote::Limits::default() };
+    World::start_with(files, bus::remote::Remote::new(limits).expect("an origin"), World::config()).await
+}
+
 #[tokio::test]
 async fn a_table_of_a_web_server_is_prepared_where_it_is_allowed() {
-    let origin = web_server(table(200).into_bytes()).await;
-    let limits = bus::remote::Limits { allowed: vec![origin.clone()], ..bus::remote::Limits::default() };
-    let mut world = World::start_with(&[], bus::remote::Remote::new(limits).expect("an origin"), World::config()).await;
+    let origin = web_server(BTreeMap::from([("/ads/a.csv".into(), table(200).into_bytes())])).await;
+    let mut world = allowing(&origin, &[]).await;
     let url = format!("{origin}/ads/a.csv");
     let dataset = world.prepared(&data_plan(&[&url], "y"), Task::Regression).await;
     let bytes = world.env.artifacts.get(&dataset).await.expect("is there");
@@ -350,6 +359,73 @@ async fn a_table_of_a_web_server_is_prepared_where_it_is_allowed() {
     assert_eq!((manifest.sources[0].path.as_str(), manifest.sources[0].rows), (url.as_str(), 200));
     let scratch = std::fs::read_dir(world.env.home.join("scratch")).expect("a folder").count();
     assert_eq!(scratch, 0, "what was copied is removed");
+}
+
+/// Pictures of 2 x 2 by a table that names them `pics/0.png` to `pics/3.png`, and the first of each four rows as `named`.
+fn pictures(named: &str) -> (String, BTreeMap<String, Vec<u8>>) {
+    let line = |row: usize| match row % 4 {
+        0 => format!("{named},{row},{}\n", row % 3),
+        other => format!("pics/{other}.png,{row},{}\n", row % 3),
+    };
+    let files = (0..4u8).map(|n| (format!("/ads/pics/{n}.png"), crate::sources::png(2, 2, |_, _| [n * 10, 100, 200])));
+    (String::from("image,x,y\n") + &(0..40).map(line).collect::<String>(), files.collect())
+}
+
+/// The pictures of a dataset version: path and BLAKE3 of the source that stands for them.
+async fn pictures_of(world: &mut World, path: &str) -> (String, String) {
+    let mut plan = data_plan(&[path], "y");
+    let mut image = crate::plan::column(messages::plan::ColumnType::Image);
+    (image.source.size, image.source.channels) = (Some(vec![2, 2]), 3);
+    plan.columns.insert("image".into(), image);
+    let dataset = world.prepared(&plan, Task::Regression).await;
+    let bytes = world.env.artifacts.get(&dataset).await.expect("is there");
+    let source = Manifest::from_json(&bytes).expect("a manifest").sources.pop().expect("pictures");
+    (source.path, source.blake3)
+}
+
+#[tokio::test]
+async fn pictures_that_lie_elsewhere_are_those_that_lie_here() {
+    let (here, files) = pictures("pics/0.png");
+    let mut local: Vec<(&str, &[u8])> = files.iter().map(|(path, bytes)| (&path[1..], bytes.as_slice())).collect();
+    local.push(("ads/a.csv", here.as_bytes()));
+    let mut world = World::start(&local).await;
+    let expected = pictures_of(&mut world, "ads/a.csv").await;
+    assert_eq!(expected.0, "4 pictures of column \"image\"");
+
+    // Table and pictures on the server, one of them by a URL of its own.
+    let origin = web_server(files.clone()).await;
+    let (elsewhere, _) = pictures(&format!("{origin}/ads/pics/0.png"));
+    let both = files.clone().into_iter().chain([("/ads/a.csv".to_owned(), elsewhere.clone().into_bytes())]).collect();
+    let tables = web_server(both).await;
+    let limits = bus::remote::Limits { allowed: vec![origin.clone(), tables.clone()], ..Default::default() };
+    let mut world = World::start_with(&[], bus::remote::Remote::new(limits).expect("origins"), World::config()).await;
+    assert_eq!(pictures_of(&mut world, &format!("{tables}/ads/a.csv")).await, expected);
+
+    // The table here, one picture there.
+    local.retain(|(path, _)| *path != "ads/pics/0.png" && *path != "ads/a.csv");
+    local.push(("ads/a.csv", elsewhere.as_bytes()));
+    let mut world = allowing(&origin, &local).await;
+    assert_eq!(pictures_of(&mut world, "ads/a.csv").await, expected);
+}
+
+#[tokio::test]
+async fn a_picture_that_is_nowhere_is_told_by_its_row() {
+    let (text, mut files) = pictures("pics/none.png");
+    files.insert("/ads/a.csv".into(), text.into_bytes());
+    let origin = web_server(files).await;
+    let mut world = allowing(&origin, &[]).await;
+    let mut plan = data_plan(&[&format!("{origin}/ads/a.csv")], "y");
+    let mut image = crate::plan::column(messages::plan::ColumnType::Image);
+    (image.source.size, image.source.channels) = (Some(vec![2, 2]), 3);
+    plan.columns.insert("image".into(), image);
+    world.submit(&plan, Task::Regression).await;
+    match world.report().await {
+        ReportBody::Failed { error } => {
+            let says = format!("{origin}/ads/a.csv line 2, column \"image\": pics/none.png: no such file");
+            assert!(error.message.contains(&says), "{error}");
+        }
+        other => panic!("not refused: {other:?}"),
+    }
 }
 
 #[tokio::test]

@@ -100,7 +100,9 @@ impl Root {
     pub fn new(files: &[(&str, &[u8])]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         for (name, content) in files {
-            fs::write(folder.path().join(name), content).expect("writes");
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            fs::write(path, content).expect("writes");
         }
         Self(folder)
     }

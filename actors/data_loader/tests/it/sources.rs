@@ -435,7 +435,7 @@ fn timestamps_of_typed_files_are_dates() {
     assert_eq!((statistics.min, statistics.max.map(|max| max % 86_400.0)), (Some(0.0), Some(0.0)));
 }
 
-fn png(width: u32, height: u32, pixel: impl Fn(u32, u32) -> [u8; 3]) -> Vec<u8> {
+pub fn png(width: u32, height: u32, pixel: impl Fn(u32, u32) -> [u8; 3]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, width, height);
     encoder.set_color(png::ColorType::Rgb);
