@@ -219,7 +219,7 @@ impl Tape<'_> {
     fn env_on<'e>(&'e self, device: &'e mut OnDevice) -> Result<DeviceEnv<'e>> {
         let ws = &*self.ws;
         let mut slots = Vec::with_capacity(ws.live);
-        let mut held = 0;
+        let mut held = device.freight.capacity();
         while device.values.len() < ws.live {
             device.values.push([Memory::new(&device.machine), Memory::new(&device.machine)]);
         }
@@ -267,14 +267,16 @@ impl Tape<'_> {
     /// The freight, unless it lies beside already, what differs from step to step and, where they have changed, parameters.
     fn send(&self, device: &mut OnDevice, loss: Option<&Loss<'_>>) -> Result<()> {
         let machine = device.machine.clone();
+        let values = device.values.iter().flatten().map(Memory::capacity).sum::<usize>();
+        let held = device.freight.capacity() + values;
         if let Some((from, layout)) = device.ahead.take() {
             device.layout = layout;
             let bytes = device.layout.bytes;
-            device.allocations += u64::from(device.freight.renew(bytes).map_err(|error| self.explain(error, 0))?);
+            device.allocations += u64::from(device.freight.renew(bytes).map_err(|error| self.explain(error, held))?);
             machine.take_aside(from, device.freight.address(), bytes)?;
         } else {
             let freight = self.freight(loss)?;
-            let renewed = device.freight.renew(freight.layout.bytes).map_err(|error| self.explain(error, 0))?;
+            let renewed = device.freight.renew(freight.layout.bytes).map_err(|error| self.explain(error, held))?;
             device.allocations += u64::from(renewed);
             for (at, part) in freight.parts() {
                 machine.upload(part, device.at(at))?;
@@ -282,7 +284,7 @@ impl Tape<'_> {
             device.layout = freight.layout;
         }
         device.allocations += u64::from(device.numbers.renew(size_of::<Numbers>())?);
-        if loss.is_some() {
+        if loss.is_some() || self.is_training() {
             let Randomness { seed, epoch, step } = self.rows.randomness;
             let scale = device.loss_scale;
             let unscale = (1.0 / f64::from(scale)) as f32;

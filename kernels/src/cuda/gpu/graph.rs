@@ -22,8 +22,10 @@ pub enum Graphs {
 const LEAST: usize = 4;
 /// Work that comes for this many times is steady.
 const STEADY: u32 = 3;
-/// Lists that are remembered: whole batches, the last one of an epoch, validation, each with either of two gradients.
-const MOST: usize = 8;
+/// Kernels of all lists that are remembered: whole batches, the last one of an epoch, validation, each with either of two
+/// gradients, and each in as many lists as gradients have buckets. A list that is never met again before it is forgotten
+/// would cost its copy at every step; so there is room for some dozens of steps of a large model.
+const MOST_ITEMS: usize = 1 << 16;
 /// So much work that was never seen before, one after the other, is worth a line.
 const STRANGERS: u32 = 32;
 
@@ -112,11 +114,13 @@ impl Kept {
             ));
         }
         let list = |work| List { work, seen: 1, used: self.turn, graph: None };
-        if self.lists.len() < MOST {
-            return self.lists.push(list(work.clone()));
+        let mut items = work.len() + self.lists.iter().map(|list| list.work.len()).sum::<usize>();
+        while items > MOST_ITEMS
+            && let Some(oldest) = (0..self.lists.len()).min_by_key(|&at| self.lists[at].used)
+        {
+            items -= self.lists.swap_remove(oldest).work.len();
         }
-        let oldest = self.lists.iter_mut().min_by_key(|list| list.used).expect("invariant: there are some");
-        *oldest = list(work.clone());
+        self.lists.push(list(work.clone()));
     }
 
     /// Gives back what it has.

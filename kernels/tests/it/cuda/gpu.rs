@@ -28,7 +28,9 @@ pub fn alone(path: &str, settings: &[(&str, &str)]) {
         .output()
         .expect("runs");
     let said = [output.stdout, output.stderr].concat();
-    assert!(output.status.success(), "{settings:?}: {}", String::from_utf8_lossy(&said));
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success(), "{settings:?}: {said}");
+    assert!(said.contains("1 passed"), "no test {path}: {said}");
 }
 
 pub fn environment() -> Option<CudaEnvironment> {

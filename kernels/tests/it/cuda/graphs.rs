@@ -5,12 +5,13 @@ use super::gpu::{alone, environment};
 use super::machine::Played;
 use super::simt::{Order, driver};
 use crate::models::{batch, configs, fit, model};
+use kernels::collective::Op;
 use kernels::cuda::{Argument, Cache, CudaEnvironment, ELEMENTWISE, Gpu, Graphs, Kernel, Launch, Machine, SideStream};
 use kernels::dtype::{LossScaleConfig, Precision};
 use kernels::nn::{MlpConfig, ModelConfig};
 use kernels::optim::{AdamWConfig, EmaConfig, OptimizerConfig};
 use kernels::pool::Pool;
-use kernels::train::{Batch, RankBatch, Targets, TrainConfig, Trainer};
+use kernels::train::{Batch, DeviceBucket, RankBatch, Targets, TrainConfig, Trainer};
 use kernels::weights::params_blake3;
 use kernels::{Error, ErrorKind, Result};
 use std::ffi::c_void;
@@ -142,6 +143,41 @@ fn replayed_steps_have_the_bits_of_steps_whose_kernels_are_started_one_by_one() 
             assert_eq!(gpu.replays(), replays as u64, "{precision:?} {config:?}");
         }
     }
+    assert_eq!(said(), [""; 0]);
+}
+
+/// The same by gradients in buckets, each of which is a list of its own, as ranks of a gang compute them.
+fn handed_over(mut trainer: Trainer, batches: &[Arc<Batch>]) -> (String, usize) {
+    let mut buckets = 0;
+    for batch in batches {
+        let part = RankBatch { batch, global_rows: batch.rows, held: 0..SHARDS };
+        let submit = |_, _: Op<'_>| Ok::<(), ()>(());
+        let sum = |_: &DeviceBucket<'_>| {
+            buckets += 1;
+            Ok(())
+        };
+        trainer.exchange_on_device(&part, 1, 60, submit, sum).expect("computes");
+        trainer.accumulate_exchanged().expect("whole");
+        trainer.apply().expect("finite");
+    }
+    trainer.settle().expect("the device works");
+    (params_blake3(trainer.model()), buckets / batches.len())
+}
+
+#[test]
+fn buckets_of_gradients_are_replayed_however_many_there_are() {
+    let name = "buckets_of_gradients_are_replayed_however_many_there_are";
+    let Some(environment) = in_every_order(name, &[]) else { return };
+    let config = models()[0].clone();
+    let first = fit(&model(&config), batch(ROWS, 1));
+    let batches: Vec<Arc<Batch>> = (0..9).map(|n| like(&first, n)).collect();
+    let gpu = open(&environment, Graphs::Off);
+    let (expected, buckets) = handed_over(trainer(&config, Precision::F32, gpu), &batches);
+    let gpu = open(&environment, Graphs::Auto);
+    assert_eq!(handed_over(trainer(&config, Precision::F32, gpu.clone()), &batches), (expected, buckets));
+    // Buckets of fewer than four kernels are started one by one; with either of two gradients, the others are a dozen lists.
+    let steady = (batches.len() - UNCAPTURED) as u64;
+    assert!(buckets > 8 && gpu.replays() >= 5 * steady, "{buckets} buckets, {} replays", gpu.replays());
     assert_eq!(said(), [""; 0]);
 }
 
