@@ -102,8 +102,11 @@ fn a_table_beyond_the_memory_limit_is_prepared_all_the_same() {
 
     std::fs::remove_dir_all(sandbox.home().join("scratch")).expect("was made");
     std::fs::write(sandbox.home().join("scratch"), "no folder").expect("written");
+    let told = sandbox.within(&["data", "split", "job.yaml"]).expect(0);
+    assert!(told.stderr.contains("so that memory did: Not a directory"), "{}", told.stderr);
+    sandbox.write("within.yaml", "memory_limit_bytes: 6291456\n");
     let failed = sandbox.within(&["data", "split", "job.yaml"]).expect(2);
-    for part in ["ads.csv: the columns that are read take more than the 8388608 bytes", "cannot take the rest"] {
+    for part in ["ads.csv: the columns that are read take more than the 6291456 bytes", "cannot take the rest"] {
         assert!(failed.stderr.contains(part), "{}", failed.stderr);
     }
 }

@@ -72,6 +72,21 @@ async fn answer(stream: &mut TcpStream, head: &str) -> Result<(), std::io::Error
             format!("HTTP/1.1 200 OK\r\ncontent-type: application/xml\r\ncontent-length: {}\r\n\r\n", body.len());
         return stream.write_all((head + &body).as_bytes()).await;
     }
+    if query.contains("comp=list") {
+        let entry = |key: &str| {
+            format!(
+                "<Blob><Name>{key}</Name><Properties><Last-Modified>Mon, 01 Jan 2024 00:00:00 GMT</Last-Modified>\
+                 <Content-Length>{BYTES}</Content-Length><Content-Type>text/csv</Content-Type><Etag>e</Etag></Properties></Blob>"
+            )
+        };
+        let keys = ["data/readme.txt", "data/year=2023/a.csv", "data/year=2024/b.csv"].map(entry).concat();
+        let body = format!(
+            "<?xml version=\"1.0\"?><EnumerationResults><Blobs>{keys}</Blobs><NextMarker/></EnumerationResults>"
+        );
+        let head =
+            format!("HTTP/1.1 200 OK\r\ncontent-type: application/xml\r\ncontent-length: {}\r\n\r\n", body.len());
+        return stream.write_all((head + &body).as_bytes()).await;
+    }
     match name {
         "secret.csv" => return stream.write_all(status("403 Forbidden").as_bytes()).await,
         "none.csv" => return stream.write_all(status("404 Not Found").as_bytes()).await,
@@ -110,9 +125,26 @@ async fn answer(stream: &mut TcpStream, head: &str) -> Result<(), std::io::Error
     }
 }
 
+/// Stores that the server answers as.
+const STORES: [&str; 3] = ["s3", "gs", "az"];
+
+/// This name in each of the stores, and on the web.
+fn everywhere(port: u16, name: &str) -> Vec<String> {
+    let stores = STORES.iter().map(|store| format!("{store}://ads/{name}"));
+    stores.chain([format!("http://127.0.0.1:{port}/{name}")]).collect()
+}
+
 fn remote(port: u16) -> Remote {
-    let allowed = vec!["s3://ads".to_owned(), format!("http://127.0.0.1:{port}")];
+    let allowed =
+        STORES.iter().map(|store| format!("{store}://ads")).chain([format!("http://127.0.0.1:{port}")]).collect();
     let options = [
+        ("google_base_url", format!("http://127.0.0.1:{port}")),
+        ("google_skip_signature", "true".into()),
+        ("google_allow_http", "true".into()),
+        ("azure_storage_account_name", "within".into()),
+        ("azure_storage_endpoint", format!("http://127.0.0.1:{port}")),
+        ("azure_skip_signature", "true".into()),
+        ("azure_allow_http", "true".into()),
         ("aws_endpoint", format!("http://127.0.0.1:{port}")),
         ("aws_region", "eu-central-1".into()),
         ("aws_skip_signature", "true".into()),
@@ -131,10 +163,12 @@ async fn copied(remote: &Remote, url: &str, folder: &Path) -> Vec<std::path::Pat
 async fn files_are_copied_to_where_their_urls_say() {
     let (port, folder) = (serve().await, tempfile::tempdir().expect("a folder"));
     let (remote, root) = (remote(port), folder.path());
-    let files = copied(&remote, "s3://ads/data/year=*/*.csv", root).await;
-    let expected = ["data/year=2023/a.csv", "data/year=2024/b.csv"].map(|name| root.join("s3:/ads").join(name));
-    assert_eq!(files, expected);
-    for url in ["s3://ads/x/one.csv".to_owned(), format!("http://127.0.0.1:{port}/x/two.csv")] {
+    for store in STORES {
+        let files = copied(&remote, &format!("{store}://ads/data/year=*/*.csv"), root).await;
+        let names = ["data/year=2023/a.csv", "data/year=2024/b.csv"];
+        assert_eq!(files, names.map(|name| root.join(format!("{store}:/ads")).join(name)));
+    }
+    for url in everywhere(port, "x/one.csv") {
         let files = copied(&remote, &url, root).await;
         assert_eq!(std::fs::read(&files[0]).expect("is there"), content(), "{url}");
         assert!(root.join(&url).exists(), "{url}");
@@ -144,7 +178,7 @@ async fn files_are_copied_to_where_their_urls_say() {
 #[tokio::test]
 async fn a_transfer_that_breaks_off_goes_on_where_it_stood() {
     let (port, folder) = (serve().await, tempfile::tempdir().expect("a folder"));
-    for url in ["s3://ads/broken.csv".to_owned(), format!("http://127.0.0.1:{port}/broken.csv")] {
+    for url in everywhere(port, "broken.csv") {
         let files = copied(&remote(port), &url, folder.path()).await;
         assert_eq!(std::fs::read(&files[0]).expect("is there"), content(), "{url}");
     }
@@ -161,7 +195,7 @@ async fn every_failure_is_told_in_bounded_time() {
         ("silent.csv", Code::DeadlineExceeded, "no answer"),
         ("stuck.csv", Code::DeadlineExceeded, "nothing came"),
     ] {
-        for url in [format!("s3://ads/{name}"), format!("http://127.0.0.1:{port}/{name}")] {
+        for url in everywhere(port, name) {
             let begun = Instant::now();
             let error = remote.mirror(&url, &|_| true, folder.path()).await.expect_err(&url).to_wire();
             assert!(begun.elapsed() < Duration::from_secs(20), "{url}: {:?}", begun.elapsed());
