@@ -56,6 +56,8 @@ async fn answer(stream: &mut TcpStream, head: &str) -> Result<(), std::io::Error
         .find_map(|line| line.to_ascii_lowercase().strip_prefix("range: bytes=").map(str::to_owned))
         .and_then(|range| range.split('-').next()?.parse::<usize>().ok());
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    // One of the stores spells them so.
+    let path = path.replace("%2F", "/").replace("%2E", ".");
     let name = path.rsplit('/').next().unwrap_or_default();
     let status = |code: &str| format!("HTTP/1.1 {code}\r\ncontent-length: 0\r\n\r\n");
     if query.contains("list-type=2") {
