@@ -32,23 +32,46 @@ pub fn wake() {
 }
 
 fn look() {
-    let mut before = 0;
+    let mut others = Others::default();
     loop {
         if in_files() == 0 {
             std::thread::park();
-            before = mapped_bytes().unwrap_or(0);
+            others = Others::default();
+            others.saw(mapped_bytes().unwrap_or(0));
             continue;
         }
         match mapped_bytes() {
-            Some(now) if now > before + WINDOW_BYTES => {
+            Some(now) if now > others.least() + WINDOW_BYTES => {
                 release();
-                before = mapped_bytes().unwrap_or(0);
+                others.saw(mapped_bytes().unwrap_or(0));
             }
-            // What other files had was taken out by others.
-            Some(now) => before = before.min(now),
+            Some(now) if now < others.least() => others.saw(now),
+            Some(_) => {}
             None => release(),
         }
         std::thread::park_timeout(PAUSE);
+    }
+}
+
+/// What files that are none of ours have in memory: the least that was seen lately. Right after ours were taken out some
+/// of them are back, as threads go on writing; if that were taken for the others', each look would allow a little more.
+#[derive(Debug, Default)]
+struct Others {
+    seen: [Option<usize>; LATELY],
+    next: usize,
+}
+
+/// Looks that are remembered.
+const LATELY: usize = 32;
+
+impl Others {
+    fn saw(&mut self, bytes: usize) {
+        self.seen[self.next] = Some(bytes);
+        self.next = (self.next + 1) % LATELY;
+    }
+
+    fn least(&self) -> usize {
+        self.seen.iter().flatten().copied().min().unwrap_or(0)
     }
 }
 
@@ -60,4 +83,23 @@ fn mapped_bytes() -> Option<usize> {
     let text = std::str::from_utf8(&text[..read]).ok()?;
     let pages: usize = text.split(' ').nth(2)?.parse().ok()?;
     Some(pages * PAGE_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_back_while_ours_is_taken_out_is_not_taken_for_that_of_others() {
+        let mut others = Others::default();
+        assert_eq!(others.least(), 0);
+        others.saw(10);
+        for back in 0..LATELY - 1 {
+            others.saw(100 + back);
+            assert_eq!(others.least(), 10);
+        }
+        // Of others that have grown for good one hears in the end.
+        others.saw(200);
+        assert_eq!(others.least(), 100);
+    }
 }
