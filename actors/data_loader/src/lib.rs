@@ -30,7 +30,6 @@ pub mod prepare;
 mod pretrained;
 pub mod quality;
 mod sequence;
-mod sort;
 pub mod source;
 pub mod split;
 pub mod state;

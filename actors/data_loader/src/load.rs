@@ -25,7 +25,6 @@ use crate::check::{At, MAX_ROWS, Violation, Violations, inference};
 use crate::column::Column;
 use crate::parallel;
 use crate::pictures::{Gallery, Places};
-use crate::sort::sort_keys;
 use crate::source::{Chunk, File, Joins, Reader};
 use crate::validate::Dropped;
 
@@ -511,7 +510,7 @@ fn check_ids(loaded: &Loaded) -> Result<(), WireError> {
     for (usage, values) in loaded.layout.uses.iter().zip(&loaded.columns) {
         let Values::Id(ids) = values else { continue };
         let mut sorted = ids.clone();
-        sort_keys(&mut sorted);
+        sorted.sort_unstable();
         if sorted.windows(2).all(|pair| pair[0] != pair[1]) {
             continue;
         }

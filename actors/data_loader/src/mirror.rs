@@ -32,14 +32,14 @@ pub struct Mirror {
 
 impl Mirror {
     /// Copies every URL of the plan, and then the pictures that its tables name.
-    pub async fn of(env: &RoleEnv, data: &Arc<JobPlan>, cancelled: &CancellationToken) -> Result<Self, WireError> {
-        let plan = &data.data;
-        let paths = plan.path.iter().chain(&plan.test_path).chain(plan.joins.iter().map(|join| &join.path));
-        let images = plan.columns.values().filter_map(|column| column.images.as_ref());
-        let schema = plan.validation.schema.iter();
+    pub async fn of(env: &RoleEnv, plan: &Arc<JobPlan>, cancelled: &CancellationToken) -> Result<Self, WireError> {
+        let data = &plan.data;
+        let paths = data.path.iter().chain(&data.test_path).chain(data.joins.iter().map(|join| &join.path));
+        let images = data.columns.values().filter_map(|column| column.images.as_ref());
+        let schema = data.validation.schema.iter();
         let urls: Vec<&String> = paths.chain(images).chain(schema).filter(|path| is_remote(path)).collect();
         // A table of the data roots may name pictures that lie elsewhere.
-        let pictures = env.remote.is_allowed_any() && plan.columns.values().any(is_of_files);
+        let pictures = env.remote.is_allowed_any() && data.columns.values().any(is_of_files);
         if urls.is_empty() && !pictures {
             return Ok(Self { folder: None });
         }
@@ -56,13 +56,10 @@ impl Mirror {
             env.remote.mirror(url, &names, folder.path()).await.map_err(|error| error.to_wire())?;
         }
         let mirror = Self { folder: Some(folder) };
-        if pictures {
-            let (of, roots, token) = (Arc::clone(data), mirror.roots(&env.data_roots), cancelled.clone());
+        if let Some(folder) = mirror.folder.as_ref().filter(|_| pictures) {
+            let (of, roots, token) = (Arc::clone(plan), mirror.roots(&env.data_roots), cancelled.clone());
             let named = off_runtime(move || named_pictures(&of.data, &roots, &token)).await?;
-            let copied = mirror.folder.iter().map(TempDir::path);
-            for folder in copied {
-                env.remote.mirror_each(&named, folder).await.map_err(|error| error.to_wire())?;
-            }
+            env.remote.mirror_each(&named, folder.path()).await.map_err(|error| error.to_wire())?;
         }
         Ok(mirror)
     }

@@ -18,7 +18,7 @@ use messages::error::Code;
 use messages::feed::Split;
 use messages::plan::{AugmentationPlan, ColumnType, DataPlan, SplitStrategy, Task};
 use messages::{ArtifactRef, WireError};
-use scratch::Scope;
+use scratch::{Entered, Scope};
 use tokio_util::sync::CancellationToken;
 
 use crate::augment::gathered::{self, Gathered};
@@ -419,9 +419,13 @@ impl Prepared {
         blake3::hash(&text).to_hex().to_string()
     }
 
+    /// The scope that it was prepared in, for a thread that makes something of it.
+    pub fn enter(&self) -> Option<Entered> {
+        self.memory.as_ref().map(Scope::enter)
+    }
+
     /// Some samples of a part: a row each, or, of a sequence, a row a step.
     pub fn table(&self, split: Split, range: Range<usize>) -> Result<Table, WireError> {
-        let _inside = self.memory.as_ref().map(Scope::enter);
         let samples = &self.parts.rows(split)[range];
         let Some((grouped, _)) = &self.samples else {
             return self.rows_table(split, samples, samples, &row_ids(&self.loaded, samples));

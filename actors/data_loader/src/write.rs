@@ -181,6 +181,7 @@ async fn write_shards(
         alive(cancelled)?;
         let (rows, prepared) = (range.len() as u64, Arc::clone(prepared));
         let bytes = off_runtime(move || {
+            let _inside = prepared.enter();
             let table = prepared.table(split, range)?;
             write_shard_as(&table, prepared.stored_types())
                 .map_err(|e| WireError::new(Code::InternalError, e.to_string()))

@@ -47,6 +47,12 @@ async fn answer_all(mut stream: TcpStream) {
     }
 }
 
+/// An answer with a store's list of files.
+fn listing(xml: &str) -> String {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/xml";
+    format!("{head}\r\ncontent-length: {}\r\n\r\n{xml}", xml.len())
+}
+
 /// `Err` closes the connection.
 async fn answer(stream: &mut TcpStream, head: &str) -> Result<(), std::io::Error> {
     let mut words = head.split(' ');
@@ -67,12 +73,8 @@ async fn answer(stream: &mut TcpStream, head: &str) -> Result<(), std::io::Error
             )
         };
         let keys = ["data/year=2024/b.csv", "data/year=2023/a.csv", "data/readme.txt"].map(entry).concat();
-        let body = format!(
-            "<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>false</IsTruncated>{keys}</ListBucketResult>"
-        );
-        let head =
-            format!("HTTP/1.1 200 OK\r\ncontent-type: application/xml\r\ncontent-length: {}\r\n\r\n", body.len());
-        return stream.write_all((head + &body).as_bytes()).await;
+        let body = format!("<ListBucketResult><IsTruncated>false</IsTruncated>{keys}</ListBucketResult>");
+        return stream.write_all(listing(&body).as_bytes()).await;
     }
     if query.contains("comp=list") {
         let entry = |key: &str| {
@@ -82,12 +84,8 @@ async fn answer(stream: &mut TcpStream, head: &str) -> Result<(), std::io::Error
             )
         };
         let keys = ["data/readme.txt", "data/year=2023/a.csv", "data/year=2024/b.csv"].map(entry).concat();
-        let body = format!(
-            "<?xml version=\"1.0\"?><EnumerationResults><Blobs>{keys}</Blobs><NextMarker/></EnumerationResults>"
-        );
-        let head =
-            format!("HTTP/1.1 200 OK\r\ncontent-type: application/xml\r\ncontent-length: {}\r\n\r\n", body.len());
-        return stream.write_all((head + &body).as_bytes()).await;
+        let body = format!("<EnumerationResults><Blobs>{keys}</Blobs><NextMarker/></EnumerationResults>");
+        return stream.write_all(listing(&body).as_bytes()).await;
     }
     match name {
         "secret.csv" => return stream.write_all(status("403 Forbidden").as_bytes()).await,

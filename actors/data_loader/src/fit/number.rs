@@ -4,8 +4,6 @@ use frame::manifest::{Encoding, FittedScale, Statistics};
 use frame::scale::signed_ln_1p;
 use messages::plan::{DataPlan, FittingPlan, Impute, Outliers, Scale};
 
-use crate::sort::sort;
-
 /// Mean and standard deviation (ddof 0), in two passes; zeros for no value.
 pub fn mean_and_std(values: &[f64]) -> (f64, f64) {
     if values.is_empty() {
@@ -30,7 +28,7 @@ pub fn statistics(numbers: &[f64], train: &[u32]) -> Statistics {
     let mut values = present(numbers, train);
     let count = values.len();
     let (mean, std) = mean_and_std(&values);
-    sort(&mut values);
+    values.sort_unstable_by(f64::total_cmp);
     let median = median_of_sorted(&values);
     let (min, max) = (values.first().copied(), values.last().copied());
     values.dedup();
@@ -102,7 +100,7 @@ fn bounded_scale(
 fn bounds(outliers: Outliers, values: &[f64], fitting: &FittingPlan) -> Option<(f64, f64)> {
     let in_order = || {
         let mut sorted = values.to_vec();
-        sort(&mut sorted);
+        sorted.sort_unstable_by(f64::total_cmp);
         sorted
     };
     match outliers {
@@ -124,7 +122,7 @@ fn bounds(outliers: Outliers, values: &[f64], fitting: &FittingPlan) -> Option<(
 fn scale(chosen: Scale, values: &[f64], fitting: &FittingPlan, statistics: Option<&Statistics>) -> FittedScale {
     let sorted = || {
         let mut sorted = values.to_vec();
-        sort(&mut sorted);
+        sorted.sort_unstable_by(f64::total_cmp);
         sorted
     };
     let mean_std = |values: &[f64]| match statistics {
@@ -182,7 +180,7 @@ pub fn quantile_of_sorted(sorted: &[f64], share: f64) -> Option<f64> {
 /// The most frequent value, of several the least.
 fn mode(values: &[f64]) -> Option<f64> {
     let mut sorted: Vec<f64> = values.iter().map(|value| value + 0.0).collect();
-    sort(&mut sorted);
+    sorted.sort_unstable_by(f64::total_cmp);
     let mut best: Option<(usize, f64)> = None;
     for run in sorted.chunk_by(|a, b| a == b) {
         if best.is_none_or(|(count, _)| run.len() > count) {

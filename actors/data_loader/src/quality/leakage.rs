@@ -54,7 +54,7 @@ fn codes(values: &Values, train: &[u32]) -> Option<(Vec<usize>, usize)> {
         Values::Number(numbers) => {
             let mut sorted: Vec<f64> =
                 train.iter().map(|&row| numbers[row as usize]).filter(|number| !number.is_nan()).collect();
-            crate::sort::sort(&mut sorted);
+            sorted.sort_unstable_by(f64::total_cmp);
             let mut cuts: Vec<f64> = (1..BINS).filter_map(|bin| quantile(&sorted, bin as f64 / BINS as f64)).collect();
             cuts.dedup();
             let code = |&row: &u32| {

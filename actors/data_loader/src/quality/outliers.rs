@@ -61,7 +61,7 @@ fn z_score(train: &[f64], threshold: f64) -> Option<Bounds> {
 
 fn iqr(train: &[f64], factor: f64) -> Option<Bounds> {
     let mut sorted: Vec<f64> = train.iter().copied().filter(|number| !number.is_nan()).collect();
-    crate::sort::sort(&mut sorted);
+    sorted.sort_unstable_by(f64::total_cmp);
     let (first, third) = (quantile(&sorted, 0.25)?, quantile(&sorted, 0.75)?);
     let spread = third - first;
     let center = quantile(&sorted, 0.5)?;

@@ -40,7 +40,7 @@ fn part_of(pairs: &[(f64, f64)]) -> Option<f64> {
         return None;
     }
     let mut totals: Vec<f64> = pairs.iter().map(|(_, total)| *total).collect();
-    crate::sort::sort(&mut totals);
+    totals.sort_unstable_by(f64::total_cmp);
     // If the two had nothing to do with each other: how many of the totals a part exceeds, on average.
     let below = |part: f64| totals.partition_point(|total| *total < part) as f64 / totals.len() as f64;
     let expected: f64 = pairs.iter().map(|(part, _)| below(*part)).sum();

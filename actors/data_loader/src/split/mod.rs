@@ -317,7 +317,7 @@ pub fn ranks(values: &Values) -> Vec<u32> {
     match values {
         Values::Number(numbers) => {
             let mut distinct = numbers.clone();
-            crate::sort::sort(&mut distinct);
+            distinct.sort_unstable_by(f64::total_cmp);
             distinct.dedup_by(|a, b| a.total_cmp(b).is_eq());
             let rank = |number: &f64| distinct.partition_point(|other| other.total_cmp(number).is_lt()) as u32;
             numbers.iter().map(rank).collect()

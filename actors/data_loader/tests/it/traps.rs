@@ -160,6 +160,9 @@ fn open_bandit_and_samples_of_criteo() {
             ("missing_values", &["C19"], 82),
         ],
     );
+    let mixed = criteo.findings.iter().find(|finding| finding.kind == "mixed_types").expect("numbers among hashes");
+    let example = mixed.examples[0].rsplit('"').nth(1).expect("a value");
+    assert!(mixed.message.ends_with("among texts") && example.parse::<f64>().is_ok(), "{mixed:?}");
     let Some(avazu) = profiled(&["criteo_sample/avazu_sample.txt"], |_| ()) else { return };
     check_counts(&avazu, &[("beyond_2_53", &["id"], 100)]);
     let id = avazu.findings.iter().find(|finding| finding.kind == "beyond_2_53").expect("ids");

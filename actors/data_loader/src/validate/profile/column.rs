@@ -116,8 +116,8 @@ fn sum(numbers: &[f64], of: impl Fn(f64) -> f64) -> f64 {
 }
 
 fn is_whole(number: f64) -> bool {
-    /// Beyond, all are.
-    const MOST: f64 = 4.5e15;
+    /// From 2^52 on all are.
+    const MOST: f64 = (1u64 << 52) as f64;
     number.abs() > MOST || number as i64 as f64 == number
 }
 
@@ -409,5 +409,48 @@ impl Column {
             }
         }
         self.steps.add(moment.ms, row, spot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::At;
+
+    #[test]
+    fn frequent_values_and_those_that_stand_for_nothing_are_counted_to_the_end() {
+        // Every tenth row, three in all, and otherwise more different numbers than are kept.
+        let text = |row: usize| match row {
+            5 | 70_001 | 90_001 => "unknown".to_owned(),
+            _ if row.is_multiple_of(10) => "7".to_owned(),
+            _ => format!("{row}.5"),
+        };
+        let (rows, chunk) = (100_000, 1 << 14);
+        let mut column = Column::new("a", 1);
+        for first in (0..rows).step_by(chunk) {
+            let texts: StringArray = (first..rows.min(first + chunk)).map(|row| Some(text(row))).collect();
+            let reader = ValueReader::new(Vec::new(), false);
+            let spot = |row: usize| Spot { file: 0, at: At::Row((first + row) as u64) };
+            column.observe(&texts, first as u64, &reader, spot);
+        }
+        column.settle();
+        assert!(column.more_values && column.values.len() == MAX_DISTINCT);
+        let count = |text: &str| column.values.iter().find(|value| value.text == text).map(|value| value.count);
+        assert_eq!(
+            (count("7"), count("unknown"), count("1.5"), count("90001.5")),
+            (Some(10_000), Some(3), Some(1), None)
+        );
+
+        let numbers: Vec<f64> = (0..rows).filter_map(|row| text(row).parse().ok()).collect();
+        let (mean, std) = crate::fit::number::mean_and_std(&numbers);
+        assert_eq!(column.numbers, numbers.len() as u64);
+        assert!((column.mean - mean).abs() <= 1e-12 * mean && (column.std() - std).abs() <= 1e-12 * std);
+        assert_eq!((column.least, column.greatest), ([1.5, 2.5], [99_999.5, 99_998.5]));
+    }
+
+    #[test]
+    fn halves_are_no_whole_numbers_as_far_as_there_are_some() {
+        let half = (1u64 << 52) as f64 - 0.5;
+        assert!(!is_whole(half) && !is_whole(-half) && is_whole(half + 0.5) && is_whole(1e300) && is_whole(-0.0));
     }
 }
